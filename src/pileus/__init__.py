@@ -1,0 +1,1 @@
+"""Pileus, a private cloud in one package."""

@@ -1,0 +1,1 @@
+"""The port to what connects guests on a host, and its drivers."""

@@ -1,0 +1,1 @@
+"""The port to what keeps volumes, and its drivers."""

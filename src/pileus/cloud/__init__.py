@@ -1,0 +1,1 @@
+"""The nouns of the cloud, one folder each."""

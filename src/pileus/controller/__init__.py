@@ -1,0 +1,1 @@
+"""Composition of a controller: the one place that knows what is behind each port."""

@@ -1,0 +1,1 @@
+"""The small guest image that comes with Pileus, built from Debian packages."""

@@ -1,0 +1,1 @@
+"""What everything else stands on: ids, units, errors, clock. Standard library only."""

@@ -1,0 +1,1 @@
+"""The channel between controller and agents: messages, certificates, discovery."""

@@ -1,0 +1,1 @@
+"""What this machine needs to be a host: packages, probes, the engines' daemons."""

@@ -1,0 +1,1 @@
+"""Open Virtual Network: our records projected to its northbound database."""

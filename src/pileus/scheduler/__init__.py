@@ -1,0 +1,1 @@
+"""Pure placement: a view of the hosts and a demand in, a choice with its reasons out."""

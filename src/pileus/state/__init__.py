@@ -1,0 +1,1 @@
+"""Records in memory, logged before a change is acknowledged."""

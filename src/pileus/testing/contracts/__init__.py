@@ -1,0 +1,1 @@
+"""What every driver and every store owes us, written once."""

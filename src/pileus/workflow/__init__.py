@@ -1,0 +1,1 @@
+"""Journalled steps with an undo each: every task completes or is undone."""
