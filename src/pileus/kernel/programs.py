@@ -20,9 +20,7 @@ class ProgramFailed(PileusError):
         self.said = last
 
 
-async def run(
-    *command: str, timeout_s: float = 30.0, stdin: bytes | None = None, accept: Sequence[int] = (0,)
-) -> str:
+async def run(*command: str, timeout_s: float = 30.0, stdin: bytes | None = None, accept: Sequence[int] = (0,)) -> str:
     """Run a program to its end and return what it printed.
 
     Raises:

@@ -1,0 +1,101 @@
+"""The port through which an agent reaches what runs its guests."""
+
+from collections.abc import AsyncIterator, Mapping
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from pileus.agent.network.port import Plug
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.link.records import GuestSpec
+
+
+class GuestState(StrEnum):
+    """What a hypervisor says of a guest that it has."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUT_DOWN = "shut-down"
+    """Ended in order: by the guest itself, or by us."""
+    CRASHED = "crashed"
+    """Ended otherwise: its process died or was killed."""
+
+
+class HypervisorFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a hypervisor is and can do."""
+
+    name: str
+    version: str
+    accelerator: str
+    """`kvm`, `tcg` or `simulated`."""
+    accelerator_reason: str
+    architecture: str
+
+
+class GuestFound(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest as the hypervisor has it."""
+
+    state: GuestState
+    generation: int
+    """Of the GuestSpec that it was last defined by."""
+    cause: str = ""
+    """Why it ended, in words, if it has."""
+
+
+class ByteStream(Protocol):
+    """The two directions of a guest's serial console."""
+
+    async def read(self) -> bytes:
+        """What came, at least one byte; b"" at the end."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Hypervisor(Protocol):
+    """Runs guests. Every call is idempotent: asking twice is asking once.
+
+    Raises Unavailable if the hypervisor does not answer, NotFound for a guest that it does not have.
+    Guests go on running when whoever holds this port goes away.
+    """
+
+    async def facts(self) -> HypervisorFacts: ...
+
+    async def define(
+        self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]
+    ) -> None:
+        """Make the guest known, or change it to this; what a running guest cannot take on is there at its next start."""
+        ...
+
+    async def start(self, id: InstanceId) -> None: ...
+
+    async def shut_down(self, id: InstanceId) -> None:
+        """Ask the guest to end, as by its power button; comes back at once, and the guest may take its time or refuse."""
+        ...
+
+    async def stop(self, id: InstanceId) -> None:
+        """End the guest now, as by pulling the plug."""
+        ...
+
+    async def reboot(self, id: InstanceId, *, hard: bool) -> None:
+        """Restart a running guest: by asking it, or (hard) as by the reset button."""
+        ...
+
+    async def undefine(self, id: InstanceId) -> None:
+        """Stop the guest and forget it; its disks are left alone."""
+        ...
+
+    async def list(self) -> dict[InstanceId, GuestFound]:
+        """Every guest of Pileus that it has, running or not; those of others are not its business."""
+        ...
+
+    async def console(self, id: InstanceId) -> ByteStream:
+        """The serial console; a second one takes over from the first."""
+        ...
+
+    def changes(self) -> AsyncIterator[InstanceId]:
+        """The guests whose state changed, as it happens; ends when the hypervisor is lost (look again then)."""
+        ...

@@ -1,0 +1,1 @@
+"""External addresses that follow a port."""

@@ -1,0 +1,16 @@
+"""Floating IPs: addresses of an external network that follow a port wherever it is. No I/O."""
+
+from pileus.kernel.ids import NetworkId, PortId, ProjectId, RouterId
+from pileus.state.records import Record
+
+
+class FloatingIp(Record):
+    """An external address of a project; translated one to one to a port's address by the router while associated."""
+
+    project_id: ProjectId
+    network_id: NetworkId
+    """The external network that it is an address of."""
+    address: str
+    port_id: PortId | None = None
+    fixed_address: str | None = None
+    router_id: RouterId | None = None

@@ -1,0 +1,1 @@
+"""Users, their roles in projects, and API tokens."""

@@ -1,0 +1,1 @@
+"""Images: what volumes are copies of."""

@@ -1,0 +1,1 @@
+"""Networks, subnets, routers and ports."""

@@ -1,0 +1,1 @@
+"""Server groups: instances to be kept apart or together."""

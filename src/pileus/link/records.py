@@ -1,0 +1,227 @@
+"""What controller and agent say to each other: desired records downwards, facts and observations upwards.
+
+The controller sends *desired records* (`GuestSpec`, `VolumeSpec`), never scripts. A desired record may arrive twice or late:
+it carries a generation, and an agent keeps the highest one it has seen.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from pileus.kernel.ids import HostId, ImageId, InstanceId, NetworkId, PortId, ProjectId, VolumeId
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Anything that crosses the link."""
+
+
+class Power(StrEnum):
+    """Whether a guest is to run, or does."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Method(StrEnum):
+    """The names of the requests, notices and streams of the link, with who sends them."""
+
+    HELLO = "hello"  # agent: Hello -> Welcome, first of all on a new connection
+    REPORT = "report"  # agent: HostReport, a notice every 2 s
+    GUEST_OBSERVED = "guest.observed"  # agent: GuestObserved, a notice whenever a guest changes by itself
+    CERTIFICATE_RENEW = "certificate.renew"  # agent: with a signing request, when its certificate is due
+    VOLUME_ENSURE = "volume.ensure"  # controller: VolumeSpec -> VolumeObserved
+    VOLUME_REMOVE = "volume.remove"  # controller: VolumeRemoval -> None
+    GUEST_ENSURE = "guest.ensure"  # controller: GuestSpec -> GuestObserved
+    GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
+    GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved
+    CONSOLE = "console"  # controller: a stream; ConsoleRequest
+    INVENTORY = "inventory"  # controller: None -> Inventory
+
+
+class ImageSource(Message):
+    """Where an agent gets an image that it does not have yet."""
+
+    id: ImageId
+    sha256: str
+    size_bytes: int
+    virtual_size_bytes: int
+    format: str
+    """`raw` or `qcow2`."""
+    url: str
+    """HTTPS, with a ticket in it; path only, if it is to be had from the controller that sent this."""
+
+
+class VolumeSpec(Message):
+    """A volume as it ought to be on a host."""
+
+    id: VolumeId
+    generation: int
+    size_bytes: int
+    pool: str = "local"
+    """The name of the storage pool on the host."""
+    image: ImageSource | None = None
+    """What it is a copy of when it is made; empty without."""
+
+
+class VolumeRemoval(Message):
+    """A volume that must no longer be."""
+
+    id: VolumeId
+    generation: int
+    pool: str = "local"
+
+
+class VolumeObserved(Message):
+    """A volume as it is."""
+
+    id: VolumeId
+    generation: int
+    size_bytes: int
+    allocated_bytes: int = 0
+
+
+class GuestDisk(Message):
+    """A volume of a guest; the first is what it boots from."""
+
+    volume: VolumeId
+    pool: str = "local"
+    serial: str = ""
+
+
+class NicSpec(Message):
+    """A port of a network, as a guest's network interface."""
+
+    port: PortId
+    network: NetworkId
+    mac: str
+    addresses: tuple[str, ...]
+    """IPv4 and IPv6 addresses, without prefix length."""
+    mtu: int
+
+
+class FirstBoot(Message):
+    """What the metadata service and the config drive tell the guest."""
+
+    hostname: str
+    public_keys: tuple[tuple[str, str], ...] = ()
+    """Pairs of key name and OpenSSH public key."""
+    user_data: str = ""
+    """As given by the owner, at most 64 KiB; base64 if it is not UTF-8 text."""
+    user_data_base64: bool = False
+    availability_zone: str = ""
+
+
+class GuestSpec(Message):
+    """A guest as it ought to be on a host."""
+
+    id: InstanceId
+    generation: int
+    name: str
+    project: ProjectId
+    vcpus: int
+    memory_mib: int
+    power: Power
+    disks: tuple[GuestDisk, ...]
+    nics: tuple[NicSpec, ...]
+    first_boot: FirstBoot
+    template: str = "linux"
+    """The set of devices it is given: `linux` is virtio throughout."""
+
+
+class GuestRemoval(Message):
+    """A guest that must no longer be; what it had besides its volumes goes with it."""
+
+    id: InstanceId
+    generation: int
+
+
+class GuestReboot(Message):
+    """Restart a running guest: by asking it, or at once as by the reset button."""
+
+    id: InstanceId
+    hard: bool = False
+
+
+class GuestObserved(Message):
+    """A guest as it is."""
+
+    id: InstanceId
+    generation: int
+    power: Power
+    since: datetime
+    cause: str = ""
+    """Why it is so, in words, if nobody asked for it: `the guest shut itself down`, `QEMU ended: killed by signal 9`."""
+
+
+class ConsoleRequest(Message):
+    """Open the serial console of a guest."""
+
+    id: InstanceId
+
+
+class Progress(Message):
+    """How far a request is. `fraction` is between 0 and 1, or None where nobody can tell."""
+
+    step: str
+    fraction: float | None = None
+    detail: str = ""
+
+
+class Load(Message):
+    """How much of a host is in use, each between 0 and 1, measured."""
+
+    cpu: float
+    memory: float
+    disk: float
+
+
+class HostFacts(Message):
+    """What a host is."""
+
+    name: str
+    hypervisor: str
+    """`libvirt` or `simulated`."""
+    accelerator: str
+    """`kvm`, `tcg` or `simulated`."""
+    accelerator_reason: str
+    """Why this accelerator, in words."""
+    architecture: str
+    vcpus: int
+    memory_mib: int
+    disk_mib: int
+    version: str
+    datapath: str = ""
+    addresses: tuple[str, ...] = ()
+    traits: tuple[str, ...] = ()
+
+
+class HostReport(Message):
+    """What a host measures, every 2 s."""
+
+    at: datetime
+    load: Load
+    running_guests: int
+
+
+class Inventory(Message):
+    """Everything of Pileus that is on a host."""
+
+    guests: tuple[GuestObserved, ...] = ()
+    volumes: tuple[VolumeObserved, ...] = ()
+
+
+class Hello(Message):
+    """The first thing an agent says on a new connection."""
+
+    facts: HostFacts
+    inventory: Inventory
+
+
+class Welcome(Message):
+    """The controller's answer to a hello."""
+
+    host: HostId
+    report_every_s: float = 2.0
+    orphans: tuple[InstanceId, ...] = ()
+    """Guests of the inventory that the controller has no record of: to be left alone, and told of by the doctor."""
