@@ -1,7 +1,7 @@
 """What controller and agent say to each other: desired records downwards, facts and observations upwards.
 
-The controller sends *desired records* (`GuestSpec`, `VolumeSpec`), never scripts. A desired record may arrive twice or late:
-it carries a generation, and an agent keeps the highest one it has seen.
+The controller sends *desired records* (`GuestSpec`, `VolumeSpec`), never scripts. One may arrive twice or late: it
+carries a generation, and an agent keeps the highest one it has seen.
 """
 
 from datetime import datetime
@@ -151,7 +151,7 @@ class GuestObserved(Message):
     power: Power
     since: datetime
     cause: str = ""
-    """Why it is so, in words, if nobody asked for it: `the guest shut itself down`, `QEMU ended: killed by signal 9`."""
+    """Why it is so, in words, if nobody asked for it: `the guest shut itself down`, `killed by signal 9`."""
 
 
 class ConsoleRequest(Message):

@@ -67,13 +67,13 @@ class Hypervisor(Protocol):
     async def define(
         self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]
     ) -> None:
-        """Make the guest known, or change it to this; what a running guest cannot take on is there at its next start."""
+        """Make the guest known, or change it to this; what a running guest cannot take on comes at its next start."""
         ...
 
     async def start(self, id: InstanceId) -> None: ...
 
     async def shut_down(self, id: InstanceId) -> None:
-        """Ask the guest to end, as by its power button; comes back at once, and the guest may take its time or refuse."""
+        """Ask the guest to end, as by its power button; comes back at once, the guest may take its time or refuse."""
         ...
 
     async def stop(self, id: InstanceId) -> None:

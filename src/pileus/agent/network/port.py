@@ -38,7 +38,7 @@ class HostNetwork(Protocol):
     async def list(self) -> dict[PortId, Plug]: ...
 
     async def serve(self, networks: Mapping[NetworkId, int], listener: MetadataListener) -> None:
-        """Answer metadata and DNS for exactly these networks (with their MTU) on this host; called again on each change."""
+        """Answer metadata and DNS for exactly these networks (with their MTU) on this host; called on each change."""
         ...
 
     async def close(self) -> None:

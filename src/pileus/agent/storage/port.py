@@ -42,13 +42,13 @@ class StoragePool(Protocol):
     """
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
-        """Have the image; its SHA-256 is checked before it counts as there, and nothing is left of a broken transfer."""
+        """Have the image; its SHA-256 is checked before it counts, and nothing is left of a broken transfer."""
         ...
 
     async def remove_image(self, id: ImageId) -> None: ...
 
     async def ensure(self, volume: VolumeSpec, told: Told) -> VolumeObserved:
-        """Have the volume, made from its image if it has one (which must be there), grown to its size if it is smaller."""
+        """Have the volume, made from its image if it names one (which must be there), grown if it is smaller."""
         ...
 
     async def remove(self, id: VolumeId) -> None: ...

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pileus.kernel.ids import HostId, InstanceId, NetworkId, ProjectId, RouterId, SecurityGroupId, SubnetId
+from pileus.kernel.ids import HostId, InstanceId, NetworkId, ProjectId, SecurityGroupId, SubnetId
 from pileus.state.records import Record
 
 GUEST_MTU = 1442

@@ -1,0 +1,124 @@
+"""The port to what keeps the event log and the records on disk, and the shapes that cross it."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from pileus.kernel.errors import PileusError
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change of one record."""
+
+    sequence: int
+    """Counts from 1 without gaps in the order of commits."""
+    at: datetime
+    actor: str
+    """Who: `user:<id>`, `host:<id>`, `system`."""
+    operation: str
+    """What they asked for: the operation's id, or the step or reconciler that made the change."""
+    request: str = ""
+    """The id of the request, the same through API, task and agent."""
+    source: str = ""
+    """From where: the caller's address."""
+    task: str = ""
+    project: str = ""
+    """Who may see it; empty for what belongs to the platform."""
+    kind: str
+    id: str
+    revision: int
+    before: msgspec.Raw = msgspec.Raw(b"")
+    """The record as it was, JSON; empty if there was none."""
+    after: msgspec.Raw = msgspec.Raw(b"")
+    """The record as it is now, JSON; empty if it is deleted."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store is given for one change: the event, and how the record is kept."""
+
+    event: Event
+    version: int
+    """Of the record's kind, so that it can be upgraded when it is read."""
+
+
+class StoredRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record as it was kept."""
+
+    kind: str
+    id: str
+    revision: int
+    version: int
+    body: bytes
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events are wanted; what is empty does not restrict."""
+
+    projects: frozenset[str] | None = None
+    kind: str = ""
+    id: str = ""
+    task: str = ""
+    actor: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class Deposed(PileusError):
+    """Somebody else leads now: this process must not write any more, and stops."""
+
+    code, title = "deposed", "This controller no longer leads"
+
+
+class Store(Protocol):
+    """Keeps events and records. One process writes at a time. Raises Unavailable if the database does not answer.
+
+    What `append` has returned from survives the loss of power.
+    """
+
+    async def open(self) -> None:
+        """Be ready: make or upgrade the tables, and take the lead (a new epoch, greater than every one before)."""
+        ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    async def last_sequence(self) -> int: ...
+
+    def load(self) -> AsyncIterator[Sequence[StoredRecord]]:
+        """All records, in batches."""
+        ...
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Keep these, all or none, in one database transaction: add the events, and put or delete each one's record.
+
+        Raises:
+            Deposed: another epoch has begun, checked in the same transaction.
+        """
+        ...
+
+    async def events(self, after: int, limit: int, where: EventFilter) -> list[Event]:
+        """The first `limit` events behind this sequence number, oldest first."""
+        ...
+
+    async def history(self, kind: str, id: str) -> list[Event]:
+        """Every event of one record that is still kept, oldest first."""
+        ...
+
+    async def trim(self, before: datetime) -> int:
+        """Forget events older than this; says how many. Records stay."""
+        ...
+
+    async def first_sequence(self) -> int:
+        """The oldest event that is still kept; 0 if there is none."""
+        ...
+
+    async def backup(self, to: Path) -> None:
+        """Write a consistent copy to this file while the store is in use."""
+        ...
+
+    async def close(self) -> None:
+        """Give back the lead and let go."""
+        ...
