@@ -66,6 +66,19 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
+def matches(event: Event, where: EventFilter) -> bool:
+    """Whether this event is wanted."""
+    return (
+        (where.projects is None or event.project in where.projects)
+        and where.kind in ("", event.kind)
+        and where.id in ("", event.id)
+        and where.task in ("", event.task)
+        and where.actor in ("", event.actor)
+        and (where.since is None or event.at >= where.since)
+        and (where.until is None or event.at < where.until)
+    )
+
+
 class Deposed(PileusError):
     """Somebody else leads now: this process must not write any more, and stops."""
 

@@ -1,0 +1,122 @@
+"""Tables: all records of one kind in memory, with the indexes that queries need. Reading never does I/O."""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Hashable, Iterator
+from typing import Any, Generic, TypeVar
+
+from pileus.kernel.errors import NotFound
+from pileus.state.kinds import Kind
+from pileus.state.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+class Table(Generic[R]):
+    """The records of one kind. Only `State` writes here."""
+
+    def __init__(self, kind: Kind[R]) -> None:
+        self.kind = kind
+        self._records: dict[str, R] = {}
+        self._order: list[str] = []
+        """All ids, sorted. Ids are ordered by time, so that nearly every insertion is at the end."""
+        self._indexes: dict[str, dict[Hashable, dict[str, None]]] = {name: {} for name in (*kind.indexes, *kind.many)}
+        self._unique: dict[str, dict[Hashable, str]] = {name: {} for name in kind.unique}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[R]:
+        """All records, oldest first."""
+        return map(self._records.__getitem__, self._order)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._records
+
+    def find(self, id: str) -> R | None:
+        return self._records.get(id)
+
+    def get(self, id: str) -> R:
+        """Raises NotFound."""
+        found = self._records.get(id)
+        if found is None:
+            raise NotFound(f"there is no {self.kind.name} {id}")
+        return found
+
+    def by(self, index: str, key: Hashable) -> list[R]:
+        """The records under this key of an index, in the order in which they came under it."""
+        return [self._records[id] for id in self._indexes[index].get(key, ())]
+
+    def ids_by(self, index: str, key: Hashable) -> list[str]:
+        """Their ids, sorted."""
+        return sorted(self._indexes[index].get(key, ()))
+
+    def count_by(self, index: str, key: Hashable) -> int:
+        return len(self._indexes[index].get(key, ()))
+
+    def has_index(self, name: str) -> bool:
+        return name in self._indexes
+
+    def one(self, unique: str, key: Hashable) -> R | None:
+        """The record that holds this unique key, if there is one."""
+        id = self._unique[unique].get(key)
+        return None if id is None else self._records[id]
+
+    def holder(self, unique: str, key: Hashable) -> str | None:
+        return self._unique[unique].get(key)
+
+    def ids_after(self, id: str) -> Iterator[str]:
+        """All ids behind this one, in order; the id itself need not be there (any more)."""
+        for position in range(bisect_right(self._order, id), len(self._order)):
+            yield self._order[position]
+
+    def ids_before(self, id: str | None) -> Iterator[str]:
+        """All ids ahead of this one (of the end, for None), in reverse order."""
+        end = len(self._order) if id is None else bisect_left(self._order, id)
+        for position in range(end - 1, -1, -1):
+            yield self._order[position]
+
+    def write(self, id: str, after: R | None) -> R | None:
+        """Set or (None) remove a record, keep the indexes, and return what was there."""
+        before = self._records.get(id)
+        if before is not None:
+            self._unlist(before)
+        if after is not None:
+            self._records[id] = after
+            self._list(after)
+            if before is None:
+                if not self._order or id > self._order[-1]:
+                    self._order.append(id)
+                else:
+                    insort(self._order, id)
+        elif before is not None:
+            del self._records[id]
+            del self._order[bisect_left(self._order, id)]
+        return before
+
+    def _keys(self, record: R) -> Iterator[tuple[str, Hashable]]:
+        for name, key_of in self.kind.indexes.items():
+            if (key := key_of(record)) is not None:
+                yield name, key
+        for name, keys_of in self.kind.many.items():
+            for key in keys_of(record):
+                yield name, key
+
+    def _list(self, record: R) -> None:
+        for name, key in self._keys(record):
+            self._indexes[name].setdefault(key, {})[record.id] = None
+        for name, key_of in self.kind.unique.items():
+            if (key := key_of(record)) is not None:
+                self._unique[name][key] = record.id
+
+    def _unlist(self, record: R) -> None:
+        for name, key in self._keys(record):
+            ids = self._indexes[name][key]
+            ids.pop(record.id, None)
+            if not ids:
+                del self._indexes[name][key]
+        for name, key_of in self.kind.unique.items():
+            if (key := key_of(record)) is not None and self._unique[name].get(key) == record.id:
+                del self._unique[name][key]
+
+
+AnyTable = Table[Any]
