@@ -1,7 +1,7 @@
 """What the state promises, on a store in memory."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SOMEBODY = Origin(actor="user:1", operation="test")
 
 
-class Cap(Record):
+class Cap(Record, frozen=True, kw_only=True):
     colour: str
     project_id: str = ""
     name: str | None = None
@@ -94,7 +94,12 @@ async def test_nobody_is_told_before_the_log_is_on_disk() -> None:
     order: list[str] = []
     store = MemoryStore(fuse=lambda _: order.append("disk"))
     async with state_on(store) as state:
-        state.listen(lambda events: (heard.extend(events), order.append("told"))[0])
+
+        def hear(events: Sequence[Event]) -> None:
+            heard.extend(events)
+            order.append("told")
+
+        state.listen(hear)
         state.apply([put(cap("a"))], SOMEBODY)
         assert state[CAPS].get("a").revision == 1
         assert heard == []

@@ -39,7 +39,7 @@ class Method(StrEnum):
     INVENTORY = "inventory"  # controller: None -> Inventory
 
 
-class ImageSource(Message):
+class ImageSource(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Where an agent gets an image that it does not have yet."""
 
     id: ImageId
@@ -52,7 +52,7 @@ class ImageSource(Message):
     """HTTPS, with a ticket in it; path only, if it is to be had from the controller that sent this."""
 
 
-class VolumeSpec(Message):
+class VolumeSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A volume as it ought to be on a host."""
 
     id: VolumeId
@@ -64,7 +64,7 @@ class VolumeSpec(Message):
     """What it is a copy of when it is made; empty without."""
 
 
-class VolumeRemoval(Message):
+class VolumeRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A volume that must no longer be."""
 
     id: VolumeId
@@ -72,7 +72,7 @@ class VolumeRemoval(Message):
     pool: str = "local"
 
 
-class VolumeObserved(Message):
+class VolumeObserved(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A volume as it is."""
 
     id: VolumeId
@@ -81,7 +81,7 @@ class VolumeObserved(Message):
     allocated_bytes: int = 0
 
 
-class GuestDisk(Message):
+class GuestDisk(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A volume of a guest; the first is what it boots from."""
 
     volume: VolumeId
@@ -89,7 +89,7 @@ class GuestDisk(Message):
     serial: str = ""
 
 
-class NicSpec(Message):
+class NicSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A port of a network, as a guest's network interface."""
 
     port: PortId
@@ -100,7 +100,7 @@ class NicSpec(Message):
     mtu: int
 
 
-class FirstBoot(Message):
+class FirstBoot(Message, frozen=True, kw_only=True, omit_defaults=True):
     """What the metadata service and the config drive tell the guest."""
 
     hostname: str
@@ -112,7 +112,7 @@ class FirstBoot(Message):
     availability_zone: str = ""
 
 
-class GuestSpec(Message):
+class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A guest as it ought to be on a host."""
 
     id: InstanceId
@@ -129,21 +129,21 @@ class GuestSpec(Message):
     """The set of devices it is given: `linux` is virtio throughout."""
 
 
-class GuestRemoval(Message):
+class GuestRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A guest that must no longer be; what it had besides its volumes goes with it."""
 
     id: InstanceId
     generation: int
 
 
-class GuestReboot(Message):
+class GuestReboot(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Restart a running guest: by asking it, or at once as by the reset button."""
 
     id: InstanceId
     hard: bool = False
 
 
-class GuestObserved(Message):
+class GuestObserved(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A guest as it is."""
 
     id: InstanceId
@@ -154,13 +154,13 @@ class GuestObserved(Message):
     """Why it is so, in words, if nobody asked for it: `the guest shut itself down`, `killed by signal 9`."""
 
 
-class ConsoleRequest(Message):
+class ConsoleRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Open the serial console of a guest."""
 
     id: InstanceId
 
 
-class Progress(Message):
+class Progress(Message, frozen=True, kw_only=True, omit_defaults=True):
     """How far a request is. `fraction` is between 0 and 1, or None where nobody can tell."""
 
     step: str
@@ -168,7 +168,7 @@ class Progress(Message):
     detail: str = ""
 
 
-class Load(Message):
+class Load(Message, frozen=True, kw_only=True, omit_defaults=True):
     """How much of a host is in use, each between 0 and 1, measured."""
 
     cpu: float
@@ -176,7 +176,7 @@ class Load(Message):
     disk: float
 
 
-class HostFacts(Message):
+class HostFacts(Message, frozen=True, kw_only=True, omit_defaults=True):
     """What a host is."""
 
     name: str
@@ -196,7 +196,7 @@ class HostFacts(Message):
     traits: tuple[str, ...] = ()
 
 
-class HostReport(Message):
+class HostReport(Message, frozen=True, kw_only=True, omit_defaults=True):
     """What a host measures, every 2 s."""
 
     at: datetime
@@ -204,21 +204,21 @@ class HostReport(Message):
     running_guests: int
 
 
-class Inventory(Message):
+class Inventory(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Everything of Pileus that is on a host."""
 
     guests: tuple[GuestObserved, ...] = ()
     volumes: tuple[VolumeObserved, ...] = ()
 
 
-class Hello(Message):
+class Hello(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The first thing an agent says on a new connection."""
 
     facts: HostFacts
     inventory: Inventory
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The controller's answer to a hello."""
 
     host: HostId

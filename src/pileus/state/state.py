@@ -105,6 +105,14 @@ class State:
     def kinds(self) -> list[Kind[Any]]:
         return [table.kind for table in self._tables.values()]
 
+    def kind_of(self, record: Record) -> Kind[Any]:
+        return self._kind_of[type(record)]
+
+    @property
+    def broken(self) -> PileusError | None:
+        """Why the log can no longer be written; the process is about to end then."""
+        return self._broken
+
     @property
     def store(self) -> Store:
         """Where the log is, for reading events."""

@@ -4,7 +4,7 @@ from pileus.kernel.ids import NetworkId, PortId, ProjectId, RouterId
 from pileus.state.records import Record
 
 
-class FloatingIp(Record):
+class FloatingIp(Record, frozen=True, kw_only=True):
     """An external address of a project; translated one to one to a port's address by the router while associated."""
 
     project_id: ProjectId

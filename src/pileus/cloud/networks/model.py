@@ -18,7 +18,7 @@ class NetworkKind(StrEnum):
     """A network outside the cloud, reached through a bridge of the hosts; floating IPs come from it."""
 
 
-class Network(Record):
+class Network(Record, frozen=True, kw_only=True):
     """A layer-2 network."""
 
     project_id: ProjectId
@@ -37,7 +37,7 @@ class AddressRange(msgspec.Struct, frozen=True, kw_only=True):
     last: str
 
 
-class Subnet(Record):
+class Subnet(Record, frozen=True, kw_only=True):
     """A range of addresses of a network."""
 
     network_id: NetworkId
@@ -58,7 +58,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     next_hop: str
 
 
-class Router(Record):
+class Router(Record, frozen=True, kw_only=True):
     """Joins subnets with each other and, by an external network, with the world."""
 
     project_id: ProjectId
@@ -76,7 +76,7 @@ class FixedAddress(msgspec.Struct, frozen=True, kw_only=True):
     address: str
 
 
-class Port(Record):
+class Port(Record, frozen=True, kw_only=True):
     """A connection to a network: a guest's network interface (NIC)."""
 
     network_id: NetworkId

@@ -11,7 +11,7 @@ class Direction(StrEnum):
     EGRESS = "egress"
 
 
-class SecurityGroup(Record):
+class SecurityGroup(Record, frozen=True, kw_only=True):
     """A set of rules that ports are given. What no rule of any of its groups allows is dropped."""
 
     project_id: ProjectId
@@ -21,7 +21,7 @@ class SecurityGroup(Record):
     """What ports of the project get that name no group: everything out, and in from members of the same group."""
 
 
-class SecurityRule(Record):
+class SecurityRule(Record, frozen=True, kw_only=True):
     """Lets one kind of traffic through."""
 
     group_id: SecurityGroupId
