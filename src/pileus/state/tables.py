@@ -1,8 +1,8 @@
 """Tables: all records of one kind in memory, with the indexes that queries need. Reading never does I/O."""
 
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Hashable, Iterator
-from typing import Any, Generic, TypeVar
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 from pileus.kernel.errors import NotFound
 from pileus.state.kinds import Kind
@@ -18,8 +18,7 @@ class Table(Generic[R]):
         self.kind = kind
         self._records: dict[str, R] = {}
         self._order: list[str] = []
-        """All ids, sorted. Ids are ordered by time, so that nearly every insertion is at the end."""
-        self._indexes: dict[str, dict[Hashable, dict[str, None]]] = {name: {} for name in (*kind.indexes, *kind.many)}
+        self._indexes: dict[str, dict[Hashable, list[str]]] = {name: {} for name in (*kind.indexes, *kind.many)}
         self._unique: dict[str, dict[Hashable, str]] = {name: {} for name in kind.unique}
 
     def __len__(self) -> int:
@@ -43,12 +42,17 @@ class Table(Generic[R]):
         return found
 
     def by(self, index: str, key: Hashable) -> list[R]:
-        """The records under this key of an index, in the order in which they came under it."""
+        """The records under this key of an index, oldest first."""
         return [self._records[id] for id in self._indexes[index].get(key, ())]
 
-    def ids_by(self, index: str, key: Hashable) -> list[str]:
-        """Their ids, sorted."""
-        return sorted(self._indexes[index].get(key, ()))
+    def ids_by(self, index: str, key: Hashable) -> Sequence[str]:
+        """Their ids, sorted; a view, not to be kept over a change."""
+        return self._indexes[index].get(key, ())
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """All ids, sorted; a view, not to be kept over a change."""
+        return self._order
 
     def count_by(self, index: str, key: Hashable) -> int:
         return len(self._indexes[index].get(key, ()))
@@ -64,17 +68,6 @@ class Table(Generic[R]):
     def holder(self, unique: str, key: Hashable) -> str | None:
         return self._unique[unique].get(key)
 
-    def ids_after(self, id: str) -> Iterator[str]:
-        """All ids behind this one, in order; the id itself need not be there (any more)."""
-        for position in range(bisect_right(self._order, id), len(self._order)):
-            yield self._order[position]
-
-    def ids_before(self, id: str | None) -> Iterator[str]:
-        """All ids ahead of this one (of the end, for None), in reverse order."""
-        end = len(self._order) if id is None else bisect_left(self._order, id)
-        for position in range(end - 1, -1, -1):
-            yield self._order[position]
-
     def write(self, id: str, after: R | None) -> R | None:
         """Set or (None) remove a record, keep the indexes, and return what was there."""
         before = self._records.get(id)
@@ -84,10 +77,7 @@ class Table(Generic[R]):
             self._records[id] = after
             self._list(after)
             if before is None:
-                if not self._order or id > self._order[-1]:
-                    self._order.append(id)
-                else:
-                    insort(self._order, id)
+                _insert(self._order, id)
         elif before is not None:
             del self._records[id]
             del self._order[bisect_left(self._order, id)]
@@ -98,12 +88,12 @@ class Table(Generic[R]):
             if (key := key_of(record)) is not None:
                 yield name, key
         for name, keys_of in self.kind.many.items():
-            for key in keys_of(record):
+            for key in set(keys_of(record)):
                 yield name, key
 
     def _list(self, record: R) -> None:
         for name, key in self._keys(record):
-            self._indexes[name].setdefault(key, {})[record.id] = None
+            _insert(self._indexes[name].setdefault(key, []), record.id)
         for name, key_of in self.kind.unique.items():
             if (key := key_of(record)) is not None:
                 self._unique[name][key] = record.id
@@ -111,7 +101,7 @@ class Table(Generic[R]):
     def _unlist(self, record: R) -> None:
         for name, key in self._keys(record):
             ids = self._indexes[name][key]
-            ids.pop(record.id, None)
+            del ids[bisect_left(ids, record.id)]
             if not ids:
                 del self._indexes[name][key]
         for name, key_of in self.kind.unique.items():
@@ -119,4 +109,9 @@ class Table(Generic[R]):
                 del self._unique[name][key]
 
 
-AnyTable = Table[Any]
+def _insert(ids: list[str], id: str) -> None:
+    # Ids are ordered by time, so that nearly every insertion is at the end.
+    if not ids or id > ids[-1]:
+        ids.append(id)
+    else:
+        insort(ids, id)

@@ -1,0 +1,284 @@
+"""The engine behind all operations: authorise, validate, plan, quota, commit, start the workflow, answer.
+
+It knows nothing of HTTP but statuses; `http.py` brings requests here and takes answers back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from pileus.kernel.clock import Clock
+from pileus.kernel.errors import Forbidden, Invalid, NotFound, Stale
+from pileus.kernel.ids import ProjectId, TaskId
+from pileus.operations.caller import Caller, allows
+from pileus.operations.declare import Answer, Noun, Operation
+from pileus.operations.idempotency import KeptAnswer, fingerprint, kept, key_id
+from pileus.operations.listing import page
+from pileus.operations.plan import Ask, Plan, Reason
+from pileus.operations.usage import Limits, Usage
+from pileus.state.records import Record
+from pileus.state.state import Change, Origin, State, put
+from pileus.workflow.engine import Engine
+from pileus.workflow.task import Task
+
+_encode = msgspec.json.Encoder().encode
+
+_MAX_KEY = 255
+
+
+class ShownChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One record that a plan would create, change or remove."""
+
+    action: str
+    kind: str
+    id: str
+    name: str = ""
+    fields: Mapping[str, Any] = {}
+    """What would be set; for a change, only what differs."""
+
+
+class ShownPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation would do, without doing it (`?dry_run=true`)."""
+
+    summary: str
+    changes: Sequence[ShownChange]
+    because: Sequence[Reason]
+    workflow: str | None
+    undo: str
+    price: str | None = None
+    """None: this cloud has no prices yet."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request, out of its HTTP clothes."""
+
+    operation: Operation
+    noun: Noun[Any]
+    caller: Caller
+    target: str = ""
+    query: Mapping[str, str] = {}
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+
+
+@dataclass
+class Performer:
+    """Performs operations. One for a controller."""
+
+    state: State
+    engine: Engine[Any]
+    clock: Clock
+    usage: Usage
+    limits: Limits
+    views: Mapping[type, Any]
+    services: Mapping[type, Any] = field(default_factory=dict[type, Any])
+
+    def authorise(self, operation: Operation, caller: Caller) -> None:
+        """Raises Forbidden if the caller's role does not allow this operation."""
+        if operation.least is not None and not allows(caller.role, operation.least):
+            raise Forbidden(f"this takes the role {operation.least}, you are {caller.role} in this project")
+
+    def ask(self, caller: Caller, *, dry_run: bool = False) -> Ask:
+        return Ask(state=self.state, caller=caller, now=self.clock.now(), views=self.views, dry_run=dry_run)
+
+    def target(self, request: Request, ask: Ask) -> Record:
+        """The record that the path names. Raises NotFound if it is not there or not for this caller."""
+        found = self.state.table(request.noun.kind).find(request.target)
+        if found is None or not request.noun.visible(ask, found):
+            raise NotFound(f"there is no {request.noun.name.replace('_', ' ')} {request.target}")
+        if (match := request.headers.get("if-match")) and match.strip('"') != str(found.revision):
+            raise Stale(f"it is at revision {found.revision}, not {match}")
+        return found
+
+    def wish(self, operation: Operation, body: bytes) -> Any:  # noqa: ANN401 - the operation's wish type
+        """The body, as the operation's wish. Raises Invalid, naming every wrong field."""
+        try:
+            return operation.wish.validate_json(body or b"{}")
+        except ValidationError as wrong:
+            fields = {".".join(map(str, each["loc"])) or "body": each["msg"] for each in wrong.errors()}
+            raise Invalid("some fields are wrong", fields=fields) from None
+
+    async def perform(self, request: Request) -> Answer:
+        """Do one operation. Raises PileusError."""
+        operation = request.operation
+        self.authorise(operation, request.caller)
+        if operation.reads:
+            return await self._read(request)
+        dry_run = _flag(request.query, "dry_run")
+        ask = self.ask(request.caller, dry_run=dry_run)
+        arguments: list[Any] = [ask]
+        # A record is looked up before the body is read: who may not see it learns nothing of the body's rules.
+        if operation.takes_record:
+            arguments.append(self.target(request, ask))
+        if operation.wish is not None:
+            arguments.append(self.wish(operation, request.body))
+        elif request.body.strip() not in (b"", b"{}"):
+            raise Invalid("this takes no body", fields={"body": "must be empty"})
+        key, print_ = self._key(request)
+        if key and (answer := kept(self.state, key, print_)) is not None:
+            await self.state.durable()
+            headers = {"idempotency-replayed": "true"}
+            return Answer(status=answer.status, body=answer.body.encode(), headers=headers)
+        assert operation.planner is not None, "special operations are performed by their route"
+        plan = operation.planner(*arguments)
+        if dry_run:
+            self.usage.check(plan.changes, self.state, self.limits)
+            return Answer(status=200, body=_encode(self._show(plan)))
+        return await self.commit(plan, request, key=key, print_=print_)
+
+    async def commit(self, plan: Plan, request: Request, *, key: str = "", print_: str = "") -> Answer:
+        """Make a plan so: quota, one transaction with its task, its workflow started once that is on disk."""
+        caller, operation = request.caller, request.operation
+        origin = Origin(actor=caller.actor, operation=operation.id, request=caller.request, source=caller.source)
+        self.usage.check(plan.changes, self.state, self.limits)
+        changes: list[Change] = list(plan.changes)
+        task: Task | None = None
+        if plan.begin is not None:
+            subject = _subject(plan)
+            project = ProjectId(getattr(subject, "project_id", "") or caller.project_id)
+            task = self.engine.task_for(
+                plan.begin, project=project, subject=subject, origin=origin, now=self.clock.now()
+            )
+            changes.append(put(task))
+            origin = msgspec.structs.replace(origin, task=task.id)
+        answer = self._answer(operation, plan, task)
+        if key:
+            changes.append(
+                put(
+                    KeptAnswer(
+                        id=key,
+                        created_at=self.clock.now(),
+                        project_id=caller.project_id,
+                        fingerprint=print_,
+                        status=answer.status,
+                        body=answer.body.decode(),
+                    )
+                )
+            )
+        if changes:
+            self.state.apply(changes, origin)
+            # From here on it is promised. The caller may go away: the task must start all the same.
+            await asyncio.shield(self._started(task))
+        return answer
+
+    async def _started(self, task: Task | None) -> None:
+        await self.state.durable()
+        if task is not None:
+            self.engine.launch(TaskId(task.id))
+
+    def _answer(self, operation: Operation, plan: Plan, task: Task | None) -> Answer:
+        """What the caller is going to get: the record as this commit leaves it."""
+        shown: Any = plan.answers
+        changed = isinstance(shown, Record) and any(change.record is shown for change in plan.changes)
+        if isinstance(shown, Record) and changed:
+            shown = msgspec.structs.replace(shown, revision=shown.revision + 1)
+        if task is not None:
+            body = {"task_id": task.id} if shown is None else {"task_id": task.id, operation.noun: shown}
+            return Answer(status=202, body=_encode(body), headers={"pileus-task": task.id})
+        if shown is None:
+            return Answer(status=204)
+        headers = {"etag": f'"{shown.revision}"'} if isinstance(shown, Record) else {}
+        return Answer(status=operation.status, body=_encode(shown), headers=headers)
+
+    async def _read(self, request: Request) -> Answer:
+        ask = self.ask(request.caller)
+        if request.operation.reads == "list":
+            body = _encode(page(request.operation, request.noun, ask, request.query))
+            headers: dict[str, str] = {}
+        else:
+            if request.query:
+                raise Invalid("some parameters are wrong", fields=dict.fromkeys(request.query, "no such parameter"))
+            found = self.target(request, ask)
+            body = _encode(found)
+            headers = {"etag": f'"{found.revision}"'}
+        # What was read may not be on disk yet; until it is, nobody is told.
+        await self.state.durable()
+        return Answer(status=200, body=body, headers=headers)
+
+    def _key(self, request: Request) -> tuple[str, str]:
+        key = request.headers.get("idempotency-key", "")
+        if not key:
+            return "", ""
+        if len(key) > _MAX_KEY or not key.isprintable():
+            raise Invalid(
+                "some headers are wrong", fields={"Idempotency-Key": f"up to {_MAX_KEY} printable characters"}
+            )
+        return key_id(request.caller, key), fingerprint(request.operation.id, request.target, request.body)
+
+    def _show(self, plan: Plan) -> ShownPlan:
+        return ShownPlan(
+            summary=plan.summary,
+            changes=[self._shown(change) for change in plan.changes],
+            because=plan.because,
+            workflow=plan.begin.workflow.name if plan.begin else None,
+            undo=plan.undo,
+        )
+
+    def _shown(self, change: Change) -> ShownChange:
+        record = change.record
+        kind = self.state.kind_of(record)
+        before = self.state.table(kind).find(record.id)
+        now = msgspec.to_builtins(record)
+        if change.removes:
+            action, fields = "remove", {}
+        elif before is None:
+            action, fields = "create", now
+        else:
+            was = msgspec.to_builtins(before)
+            action, fields = "change", {name: value for name, value in now.items() if was.get(name) != value}
+        name = str(getattr(record, "name", ""))
+        return ShownChange(action=action, kind=kind.name, id=record.id, name=name, fields=fields)
+
+
+def _subject(plan: Plan) -> Record:
+    """What a plan's task is about: what it answers with, or else the first record that it changes."""
+    if isinstance(plan.answers, Record):
+        return plan.answers
+    return plan.changes[0].record
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    wrong = {each: "no such parameter" for each in query if each != name}
+    value = query.get(name, "false")
+    if value not in ("true", "false", "1", "0"):
+        wrong[name] = "true or false"
+    if wrong:
+        raise Invalid("some parameters are wrong", fields=wrong)
+    return value in ("true", "1")
+
+
+@dataclass
+class PlainExchange:
+    """An `Exchange`, over a request whose body has not been read."""
+
+    performer: Performer
+    request: Request
+    chunks: Callable[[], AsyncIterator[bytes]]
+
+    @property
+    def ask(self) -> Ask:
+        return self.performer.ask(self.request.caller)
+
+    @property
+    def caller(self) -> Caller:
+        return self.request.caller
+
+    @property
+    def services(self) -> Mapping[type, Any]:
+        return self.performer.services
+
+    def query(self, name: str, default: str = "") -> str:
+        return self.request.query.get(name, default)
+
+    def header(self, name: str) -> str:
+        return self.request.headers.get(name.lower(), "")
+
+    def body(self) -> AsyncIterator[bytes]:
+        return self.chunks()
+
+    async def commit(self, plan: Plan) -> Answer:
+        return await self.performer.commit(plan, self.request)

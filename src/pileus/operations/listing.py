@@ -1,0 +1,166 @@
+"""Pages of a collection: filters, sorting, and cursors that stay good while records come and go."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from pileus.kernel.errors import Invalid
+from pileus.operations.declare import Noun, Operation
+from pileus.operations.plan import Ask
+from pileus.state.records import Record
+from pileus.state.tables import Table
+
+MAX_PAGE = 1000
+_DEFAULT_PAGE = 100
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some records of a collection, and where the rest goes on."""
+
+    items: list[Record]
+    next: str | None
+    """The cursor of the next page; None at the end."""
+
+
+class _Query(msgspec.Struct, frozen=True, kw_only=True):
+    limit: int
+    after: list[Any] | None
+    sort: str
+    descending: bool
+    equal: Mapping[str, str]
+    labels: Mapping[str, str]
+    everywhere: bool
+
+
+def page(operation: Operation, noun: Noun[Any], ask: Ask, query: Mapping[str, str]) -> Page:
+    """The page of a collection that this query asks for. Raises Invalid, naming every wrong parameter."""
+    wanted = _read(operation, ask, query)
+    table: Table[Any] = ask.state.table(noun.kind)
+    ids = _candidates(noun, table, ask, wanted)
+    keep = _filter(noun, ask, wanted)
+    if wanted.sort == "created_at":
+        found = list(islice(_in_order(table, ids, keep, wanted), wanted.limit + 1))
+    else:
+        found = _sorted(table, ids, keep, wanted)
+    items = found[: wanted.limit]
+    more = len(found) > wanted.limit
+    return Page(items, _cursor(items[-1], wanted) if more else None)
+
+
+def _read(operation: Operation, ask: Ask, query: Mapping[str, str]) -> _Query:
+    rest = dict(query)
+    wrong: dict[str, str] = {}
+    limit = rest.pop("limit", str(_DEFAULT_PAGE))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_PAGE):
+        wrong["limit"] = f"a number from 1 to {MAX_PAGE}"
+    cursor = rest.pop("after", "")
+    after = _position(cursor) if cursor else None
+    if cursor and after is None:
+        wrong["after"] = "not a cursor of this collection"
+    sort = rest.pop("sort", "created_at")
+    if sort.removeprefix("-") not in operation.sorts:
+        wrong["sort"] = f"one of {', '.join(operation.sorts)}, with a - ahead for descending"
+    everywhere = rest.pop("all_projects", "false") in ("1", "true")
+    if everywhere and not ask.caller.is_platform:
+        wrong["all_projects"] = "only for administrators of the cloud"
+    labels = {name.removeprefix("label."): rest.pop(name) for name in query if _is_label(name, operation)}
+    wrong |= {name: "no such parameter" for name in rest if name not in operation.filters}
+    if wrong:
+        raise Invalid("some parameters are wrong", fields=wrong)
+    return _Query(
+        limit=int(limit),
+        after=after,
+        sort=sort.removeprefix("-"),
+        descending=sort.startswith("-"),
+        equal=rest,
+        labels=labels,
+        everywhere=everywhere,
+    )
+
+
+def _is_label(name: str, operation: Operation) -> bool:
+    return name.startswith("label.") and "labels" in operation.filters
+
+
+def _candidates(noun: Noun[Any], table: Table[Any], ask: Ask, wanted: _Query) -> Sequence[str]:
+    """The fewest sorted ids, by an index, among which everything wanted is."""
+    for name, value in wanted.equal.items():
+        if name in noun.kind.indexes:
+            return table.ids_by(name, value)
+    if noun.scope and not wanted.everywhere:
+        return table.ids_by(noun.scope, ask.caller.project_id)
+    return table.ids
+
+
+def _filter(noun: Noun[Any], ask: Ask, wanted: _Query) -> Callable[[Any], bool]:
+    mine = ask.caller.project_id if noun.scope and not wanted.everywhere else None
+    equal = list(wanted.equal.items())
+    labels = list(wanted.labels.items())
+    sees_all = ask.caller.is_platform
+
+    def keep(record: Any) -> bool:  # noqa: ANN401 - a record of the noun's kind
+        if mine is not None and record.project_id != mine:
+            return False
+        if not sees_all and not noun.visible(ask, record):
+            return False
+        if any(str(_plain(getattr(record, name))) != value for name, value in equal):
+            return False
+        return all(record.labels.get(name) == value for name, value in labels)
+
+    return keep
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any field
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _in_order(table: Table[Any], ids: Sequence[str], keep: Callable[[Any], bool], wanted: _Query) -> Iterator[Any]:
+    after = wanted.after[-1] if wanted.after else None
+    if wanted.descending:
+        end = len(ids) if after is None else bisect_left(ids, after)
+        positions = range(end - 1, -1, -1)
+    else:
+        positions = range(0 if after is None else bisect_right(ids, after), len(ids))
+    for position in positions:
+        record = table.get(ids[position])
+        if keep(record):
+            yield record
+
+
+def _sorted(table: Table[Any], ids: Sequence[str], keep: Callable[[Any], bool], wanted: _Query) -> list[Any]:
+    places = [(_place(record, wanted.sort), record.id) for id in ids if keep(record := table.get(id))]
+    places.sort(reverse=wanted.descending)
+    if wanted.after is not None and len(wanted.after) == 2:
+        last = tuple(wanted.after)
+        with suppress(TypeError):  # a cursor of another sort order: from the beginning
+            places = [place for place in places if (place < last if wanted.descending else place > last)]
+    return [table.get(id) for _, id in places[: wanted.limit + 1]]
+
+
+def _place(record: Any, field: str) -> str | int | float:  # noqa: ANN401
+    value = getattr(record, field)
+    if value is None:
+        return ""
+    return value if isinstance(value, int | float) else str(value)
+
+
+def _cursor(last: Any, wanted: _Query) -> str:  # noqa: ANN401
+    position = [last.id] if wanted.sort == "created_at" else [_place(last, wanted.sort), last.id]
+    return urlsafe_b64encode(msgspec.json.encode(position)).decode().rstrip("=")
+
+
+def _position(cursor: str) -> list[str | int | float] | None:
+    try:
+        position = msgspec.json.decode(
+            urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=list[str | int | float]
+        )
+    except (ValueError, msgspec.MsgspecError):
+        return None
+    return position if 1 <= len(position) <= 2 and isinstance(position[-1], str) else None

@@ -1,0 +1,75 @@
+"""What a planner is asked, and what it answers."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from pileus.kernel.errors import NotFound
+from pileus.kernel.ids import new_id
+from pileus.operations.caller import Caller
+from pileus.state.kinds import Kind
+from pileus.state.records import Record
+from pileus.state.state import Change, State
+from pileus.workflow.workflow import Begin
+
+R = TypeVar("R", bound=Record)
+V = TypeVar("V")
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One reason of a choice: what it is about, what speaks for or against it."""
+
+    about: str
+    says: str
+    chosen: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation would do. Made without doing anything; applied exactly as it is, or shown (dry run)."""
+
+    summary: str
+    """In words: `create instance hello on host-1`."""
+    changes: Sequence[Change] = ()
+    begin: Begin | None = None
+    """The workflow that is to make it so."""
+    answers: Record | msgspec.Struct | None = None
+    """What the caller gets: the record as it is after the commit, or a document of its own."""
+    because: Sequence[Reason] = ()
+    undo: str = ""
+    """In words, how it is taken back, or that it cannot be."""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a planner has to go by."""
+
+    state: State
+    caller: Caller
+    now: datetime
+    views: Mapping[type, Any]
+    dry_run: bool = False
+
+    def new_id(self) -> str:
+        return new_id()
+
+    def view(self, kind: type[V]) -> V:
+        """The one view of this type that is kept in step with the records."""
+        found: V = self.views[kind]
+        return found
+
+    def may_see(self, record: Record) -> bool:
+        """Whether a record is of the caller's project, or of nobody, or the caller an administrator of the cloud."""
+        return self.caller.is_platform or getattr(record, "project_id", "") in ("", self.caller.project_id)
+
+    def see(self, kind: Kind[R], id: str, field: str = "") -> R:
+        """The record, if the caller may know that it exists; `field` is the wish's field that named it.
+
+        Raises:
+            NotFound: it does not exist, or is not for this caller.
+        """
+        found = self.state[kind].find(id)
+        if found is None or not self.may_see(found):
+            missing = f"there is no {kind.name.replace('_', ' ')} {id}"
+            raise NotFound(missing, fields={field: "not found"} if field else None)
+        return found
