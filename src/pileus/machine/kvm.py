@@ -1,7 +1,7 @@
 """Whether guests can run on the processor itself (KVM) or must be emulated (TCG): found out by running one.
 
-That /dev/kvm is there says little. A kernel may offer it for paravirtual guests alone and emulate all others instruction
-by instruction, thousands of times slower, or may refuse the model of the processor that guests are given. So a tiny
+That /dev/kvm is there says little. A kernel may offer it for paravirtual guests alone and emulate all others one
+instruction at a time, thousands of times slower, or may refuse the model of the processor that guests are given. A tiny
 guest is started on the processor's own model; it goes the way of every operating system, from real mode through paging
 to long mode, counts to fifty million, and ends the machine by a status that only it could have chosen. A processor
 needs some tens of milliseconds for that.

@@ -132,7 +132,11 @@ def _sum(path: Path) -> str:
 
 
 def _size_bytes(debs: Path) -> int:
-    return sum(each.stat().st_size for each in debs.iterdir())
+    return sum(each.stat().st_size for each in _debs(debs))
+
+
+def _debs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.deb"))
 
 
 async def _fetch(debs: Path) -> None:
@@ -165,7 +169,7 @@ async def _fetch(debs: Path) -> None:
                 "Open vSwitch and OVN of Debian 13 cannot be fetched, and this machine has none that are new enough",
                 internal=failed.internal,
             ) from failed
-        sums = {each.name: _sum(each) for each in sorted(fresh.glob("*.deb"))}
+        sums = {each.name: _sum(each) for each in _debs(fresh)}
         write_atomically(fresh / _SUMS, msgspec.json.encode(sums))
         shutil.rmtree(debs, ignore_errors=True)
         fresh.rename(debs)
@@ -183,7 +187,7 @@ async def _unpack(debs: Path, prefix: Path) -> OvnPrograms:
     with tempfile.TemporaryDirectory(dir=prefix.parent, prefix=".unpack-") as scratch:
         fresh = Path(scratch) / "prefix"
         (fresh / "w").mkdir(parents=True)
-        for deb in sorted(debs.glob("*.deb")):
+        for deb in _debs(debs):
             await run("dpkg-deb", "-x", str(deb), str(fresh), timeout_s=120)
         for program in _PROGRAMS:
             wrapper = fresh / "w" / Path(program).name
