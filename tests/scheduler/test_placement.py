@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from pileus.kernel.errors import NoCapacity
-from pileus.kernel.ids import GroupId, HostId, PoolId, ProjectId
+from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
 from pileus.scheduler import (
     Capacity,
     Change,
@@ -44,7 +44,7 @@ def demand(**wishes: object) -> Demand:
 
 
 def group(policy: GroupPolicy, domain: Domain = Domain.HOST) -> GroupDemand:
-    return GroupDemand(id=GroupId("web-id"), name="web", policy=policy, domain=domain)
+    return GroupDemand(id=ServerGroupId("web-id"), name="web", policy=policy, domain=domain)
 
 
 def fleet(*hosts: HostView) -> Fleet:

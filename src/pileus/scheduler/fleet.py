@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import msgspec
 
 from pileus.kernel.errors import NoCapacity
-from pileus.kernel.ids import GroupId, HostId, PoolId, ProjectId
+from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
 from pileus.scheduler.advice import advise
 from pileus.scheduler.bitsets import BitSliced, bitset
 from pileus.scheduler.ledger import HostLedger, Tally
@@ -99,7 +99,7 @@ class Fleet:
         self._hosts: dict[HostId, HostLedger] = {}
         self._claims: dict[str, HostLedger] = {}
         self._projects: dict[ProjectId, Tally] = {}
-        self._groups: dict[GroupId, dict[Domain, Tally]] = {}
+        self._groups: dict[ServerGroupId, dict[Domain, Tally]] = {}
         self._indexed = False
         self._order: list[HostLedger] = []
         self._room_for_hosts = 0

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pileus.kernel.ids import GroupId, HostId, PoolId, ProjectId
+from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
 from pileus.kernel.units import MIB, size_text
 
 
@@ -112,7 +112,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 class GroupDemand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The group that an instance is to be a member of."""
 
-    id: GroupId
+    id: ServerGroupId
     name: str
     policy: GroupPolicy = GroupPolicy.SOFT_ANTI_AFFINITY
     domain: Domain = Domain.HOST
