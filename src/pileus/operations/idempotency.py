@@ -23,7 +23,7 @@ class KeptAnswer(Record, frozen=True, kw_only=True):
     body: str
 
 
-KEPT_ANSWERS = Kind("kept_answer", KeptAnswer, keeps_before=False)
+KEPT_ANSWERS = Kind("kept_answer", KeptAnswer, keeps_before=False, secret=True)
 
 
 def key_id(caller: Caller, key: str) -> str:

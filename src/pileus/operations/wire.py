@@ -1,6 +1,6 @@
 """What callers send: strict about what is accepted, immutable once read."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -38,3 +38,8 @@ LabelKey = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9._/
 LabelValue = Annotated[str, StringConstraints(max_length=255), AfterValidator(_printable)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
 """Up to 64 pairs that mean something to whoever set them."""
+
+
+def ref(kind: str) -> Any:
+    """The type of a field that holds the id of a record of this kind; clients may offer names instead."""
+    return Annotated[Id, Field(json_schema_extra={"x-pileus-ref": kind})]

@@ -39,6 +39,7 @@ class Kind(Generic[R]):
         counts: Callable[[R], Mapping[str, int]] = _no_counts,
         upgrades: tuple[Upgrade, ...] = (),
         keeps_before: bool = True,
+        secret: bool = False,
     ) -> None:
         """Declare a kind.
 
@@ -51,6 +52,7 @@ class Kind(Generic[R]):
             counts: what a record takes of its project's quota.
             upgrades: the first turns version 1 into 2, and so on; the kind's version is one more than there are.
             keeps_before: whether events tell what a record was before.
+            secret: whether nobody is shown its events.
         """
         self.name = name
         self.record = record
@@ -60,6 +62,7 @@ class Kind(Generic[R]):
         self.counts = counts
         self.upgrades = upgrades
         self.keeps_before = keeps_before
+        self.secret = secret
         self._decoder = msgspec.json.Decoder(record)
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """Floating IPs: addresses of an external network that follow a port wherever it is. No I/O."""
 
 from pileus.kernel.ids import NetworkId, PortId, ProjectId, RouterId
+from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
 
@@ -14,3 +15,17 @@ class FloatingIp(Record, frozen=True, kw_only=True):
     port_id: PortId | None = None
     fixed_address: str | None = None
     router_id: RouterId | None = None
+
+
+FLOATING_IPS = Kind(
+    "floating_ip",
+    FloatingIp,
+    indexes={
+        "project": lambda floating: floating.project_id,
+        "port_id": lambda floating: floating.port_id,
+        "network_id": lambda floating: floating.network_id,
+        "router_id": lambda floating: floating.router_id,
+    },
+    unique={"address": lambda floating: (floating.network_id, floating.address)},
+    counts=lambda _: {"floating_ips": 1},
+)

@@ -5,6 +5,7 @@ from enum import StrEnum
 import msgspec
 
 from pileus.kernel.ids import HostId, InstanceId, NetworkId, ProjectId, SecurityGroupId, SubnetId
+from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
 GUEST_MTU = 1442
@@ -90,3 +91,43 @@ class Port(Record, frozen=True, kw_only=True):
     """Where the instance runs."""
     hostname: str = ""
     """The name that the network's DNS gives its addresses."""
+
+
+NETWORKS = Kind(
+    "network",
+    Network,
+    indexes={"project": lambda network: network.project_id, "kind": lambda network: network.kind},
+    counts=lambda network: {"networks": 1} if network.kind is NetworkKind.VPC else {},
+)
+SUBNETS = Kind(
+    "subnet",
+    Subnet,
+    indexes={"project": lambda subnet: subnet.project_id, "network_id": lambda subnet: subnet.network_id},
+    counts=lambda _: {"subnets": 1},
+)
+ROUTERS = Kind(
+    "router",
+    Router,
+    indexes={
+        "project": lambda router: router.project_id,
+        "external_network": lambda router: router.external_network_id,
+    },
+    many={"subnet": lambda router: router.subnet_ids},
+    counts=lambda _: {"routers": 1},
+)
+PORTS = Kind(
+    "port",
+    Port,
+    indexes={
+        "project": lambda port: port.project_id,
+        "network_id": lambda port: port.network_id,
+        "instance_id": lambda port: port.instance_id,
+        "host_id": lambda port: port.host_id,
+    },
+    many={
+        "subnet": lambda port: (each.subnet_id for each in port.addresses),
+        "security_group": lambda port: port.security_group_ids,
+    },
+    unique={"mac": lambda port: (port.network_id, port.mac)},
+    counts=lambda _: {"ports": 1},
+)

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from pileus.kernel.ids import ProjectId, SecurityGroupId
+from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
 
@@ -38,3 +39,22 @@ class SecurityRule(Record, frozen=True, kw_only=True):
     remote_cidr: str | None = None
     remote_group_id: SecurityGroupId | None = None
     """The members of this group; neither CIDR nor group is anybody."""
+
+
+SECURITY_GROUPS = Kind(
+    "security_group",
+    SecurityGroup,
+    indexes={"project": lambda group: group.project_id},
+    unique={"default": lambda group: group.project_id if group.is_default else None},
+    counts=lambda _: {"security_groups": 1},
+)
+SECURITY_RULES = Kind(
+    "security_rule",
+    SecurityRule,
+    indexes={
+        "project": lambda rule: rule.project_id,
+        "group_id": lambda rule: rule.group_id,
+        "remote_group": lambda rule: rule.remote_group_id,
+    },
+    counts=lambda _: {"security_rules": 1},
+)

@@ -1,0 +1,99 @@
+"""What an instance is, and which states it may pass through. No I/O."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from pileus.kernel.errors import Conflict
+from pileus.kernel.ids import FlavorId, HostId, ImageId, KeypairId, PoolId, ProjectId, ServerGroupId
+from pileus.state.kinds import Kind
+from pileus.state.records import Record
+
+
+class InstanceState(StrEnum):
+    BUILDING = "building"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    REBOOTING = "rebooting"
+    DELETING = "deleting"
+
+
+_S = InstanceState
+ALLOWED: Mapping[InstanceState, frozenset[InstanceState]] = {
+    _S.BUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
+    _S.RUNNING: frozenset({_S.STOPPED, _S.STOPPING, _S.REBOOTING, _S.DELETING}),
+    _S.STOPPED: frozenset({_S.RUNNING, _S.STARTING, _S.DELETING}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPED}),
+    _S.STOPPING: frozenset({_S.STOPPED, _S.RUNNING}),
+    _S.REBOOTING: frozenset({_S.RUNNING, _S.STOPPED}),
+    _S.DELETING: frozenset(),
+}
+SETTLED = frozenset({_S.RUNNING, _S.STOPPED})
+"""The states in which no task is at work on the instance."""
+
+
+class Instance(Record, frozen=True, kw_only=True):
+    """A virtual machine."""
+
+    project_id: ProjectId
+    name: str
+    description: str = ""
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    state: InstanceState = InstanceState.BUILDING
+    state_reason: str = ""
+    """Why it is in this state, if nobody asked for it."""
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    flavor_id: FlavorId | None = None
+    image_id: ImageId
+    pool_id: PoolId
+    host_id: HostId
+    zone: str = ""
+    server_group_id: ServerGroupId | None = None
+    keypair_ids: tuple[KeypairId, ...] = ()
+    addresses: tuple[str, ...] = ()
+    """Of its ports, in their order."""
+    floating_addresses: tuple[str, ...] = ()
+    protected: bool = False
+    """Whether it is refused to be deleted."""
+    generation: int = 1
+    """Of what the host was told; every change of it adds one."""
+    started_at: datetime | None = None
+
+    def to(self, state: InstanceState, *, reason: str = "") -> "Instance":
+        """The same instance in its next state, or Conflict if there is no such way."""
+        if state not in ALLOWED[self.state]:
+            raise Conflict(f"instance {self.name} is {self.state} and cannot become {state}")
+        return msgspec.structs.replace(self, state=state, state_reason=reason)
+
+
+INSTANCES = Kind(
+    "instance",
+    Instance,
+    indexes={
+        "project": lambda instance: instance.project_id,
+        "host_id": lambda instance: instance.host_id,
+        "server_group": lambda instance: instance.server_group_id,
+        "image": lambda instance: instance.image_id,
+    },
+    counts=lambda instance: {"instances": 1, "vcpus": instance.vcpus, "memory_mib": instance.memory_mib},
+)
+
+
+class FirstBootData(Record, frozen=True, kw_only=True):
+    """What an instance is told at its first boot, under the instance's id. It may hold secrets of its owner."""
+
+    project_id: ProjectId
+    hostname: str
+    public_keys: tuple[tuple[str, str], ...] = ()
+    """Pairs of name and OpenSSH public key."""
+    user_data: str = ""
+    """Base64."""
+
+
+FIRST_BOOTS = Kind("first_boot", FirstBootData, keeps_before=False, secret=True)

@@ -1,0 +1,23 @@
+"""What a resource pool is: hosts that belong together. No I/O."""
+
+from pileus.state.kinds import Kind
+from pileus.state.records import Record
+
+
+class Pool(Record, frozen=True, kw_only=True):
+    """Hosts that belong together and are apart from all others; a host belongs to one."""
+
+    name: str
+    description: str = ""
+    cpu_overcommit: float = 2.0
+    """vCPUs promised per thread of a host at most."""
+    memory_overcommit: float = 1.0
+    is_default: bool = False
+    """Whether instances go here that name no pool."""
+
+
+POOLS = Kind(
+    "pool",
+    Pool,
+    unique={"name": lambda pool: pool.name, "default": lambda pool: True if pool.is_default else None},
+)

@@ -1,0 +1,73 @@
+"""What one may do with resource pools."""
+
+from typing import Annotated
+
+import msgspec
+from pydantic import Field
+
+from pileus.cloud.hosts.model import HOSTS
+from pileus.cloud.pools.model import POOLS, Pool
+from pileus.kernel.errors import Conflict
+from pileus.operations.caller import Role
+from pileus.operations.declare import Noun
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Description, Name, Wire
+from pileus.state.state import put, remove
+
+Overcommit = Annotated[float, Field(ge=0.1, le=64, allow_inf_nan=False)]
+
+
+class PoolCreate(Wire):
+    name: Name
+    description: Description = ""
+    cpu_overcommit: Overcommit = 2.0
+    memory_overcommit: Overcommit = 1.0
+
+
+class PoolChange(Wire):
+    name: Name | None = None
+    description: Description | None = None
+    cpu_overcommit: Overcommit | None = None
+    memory_overcommit: Overcommit | None = None
+
+
+pools = Noun(
+    POOLS,
+    plural="pools",
+    columns=("name", "cpu_overcommit", "memory_overcommit", "is_default"),
+    about="Resource pools: hosts that belong together. An instance runs in one pool.",
+)
+pools.list(filters=("name",), sorts=("name",))
+pools.show()
+
+
+@pools.post(least=Role.PLATFORM)
+def create(ask: Ask, wish: PoolCreate) -> Plan:
+    """Create a resource pool."""
+    pool = Pool(
+        id=ask.new_id(),
+        created_at=ask.now,
+        name=wish.name,
+        description=wish.description,
+        cpu_overcommit=wish.cpu_overcommit,
+        memory_overcommit=wish.memory_overcommit,
+    )
+    return Plan(summary=f"create pool {wish.name}", changes=(put(pool),), answers=pool, undo="delete the pool")
+
+
+@pools.patch(least=Role.PLATFORM)
+def change(ask: Ask, pool: Pool, wish: PoolChange) -> Plan:
+    """Change a resource pool. Less overcommitment moves nothing: it only refuses what comes."""
+    changed = msgspec.structs.replace(pool, **wish.model_dump(exclude_none=True))
+    return Plan(summary=f"change pool {pool.name}", changes=(put(changed),), answers=changed, undo="change it back")
+
+
+@pools.delete(least=Role.PLATFORM)
+def delete(ask: Ask, pool: Pool) -> Plan:
+    """Delete a resource pool that has no hosts."""
+    if pool.is_default:
+        raise Conflict("the default pool cannot be deleted")
+    if hosts := ask.state[HOSTS].by("pool", pool.id):
+        names = ", ".join(host.name for host in hosts[:10])
+        raise Conflict(f"the pool has hosts: {names}")
+    return Plan(summary=f"delete pool {pool.name}", changes=(remove(pool),), undo="create the pool again")

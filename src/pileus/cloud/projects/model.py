@@ -1,0 +1,49 @@
+"""What a project is: who owns what, and how much of it. No I/O."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from pileus.kernel.ids import ProjectId
+from pileus.state.kinds import Kind
+from pileus.state.records import Record
+from pileus.state.state import State
+
+DEFAULT_QUOTA: Mapping[str, int] = {
+    "instances": 100,
+    "vcpus": 200,
+    "memory_mib": 400 * 1024,
+    "volumes": 200,
+    "volume_gib": 10_000,
+    "images": 100,
+    "image_gib": 500,
+    "networks": 20,
+    "subnets": 40,
+    "routers": 10,
+    "ports": 500,
+    "security_groups": 100,
+    "security_rules": 1000,
+    "floating_ips": 50,
+    "keypairs": 100,
+    "server_groups": 50,
+}
+"""What a project may use unless its own quota says otherwise."""
+
+
+class Project(Record, frozen=True, kw_only=True):
+    """A tenant: everything that is made belongs to one."""
+
+    name: str
+    description: str = ""
+    quota: Mapping[str, int] = msgspec.field(default_factory=dict[str, int])
+    """Its own limits, where they differ from the default; -1 is no limit."""
+
+
+PROJECTS = Kind("project", Project, unique={"name": lambda project: project.name})
+
+
+def limits(state: State, project: ProjectId) -> Mapping[str, int]:
+    """What a project may use; what is not named is not limited."""
+    found = state[PROJECTS].find(project)
+    wanted = {**DEFAULT_QUOTA, **(found.quota if found is not None else {})}
+    return {what: limit for what, limit in wanted.items() if limit >= 0}
