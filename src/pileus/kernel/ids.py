@@ -5,6 +5,7 @@ id is a table sorted by age. Text and not `uuid.UUID`, because a str keeps its h
 """
 
 import os
+import re
 import time
 from typing import NewType
 
@@ -30,6 +31,7 @@ TokenId = NewType("TokenId", str)
 UserId = NewType("UserId", str)
 VolumeId = NewType("VolumeId", str)
 
+_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _last = 0
 
 
@@ -42,3 +44,8 @@ def new_id() -> str:
     tail = int.from_bytes(os.urandom(8)) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     text = f"{stamp >> 12:012x}7{stamp & 0xFFF:03x}{tail:016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_id(text: str) -> bool:
+    """Whether this has the form of an id: as a file's name it stays in its folder."""
+    return _FORM.fullmatch(text) is not None

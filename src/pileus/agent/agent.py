@@ -1,0 +1,199 @@
+"""An agent: makes the desired records of one host so, keeps them so, and tells what is. Knows nothing of the wire."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+import structlog
+
+from pileus.agent.guests import Guests
+from pileus.agent.host import Host
+from pileus.agent.hypervisor.port import ByteStream, Hypervisor, HypervisorFacts
+from pileus.agent.network.port import HostNetwork
+from pileus.agent.records import AgentRecords
+from pileus.agent.storage.port import Fetch, StoragePool
+from pileus.agent.volumes import Tell, Volumes
+from pileus.kernel.clock import Clock
+from pileus.kernel.errors import PileusError
+from pileus.kernel.ids import InstanceId
+from pileus.link.records import (
+    GuestObserved,
+    GuestReboot,
+    GuestRemoval,
+    GuestSpec,
+    Hello,
+    HostFacts,
+    HostReport,
+    Inventory,
+    VolumeObserved,
+    VolumeRemoval,
+    VolumeSpec,
+)
+
+_LOOK_AGAIN_S: Final = 1.0
+"""After the hypervisor was lost."""
+
+log = structlog.stdlib.get_logger()
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How long an agent waits, in seconds."""
+
+    between_rounds_s: float = 10.0
+    """Between two looks at everything."""
+    shut_down_s: float = 60.0
+    """For a guest that was asked to end."""
+
+
+class Engines(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent works with."""
+
+    hypervisor: Hypervisor
+    network: HostNetwork
+    pools: Mapping[str, StoragePool]
+    host: Host
+    fetch: Fetch
+
+
+class Agent:
+    """One host's agent. Guests go on running when it goes away; a new one over the same records takes over."""
+
+    def __init__(self, engines: Engines, records: AgentRecords, clock: Clock, pace: Pace | None = None) -> None:
+        self._engines = engines
+        self._clock = clock
+        self._pace = pace or Pace()
+        self._listeners: list[Callable[[GuestObserved], None]] = []
+        self._wake = asyncio.Event()
+        self._hypervisor_facts: HypervisorFacts | None = None
+        self._volumes = Volumes(engines.pools, records.volumes, engines.fetch, clock)
+        self._guests = Guests(
+            engines.hypervisor,
+            engines.network,
+            self._volumes,
+            records.guests,
+            clock,
+            boot=engines.host.boot,
+            patience_s=self._pace.shut_down_s,
+            observed=self._tell_listeners,
+        )
+
+    # What the controller asks for. Errors are those of `Volumes` and `Guests`.
+
+    async def ensure_volume(self, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
+        return await self._volumes.ensure(spec, tell)
+
+    async def remove_volume(self, removal: VolumeRemoval) -> None:
+        await self._volumes.remove(removal)
+
+    async def ensure_guest(self, spec: GuestSpec, tell: Tell) -> GuestObserved:
+        return await self._guests.ensure(spec, tell)
+
+    async def remove_guest(self, removal: GuestRemoval) -> None:
+        await self._guests.remove(removal)
+
+    async def reboot_guest(self, wish: GuestReboot) -> GuestObserved:
+        return await self._guests.reboot(wish)
+
+    async def open_console(self, id: InstanceId) -> ByteStream:
+        return await self._guests.console(id)
+
+    # What is.
+
+    async def inventory(self) -> Inventory:
+        """Everything of Pileus that is here, with or without a record.
+
+        Raises:
+            Unavailable: the hypervisor does not answer.
+        """
+        return Inventory(guests=tuple(await self._guests.observe()), volumes=tuple(await self._volumes.observe()))
+
+    async def hello(self) -> Hello:
+        """What is said on a new connection; of a hypervisor that is away just now, what was last seen.
+
+        Raises:
+            Unavailable: the hypervisor has not answered yet.
+        """
+        guests = tuple(await self._guests.observe(or_last=True))
+        return Hello(
+            facts=await self.facts(), inventory=Inventory(guests=guests, volumes=tuple(await self._volumes.observe()))
+        )
+
+    async def facts(self) -> HostFacts:
+        """What this host is.
+
+        Raises:
+            Unavailable: the hypervisor has not answered yet.
+        """
+        # It does not change under a running agent, and a host whose hypervisor is away is no stranger.
+        hypervisor = self._hypervisor_facts = self._hypervisor_facts or await self._engines.hypervisor.facts()
+        machine = await self._engines.host.machine()
+        return HostFacts(
+            name=machine.name,
+            hypervisor=hypervisor.name,
+            accelerator=hypervisor.accelerator,
+            accelerator_reason=hypervisor.accelerator_reason,
+            architecture=hypervisor.architecture,
+            vcpus=machine.vcpus,
+            memory_mib=machine.memory_mib,
+            disk_mib=machine.disk_mib,
+            version=hypervisor.version,
+            addresses=machine.addresses,
+        )
+
+    async def report(self) -> HostReport:
+        """What this host measures now."""
+        load = await self._engines.host.load()
+        return HostReport(at=self._clock.now(), load=load, running_guests=self._guests.running)
+
+    def listen(self, told: Callable[[GuestObserved], None]) -> Callable[[], None]:
+        """Tell this of whatever a guest does by itself, until what is returned is called; it must return at once."""
+        self._listeners.append(told)
+        return lambda: self._listeners.remove(told)
+
+    def _tell_listeners(self, observed: GuestObserved) -> None:
+        for told in self._listeners:
+            told(observed)
+
+    # What must stay so.
+
+    async def run(self) -> None:
+        """Keep everything as it ought to be until cancelled, and leave the guests running then."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            while True:
+                self._wake.clear()
+                # A round may wait for a guest to shut down: the next one does not wait for that.
+                this_round = tasks.create_task(self.reconcile())
+                await asyncio.wait({this_round}, timeout=self._pace.between_rounds_s)
+                await self._until_next_round()
+
+    async def reconcile(self) -> None:
+        """One round: compare what ought to be with what is, and correct it."""
+        try:
+            await self._volumes.settle()
+            await self._guests.settle()
+        except PileusError as why:
+            log.warning("round not finished", why=str(why), internal=why.internal)
+        except Exception:
+            # A fault of ours must not end the care for all other guests, nor go unseen.
+            log.exception("round failed")
+
+    async def _until_next_round(self) -> None:
+        due_s = self._guests.due_in_s()
+        wait_s = self._pace.between_rounds_s if due_s is None else min(due_s, self._pace.between_rounds_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async for id in self._engines.hypervisor.changes():
+                    if self._guests.changed(id):
+                        self._wake.set()
+            except PileusError as why:
+                log.warning("hypervisor lost", why=str(why), internal=why.internal)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            self._wake.set()

@@ -1,0 +1,200 @@
+"""A hypervisor in memory. It outlives its agent as a real one does: hand the same one to the next agent."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import msgspec
+from msgspec import structs
+
+from pileus.agent.faults import Faults
+from pileus.agent.hypervisor.port import ByteStream, GuestFound, GuestState, HypervisorFacts
+from pileus.agent.network.port import Plug
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.errors import Conflict, NotFound, Unavailable
+from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.link.records import GuestSpec
+
+
+class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest as the simulated hypervisor keeps it."""
+
+    spec: GuestSpec
+    disks: dict[VolumeId, DiskSource]
+    plugs: dict[PortId, Plug]
+    state: GuestState = GuestState.SHUT_DOWN
+    cause: str = ""
+    starts: int = 0
+
+
+class SimulatedHypervisor:
+    """Runs guests that are nothing but their state."""
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+        self.guests: dict[InstanceId, DefinedGuest] = {}
+        self.deaf: set[InstanceId] = set()
+        """Guests that do not end when they are asked to."""
+        self._lost = False
+        self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
+        self._consoles: dict[InstanceId, SimulatedConsole] = {}
+
+    async def facts(self) -> HypervisorFacts:
+        await self._before("facts")
+        return HypervisorFacts(
+            name="simulated",
+            version="1",
+            accelerator="simulated",
+            accelerator_reason="no guest runs here",
+            architecture="x86_64",
+        )
+
+    async def define(
+        self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]
+    ) -> None:
+        await self._before("define")
+        defined = DefinedGuest(spec=guest, disks=dict(disks), plugs=dict(plugs))
+        if (known := self.guests.get(guest.id)) is not None:
+            defined = structs.replace(defined, state=known.state, cause=known.cause, starts=known.starts)
+        self.guests[guest.id] = defined
+        self.faults.after("hypervisor.define")
+
+    async def start(self, id: InstanceId) -> None:
+        await self._before("start")
+        guest = self._guest(id)
+        if guest.state is not GuestState.RUNNING:
+            self.guests[id] = structs.replace(guest, starts=guest.starts + 1)
+            self._become(id, GuestState.RUNNING)
+        self.faults.after("hypervisor.start")
+
+    async def shut_down(self, id: InstanceId) -> None:
+        await self._before("shut_down")
+        if self._guest(id).state is GuestState.RUNNING and id not in self.deaf:
+            self._become(id, GuestState.SHUT_DOWN)
+        self.faults.after("hypervisor.shut_down")
+
+    async def stop(self, id: InstanceId) -> None:
+        await self._before("stop")
+        if self._guest(id).state is not GuestState.SHUT_DOWN:
+            self._become(id, GuestState.SHUT_DOWN)
+        self.faults.after("hypervisor.stop")
+
+    async def reboot(self, id: InstanceId, *, hard: bool) -> None:
+        await self._before("reboot")
+        guest = self._guest(id)
+        if guest.state is not GuestState.RUNNING:
+            raise Conflict(f"guest {guest.spec.name!r} does not run")
+        if hard or id not in self.deaf:
+            self.guests[id] = structs.replace(guest, starts=guest.starts + 1)
+        self.faults.after("hypervisor.reboot")
+
+    async def undefine(self, id: InstanceId) -> None:
+        await self._before("undefine")
+        if self.guests.pop(id, None) is not None:
+            self._end_console(id)
+            self._tell(id)
+        self.faults.after("hypervisor.undefine")
+
+    async def list(self) -> dict[InstanceId, GuestFound]:
+        await self._before("list")
+        return {
+            id: GuestFound(state=guest.state, generation=guest.spec.generation, cause=guest.cause)
+            for id, guest in self.guests.items()
+        }
+
+    async def console(self, id: InstanceId) -> ByteStream:
+        await self._before("console")
+        guest = self._guest(id)
+        if guest.state is not GuestState.RUNNING:
+            raise Conflict(f"guest {guest.spec.name!r} does not run")
+        self._end_console(id)
+        console = self._consoles[id] = SimulatedConsole(guest.spec.first_boot.hostname)
+        return console
+
+    async def changes(self) -> AsyncIterator[InstanceId]:
+        if self._lost:
+            return
+        mine = asyncio.Queue[InstanceId | None]()
+        self._watchers.add(mine)
+        try:
+            while (id := await mine.get()) is not None:
+                yield id
+        finally:
+            self._watchers.discard(mine)
+
+    # What may happen to guests and hypervisor by themselves.
+
+    def crash(self, id: InstanceId, cause: str = "killed by signal 9") -> None:
+        """The guest's process dies."""
+        self._become(id, GuestState.CRASHED, cause)
+
+    def shuts_itself_down(self, id: InstanceId) -> None:
+        """Somebody in the guest switches it off."""
+        self._become(id, GuestState.SHUT_DOWN)
+
+    def host_restarts(self) -> None:
+        """The host is switched off and on again: it knows its guests, and none runs."""
+        for id in self.guests:
+            self._become(id, GuestState.SHUT_DOWN)
+
+    def lose(self) -> None:
+        """The hypervisor answers no more; its guests run on."""
+        self._lost = True
+        for watcher in self._watchers:
+            watcher.put_nowait(None)
+
+    def come_back(self) -> None:
+        self._lost = False
+
+    async def _before(self, call: str) -> None:
+        await self.faults.before(f"hypervisor.{call}")
+        if self._lost:
+            raise Unavailable("the hypervisor does not answer")
+
+    def _guest(self, id: InstanceId) -> DefinedGuest:
+        guest = self.guests.get(id)
+        if guest is None:
+            raise NotFound(f"the hypervisor has no guest {id}")
+        return guest
+
+    def _become(self, id: InstanceId, state: GuestState, cause: str = "") -> None:
+        self.guests[id] = structs.replace(self.guests[id], state=state, cause=cause)
+        if state is not GuestState.RUNNING:
+            self._end_console(id)
+        self._tell(id)
+
+    def _tell(self, id: InstanceId) -> None:
+        for watcher in self._watchers:
+            watcher.put_nowait(id)
+
+    def _end_console(self, id: InstanceId) -> None:
+        if (console := self._consoles.pop(id, None)) is not None:
+            console.end()
+
+
+class SimulatedConsole:
+    """A serial console that greets, and says again what it is told."""
+
+    def __init__(self, hostname: str) -> None:
+        self._said = asyncio.Queue[bytes]()
+        self._ended = False
+        self._said.put_nowait(f"\r\n{hostname} ttyS0\r\n\r\nlogin: ".encode())
+
+    async def read(self) -> bytes:
+        if self._ended and self._said.empty():
+            return b""
+        return await self._said.get()
+
+    async def write(self, data: bytes) -> None:
+        if self._ended:
+            raise Unavailable("the console is closed")
+        if data:
+            self._said.put_nowait(data.replace(b"\r", b"\r\n"))
+
+    async def close(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Whoever reads comes to the end."""
+        if not self._ended:
+            self._ended = True
+            self._said.put_nowait(b"")

@@ -1,0 +1,159 @@
+"""What an agent was told, kept as one JSON file for each guest and volume: it outlives agent, controller and power.
+
+A file is replaced in one step and holds either what ought to be, or that it must no longer be (`Removed`): there is no
+moment at which both or neither are true.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+import structlog
+
+from pileus.kernel.errors import Invalid, Unavailable
+from pileus.kernel.files import write_atomically
+from pileus.kernel.ids import InstanceId, PortId, VolumeId, is_id
+from pileus.link.records import GuestSpec, Power, VolumeSpec
+
+R = TypeVar("R", bound=msgspec.Struct)
+Id = TypeVar("Id", bound=str)
+log = structlog.stdlib.get_logger()
+
+
+class GuestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="guest"):
+    """A guest that ought to be on this host."""
+
+    spec: GuestSpec
+    power: Power
+    """What it is to be now: as specified, until it shuts itself down."""
+    since: datetime
+    cause: str = ""
+    """Why it is so, if nobody asked for it."""
+    made: bool = False
+    """Whether it has been brought to this specification; if not, that is still to be done."""
+    boot: str = ""
+    """The boot of the host in which it was last brought up."""
+    former_ports: tuple[PortId, ...] = ()
+    """Of earlier generations, not yet unplugged."""
+
+    @property
+    def ports(self) -> tuple[PortId, ...]:
+        """Every port that may be plugged for it."""
+        return (*(nic.port for nic in self.spec.nics), *self.former_ports)
+
+
+class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="volume"):
+    """A volume that ought to be on this host."""
+
+    spec: VolumeSpec
+    made: bool = False
+    """Whether it has been brought to this specification."""
+    used: bool = False
+    """Whether it has been whole at an earlier specification: then it holds data, and no failure may undo it."""
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="removed"):
+    """Something that must no longer be. It stays on record for a while, so that a late wish does not bring it back."""
+
+    generation: int
+    """Wishes up to this one are late."""
+    at: datetime
+    finished: bool = False
+    """Whether everything it had is gone."""
+    ports: tuple[PortId, ...] = ()
+    """What may still be plugged for it."""
+    pool: str = ""
+    """Where it is, if it is a volume."""
+
+
+_Guest = GuestRecord | Removed
+_Volume = VolumeRecord | Removed
+
+
+class Records(Generic[Id, R]):
+    """Records by id: read from memory, written to a file each before they count."""
+
+    def __init__(self, folder: Path | None, id: Callable[[str], Id], decode: Callable[[bytes], R]) -> None:
+        """Records in this folder; in memory only without one."""
+        self._folder = folder
+        self._id = id
+        self._decode = decode
+        self._records: dict[Id, R] = {}
+
+    def load(self) -> None:
+        """Read all files. What cannot be read is set aside with the ending `.broken`, and said.
+
+        Raises:
+            OSError: the folder cannot be read or written.
+        """
+        if self._folder is None:
+            return
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in sorted(self._folder.iterdir()):
+            if file.name.startswith("."):  # what a power cut has left of a write
+                file.unlink()
+            elif file.suffix == ".json":
+                self._read(file)
+
+    def _read(self, file: Path) -> None:
+        try:
+            record = self._decode(file.read_bytes())
+            if not is_id(file.stem):
+                raise ValueError("its name is no id")
+        except (msgspec.DecodeError, ValueError) as why:
+            aside = file.with_suffix(".broken")
+            log.error("record set aside, it cannot be read", file=str(file), aside=str(aside), why=str(why))
+            file.replace(aside)
+        else:
+            self._records[self._id(file.stem)] = record
+
+    def get(self, id: Id) -> R | None:
+        return self._records.get(id)
+
+    def items(self) -> list[tuple[Id, R]]:
+        """All records as they are now."""
+        return list(self._records.items())
+
+    async def put(self, id: Id, record: R) -> None:
+        """Keep this record from now on; when this returns, it has reached the disk.
+
+        Raises:
+            Invalid: the id is none, and could name a file elsewhere.
+            Unavailable: the file cannot be written; the old record stands.
+        """
+        if not is_id(id):
+            raise Invalid("an id is not a UUID", fields={"id": "must be a UUID in lower case"})
+        if self._folder is not None:
+            data = msgspec.json.encode(record)
+            try:
+                await asyncio.to_thread(write_atomically, self._folder / f"{id}.json", data)
+            except OSError as why:
+                raise Unavailable("the host cannot keep its records", internal=str(why)) from why
+        self._records[id] = record
+
+    async def forget(self, id: Id) -> None:
+        """Keep nothing of this id. A power cut may bring the record back."""
+        self._records.pop(id, None)
+        if self._folder is not None:
+            await asyncio.to_thread((self._folder / f"{id}.json").unlink, missing_ok=True)
+
+
+class AgentRecords:
+    """Everything that an agent keeps."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Records below this folder; in memory only without one."""
+        self.guests = Records(folder and folder / "guests", InstanceId, msgspec.json.Decoder[_Guest](_Guest).decode)
+        self.volumes = Records(folder and folder / "volumes", VolumeId, msgspec.json.Decoder[_Volume](_Volume).decode)
+
+    def load(self) -> None:
+        """Read all files; broken ones are set aside.
+
+        Raises:
+            OSError: the folder cannot be read or written.
+        """
+        self.guests.load()
+        self.volumes.load()

@@ -1,0 +1,197 @@
+"""Binds an agent to its link: answers what the controller asks, says hello, and reports.
+
+An operation once begun goes on when the link is lost: whoever asked for it asks again and finds it done, or under way.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import NoneType
+from typing import Final, TypeVar
+
+import structlog
+
+from pileus.agent.agent import Agent
+from pileus.agent.hypervisor.port import ByteStream
+from pileus.agent.volumes import Tell
+from pileus.kernel.errors import Unavailable
+from pileus.link.channel import Channel
+from pileus.link.handlers import Call, Handlers, Opening
+from pileus.link.records import (
+    ConsoleRequest,
+    GuestObserved,
+    GuestReboot,
+    GuestRemoval,
+    GuestSpec,
+    HostReport,
+    Inventory,
+    Method,
+    Progress,
+    VolumeObserved,
+    VolumeRemoval,
+    VolumeSpec,
+    Welcome,
+)
+from pileus.link.streams import Stream
+
+_HELLO_TIMEOUT_S: Final = 30.0
+_LOOK_AGAIN_S: Final = 1.0
+"""While the hypervisor does not answer, so that nothing can be said of this host."""
+
+T = TypeVar("T")
+log = structlog.stdlib.get_logger()
+
+
+class AgentService:
+    """The agent as the controller sees it. `accompany` runs beside each channel whose `handlers` these are."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._errands: asyncio.TaskGroup | None = None
+        self.handlers = Handlers()
+        self.handlers.add(Method.VOLUME_ENSURE, VolumeSpec, self._ensure_volume)
+        self.handlers.add(Method.VOLUME_REMOVE, VolumeRemoval, self._remove_volume)
+        self.handlers.add(Method.GUEST_ENSURE, GuestSpec, self._ensure_guest)
+        self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
+        self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
+        self.handlers.add(Method.INVENTORY, NoneType, self._inventory)
+        self.handlers.add_stream(Method.CONSOLE, ConsoleRequest, self._console)
+
+    async def run(self) -> None:
+        """Keep the host as it ought to be, and carry out what is asked, until cancelled."""
+        async with asyncio.TaskGroup() as self._errands:
+            await self._agent.run()
+
+    async def accompany(self, channel: Channel) -> None:
+        """Say hello on a new channel, then report until it is lost.
+
+        Raises:
+            Unavailable: the link was lost.
+        """
+        news = asyncio.Queue[GuestObserved]()
+        # From before the inventory is taken: nothing falls in between.
+        forget = self._agent.listen(news.put_nowait)
+        try:
+            welcome = await self._say_hello(channel)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tell_news(channel, news))
+                await self._report(channel, welcome.report_every_s)
+        except* Unavailable as lost:
+            raise Unavailable("the link was lost") from lost
+        finally:
+            forget()
+
+    async def _say_hello(self, channel: Channel) -> Welcome:
+        while True:
+            try:
+                hello = await self._agent.hello()
+                break
+            except Unavailable as why:
+                log.warning("no hello yet", why=str(why), internal=why.internal)
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        welcome = await channel.request(Method.HELLO, hello, Welcome, timeout_s=_HELLO_TIMEOUT_S)
+        log.info("welcomed", host=welcome.host, orphans=list(welcome.orphans))
+        return welcome
+
+    async def _tell_news(self, channel: Channel, news: "asyncio.Queue[GuestObserved]") -> None:
+        while True:
+            await channel.notify(Method.GUEST_OBSERVED, await news.get())
+
+    async def _report(self, channel: Channel, every_s: float) -> None:
+        while True:
+            report: HostReport = await self._agent.report()
+            await channel.notify(Method.REPORT, report)
+            await asyncio.sleep(every_s)
+
+    async def _ensure_volume(self, spec: VolumeSpec, call: Call) -> VolumeObserved:
+        return await self._carry_out(call, lambda tell: self._agent.ensure_volume(spec, tell))
+
+    async def _remove_volume(self, removal: VolumeRemoval, call: Call) -> None:
+        await self._carry_out(call, lambda _: self._agent.remove_volume(removal))
+
+    async def _ensure_guest(self, spec: GuestSpec, call: Call) -> GuestObserved:
+        return await self._carry_out(call, lambda tell: self._agent.ensure_guest(spec, tell))
+
+    async def _remove_guest(self, removal: GuestRemoval, call: Call) -> None:
+        await self._carry_out(call, lambda _: self._agent.remove_guest(removal))
+
+    async def _reboot_guest(self, wish: GuestReboot, call: Call) -> GuestObserved:
+        return await self._carry_out(call, lambda _: self._agent.reboot_guest(wish))
+
+    async def _inventory(self, _body: None, _call: Call) -> Inventory:
+        return await self._agent.inventory()
+
+    async def _console(self, wish: ConsoleRequest, opening: Opening) -> None:
+        console = await self._agent.open_console(wish.id)
+        try:
+            await _join(console, await opening.accept())
+        finally:
+            await console.close()
+
+    async def _carry_out(self, call: Call, work: Callable[[Tell], Awaitable[T]]) -> T:
+        """Do the work to its end, and tell of its progress for as long as somebody waits for it."""
+        if self._errands is None:
+            raise Unavailable("the agent is only just starting")
+        progress = _ProgressQueue()
+        errand = self._errands.create_task(_outcome(work, progress.put, call.method))
+        errand.add_done_callback(lambda _: progress.end())
+        while (report := await progress.get()) is not None:
+            await call.progress(report)
+        outcome = await errand
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+class _ProgressQueue:
+    """Progress on its way: of one step only the latest, so that a slow link does not keep the work."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Progress] = []
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    def put(self, progress: Progress) -> None:
+        if self._waiting and self._waiting[-1].step == progress.step:
+            self._waiting.pop()
+        self._waiting.append(progress)
+        self._changed.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._changed.set()
+
+    async def get(self) -> Progress | None:
+        """The next one; None at the end."""
+        await self._changed.wait()
+        if self._waiting:
+            progress = self._waiting.pop(0)
+            if not self._waiting and not self._ended:
+                self._changed.clear()
+            return progress
+        return None
+
+
+async def _outcome(work: Callable[[Tell], Awaitable[T]], tell: Tell, method: str) -> T | Exception:
+    """What came of the work; nobody may be left to raise an error to."""
+    try:
+        return await work(tell)
+    except Exception as error:  # noqa: BLE001 - whoever waits raises it
+        log.info("errand failed", method=method, why=str(error), kind=type(error).__name__)
+        return error
+
+
+async def _join(console: ByteStream, stream: Stream) -> None:
+    """Carry bytes both ways until either side ends."""
+    async with asyncio.TaskGroup() as tasks:
+        ways = {tasks.create_task(_carry(console, stream)), tasks.create_task(_carry(stream, console))}
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+
+
+async def _carry(source: ByteStream | Stream, sink: ByteStream | Stream) -> None:
+    try:
+        while data := await source.read():
+            await sink.write(data)
+    except Unavailable as ended:
+        log.debug("console ended", why=str(ended))

@@ -1,0 +1,180 @@
+"""The volumes of a host: made as specified or not at all."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from msgspec import structs
+
+from pileus.agent.records import Records, Removed, VolumeRecord
+from pileus.agent.storage.port import DiskSource, Fetch, StoragePool
+from pileus.agent.turns import Turns
+from pileus.kernel.clock import Clock
+from pileus.kernel.errors import NotFound, PileusError, Stale
+from pileus.kernel.ids import VolumeId
+from pileus.link.records import Progress, VolumeObserved, VolumeRemoval, VolumeSpec
+
+Tell = Callable[[Progress], None]
+"""Is told how far a request is; must return at once."""
+
+AT_ONCE: Final = 4
+"""Volumes that are copied at the same time: more would only slow each other down."""
+REMEMBERED: Final = timedelta(days=1)
+"""How long a removal stays on record after it is finished."""
+
+log = structlog.stdlib.get_logger()
+
+
+class Volumes:
+    """Makes, grows and removes volumes, and finishes what was interrupted."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, StoragePool],
+        records: Records[VolumeId, VolumeRecord | Removed],
+        fetch: Fetch,
+        clock: Clock,
+    ) -> None:
+        self._pools = pools
+        self._records = records
+        self._fetch = fetch
+        self._clock = clock
+        self._turns = Turns()
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def ensure(self, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
+        """Have the volume. If that fails, all is as it was before.
+
+        Raises:
+            Stale: a later generation is known, or this one has been removed.
+            NotFound: there is no such storage pool here.
+            Conflict: the pool has no room, or the image is not what it claims to be.
+            Unavailable: the pool, or where the image comes from, cannot be reached.
+        """
+        pool = self._pool(spec.pool)
+        async with self._turns.of(spec.id):
+            before = self._records.get(spec.id)
+            if isinstance(before, Removed):
+                before = await self._finish_removal(spec.id, before)
+            known = -1 if before is None else _generation(before)
+            if known > spec.generation or (isinstance(before, Removed) and known == spec.generation):
+                raise Stale(f"volume {spec.id} is at generation {known} on this host")
+            used = isinstance(before, VolumeRecord) and (before.made or before.used)
+            record = VolumeRecord(spec=_without_ticket(spec), used=used)
+            await self._records.put(spec.id, record)
+            try:
+                async with self._slots:
+                    observed = await self._make(pool, spec, tell)
+                await self._records.put(spec.id, structs.replace(record, made=True))
+            except Exception:
+                if isinstance(before, VolumeRecord) and used:
+                    await self._records.put(spec.id, before)
+                else:
+                    await self._undo(spec)
+                raise
+            return observed
+
+    async def _make(self, pool: StoragePool, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
+        # A volume that is there needs its image no more, which may be gone.
+        if spec.image is not None and spec.id not in await pool.list():
+            await pool.ensure_image(spec.image, self._fetch, lambda part: tell(Progress(step="image", fraction=part)))
+        return await pool.ensure(spec, lambda part: tell(Progress(step="copying", fraction=part)))
+
+    async def remove(self, removal: VolumeRemoval) -> None:
+        """Have the volume no more.
+
+        Raises:
+            Stale: a later generation is known.
+            NotFound: there is no such storage pool here.
+            Unavailable: the pool cannot be reached; the removal goes on by itself.
+        """
+        self._pool(removal.pool)
+        async with self._turns.of(removal.id):
+            before = self._records.get(removal.id)
+            known = removal.generation if before is None else _generation(before)
+            if isinstance(before, VolumeRecord) and known > removal.generation:
+                raise Stale(f"volume {removal.id} is at generation {known} on this host")
+            removed = Removed(generation=max(known, removal.generation), at=self._clock.now(), pool=removal.pool)
+            await self._records.put(removal.id, removed)
+            await self._finish_removal(removal.id, removed)
+
+    async def _undo(self, spec: VolumeSpec) -> None:
+        """Leave nothing of a volume that could not be made, but let the same wish come again."""
+        removed = Removed(generation=spec.generation - 1, at=self._clock.now(), pool=spec.pool)
+        try:
+            await self._records.put(spec.id, removed)
+            await self._finish_removal(spec.id, removed)
+        except PileusError as why:
+            log.warning("undo of a volume goes on later", volume=spec.id, why=str(why), internal=why.internal)
+
+    async def _finish_removal(self, id: VolumeId, removed: Removed) -> Removed:
+        if removed.finished:
+            return removed
+        await self._pool(removed.pool).remove(id)
+        finished = structs.replace(removed, finished=True, at=self._clock.now())
+        await self._records.put(id, finished)
+        return finished
+
+    async def settle(self) -> None:
+        """Finish or undo what was interrupted, and forget old removals."""
+        for id, record in self._records.items():
+            if self._turns.busy(id) or (isinstance(record, VolumeRecord) and record.made):
+                continue
+            async with self._turns.of(id):
+                try:
+                    await self._settle(id)
+                except PileusError as why:
+                    log.warning("volume not settled yet", volume=id, why=str(why), internal=why.internal)
+
+    async def _settle(self, id: VolumeId) -> None:
+        match self._records.get(id):
+            case Removed(finished=True) as removed:
+                if self._clock.now() - removed.at > REMEMBERED:
+                    await self._records.forget(id)
+            case Removed() as removed:
+                await self._finish_removal(id, removed)
+            case VolumeRecord(made=False, spec=spec) as record:
+                pool = self._pool(spec.pool)
+                if id in await pool.list():
+                    await pool.ensure(spec, lambda _: None)
+                    await self._records.put(id, structs.replace(record, made=True))
+                elif not record.used:
+                    # Whoever wanted it asks again; its image's ticket would no longer be good.
+                    await self._undo(spec)
+            case _:
+                pass
+
+    async def source(self, id: VolumeId, pool: str) -> DiskSource:
+        """Where a hypervisor finds the volume.
+
+        Raises:
+            NotFound: there is no such volume or pool.
+        """
+        return await self._pool(pool).source(id)
+
+    async def observe(self) -> list[VolumeObserved]:
+        """Every volume in every pool that can be reached, with or without a record."""
+        found: list[VolumeObserved] = []
+        for name, pool in self._pools.items():
+            try:
+                found += (await pool.list()).values()
+            except PileusError as why:
+                log.warning("storage pool not listed", pool=name, why=str(why), internal=why.internal)
+        return found
+
+    def _pool(self, name: str) -> StoragePool:
+        pool = self._pools.get(name)
+        if pool is None:
+            raise NotFound(f"there is no storage pool {name!r} on this host")
+        return pool
+
+
+def _generation(record: VolumeRecord | Removed) -> int:
+    return record.spec.generation if isinstance(record, VolumeRecord) else record.generation
+
+
+def _without_ticket(spec: VolumeSpec) -> VolumeSpec:
+    """What may be written to a file: a ticket is a secret, and soon of no use."""
+    return structs.replace(spec, image=structs.replace(spec.image, url="")) if spec.image else spec
