@@ -1,0 +1,78 @@
+"""The tables, as the steps that lead from each version of them to the next. A step that was released never changes."""
+
+import sqlite3
+from collections.abc import Sequence
+
+from pileus.kernel.errors import Conflict
+from pileus.state.rows import Damaged
+
+APPLICATION_ID = 0x50494C45
+"""`PILE`: the mark of our files in the header of SQLite's format."""
+
+# Measured with records of 1 KB: a table with its own row number and an index on (kind, id) takes a quarter less time
+# and space than one WITHOUT ROWID, whose rows do not fit into the pages of an index. The four indexes on events cost a
+# third of an append; without the one on projects, a tenant's page of a long log would read everybody's.
+SQLITE: Sequence[str] = (
+    """
+    CREATE TABLE lead (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        epoch INTEGER NOT NULL,
+        last_sequence INTEGER NOT NULL
+    );
+    INSERT INTO lead VALUES (1, 0, 0);
+    CREATE TABLE events (
+        sequence INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        operation TEXT NOT NULL,
+        request TEXT NOT NULL,
+        source TEXT NOT NULL,
+        task TEXT NOT NULL,
+        project TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        before BLOB NOT NULL,
+        after BLOB NOT NULL
+    );
+    CREATE INDEX events_by_id ON events (id);
+    CREATE INDEX events_by_task ON events (task) WHERE task <> '';
+    CREATE INDEX events_by_project ON events (project);
+    CREATE INDEX events_by_time ON events (at);
+    CREATE TABLE records (
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (kind, id)
+    );
+    """,
+)
+
+
+def upgrade_sqlite(connection: sqlite3.Connection, steps: Sequence[str] = SQLITE) -> None:
+    """Bring the tables to the newest version, each step in its own transaction.
+
+    Raises:
+        Damaged: the file is a database of somebody else's.
+        Conflict: it was written by a newer Pileus.
+    """
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if mark != APPLICATION_ID and tables:
+        raise Damaged("the file is a database, but not one of Pileus")
+    check_version(version, len(steps))
+    for number, step in enumerate(steps[version:], version + 1):
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}"
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE; {step}; {marks}; COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.rollback()
+
+
+def check_version(found: int, known: int) -> None:
+    if found > known:
+        raise Conflict(f"the state has version {found}, this Pileus knows {known}: it was written by a newer one")
