@@ -40,6 +40,6 @@ Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
 """Up to 64 pairs that mean something to whoever set them."""
 
 
-def ref(kind: str) -> Any:
-    """The type of a field that holds the id of a record of this kind; clients may offer names instead."""
-    return Annotated[Id, Field(json_schema_extra={"x-pileus-ref": kind})]
+def ref(kind: str) -> Any:  # noqa: ANN401 - pydantic types it so
+    """Marks a field that holds the id of a record of this kind; clients may offer names instead."""
+    return Field(json_schema_extra={"x-pileus-ref": kind})
