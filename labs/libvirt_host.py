@@ -1,0 +1,145 @@
+"""A host for one lab: our libvirtd among processes, networks and control groups of its own.
+
+It is in namespaces whose first process ends with the test, also if the test is killed, and takes every daemon and every
+guest with it.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pileus.machine import libvirtd
+from pileus.machine.daemons import Daemon
+from pileus.machine.layout import Layout
+
+_TELLS_ITS_NAMESPACES = "ip link set lo up; touch $1/ready; while :; do sleep 1000; done"
+_PROGRAMS = ("ip", "libvirtd", "nsenter", "qemu-img", "qemu-system-x86_64", "setpriv", "unshare", "virtlogd")
+
+
+def missing() -> str | None:
+    """What this machine lacks to run the lab, or None."""
+    if os.geteuid() != 0:
+        return "needs root, to make namespaces and tap devices"
+    absent = [each for each in _PROGRAMS if shutil.which(each, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
+
+
+def until(condition: Callable[[], bool], what: str, *, within_s: float = 20.0) -> None:
+    """Wait for a condition, or fail saying what did not come true."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.02)
+
+
+class LibvirtHost:
+    """A host on which virtlogd and libvirtd run."""
+
+    def __init__(self, layout: Layout, namespaces: int) -> None:
+        self.uri = libvirtd.uri(layout)
+        self.disks = layout.data / "disks"
+        self.consoles = layout.run / "instances"
+        self.logs = layout.log / "instances"
+        self._layout = layout
+        self._namespaces = namespaces
+        self._processes: list[subprocess.Popen[bytes]] = []
+        libvirtd.configure(layout, libvirtd.guest_user(layout))
+        self.disks.mkdir()
+        virtlogd, self._libvirtd = libvirtd.daemons(layout, without_kvm=True)
+        self._start(virtlogd)
+        self._process = self._start(self._libvirtd)
+
+    def end(self) -> None:
+        """Forget the daemons, which ended with their namespaces."""
+        for process in self._processes:
+            process.wait()
+
+    def run(self, *command: str) -> str:
+        """What a program says that is run among the host's processes and networks."""
+        return subprocess.run(self._inside(*command), check=True, capture_output=True, text=True, timeout=30).stdout
+
+    def make_tap(self, name: str) -> None:
+        """Have a tap device, as the network driver makes them."""
+        self.run("ip", "tuntap", "add", name, "mode", "tap")
+        self.run("ip", "link", "set", name, "up")
+
+    def kill_libvirtd(self) -> None:
+        """End libvirtd as by a crash, and wait until it is gone."""
+        self.kill(self._layout.run / "libvirt/libvirtd.pid")
+        self._process.wait(timeout=10)
+
+    def restart_libvirtd(self) -> None:
+        """Start it again after it was killed."""
+        self._process = self._start(self._libvirtd)
+
+    def qemu(self, domain: str) -> Path:
+        """The pid file of a running guest."""
+        return self._layout.run / f"libvirt/qemu/{domain}.pid"
+
+    def kill(self, pidfile: Path, signal_name: str = "KILL") -> None:
+        """Send a signal to the process of a pid file."""
+        self.run("kill", f"-{signal_name}", pidfile.read_text(encoding="ascii").strip())
+
+    def _inside(self, *command: str) -> tuple[str, ...]:
+        return ("nsenter", f"--target={self._namespaces}", "--mount", "--net", "--pid", "--", *command)
+
+    def _start(self, daemon: Daemon) -> subprocess.Popen[bytes]:
+        environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **daemon.environment}
+        with (self._layout.log / f"{daemon.name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                self._inside(*daemon.command), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        assert daemon.ready is not None
+        address = daemon.ready.removeprefix("unix:")
+        self._processes.append(process)
+        until(lambda: process.poll() is None and _accepts(address), f"{daemon.name} accepts connections")
+        return process
+
+
+@contextmanager
+def libvirt_host() -> Generator[LibvirtHost]:
+    """A private libvirtd that is gone, with all its guests, when the block ends."""
+    # Not pytest's own folder: a socket's path is short, and QEMU's user passes through.
+    layout = Layout.of(Path(tempfile.mkdtemp(prefix="pl")))
+    layout.data.chmod(0o711)
+    layout.make()
+    command = ("setpriv", "--pdeathsig=KILL", "unshare", "--mount-proc", "--net", "--pid", "--fork", "--kill-child")
+    first = subprocess.Popen((*command, "sh", "-c", _TELLS_ITS_NAMESPACES, "host", str(layout.run)))
+    hosts: list[LibvirtHost] = []
+    try:
+        until((layout.run / "ready").exists, "the namespaces are made")
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+        hosts.append(LibvirtHost(layout, int(children.read_text(encoding="ascii").split()[0])))
+        yield hosts[0]
+    finally:
+        first.kill()
+        first.wait()
+        for host in hosts:
+            host.end()
+        _remove_cgroup(libvirtd.cgroup(layout))
+        shutil.rmtree(layout.data)
+
+
+def _accepts(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(address) == 0
+
+
+def _remove_cgroup(name: str) -> None:
+    for top in Path("/sys/fs/cgroup").glob(f"*/{name}"):
+        for group in sorted((top, *(each for each in top.rglob("*") if each.is_dir())), reverse=True):
+            until(lambda group=group: _removed(group), f"control group {group} is empty")
+
+
+def _removed(group: Path) -> bool:
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()

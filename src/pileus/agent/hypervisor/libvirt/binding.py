@@ -1,0 +1,148 @@
+"""The way to libvirt's C library: its Python binding, found, typed and with its event loop running.
+
+The binding is compiled against the libvirt that is installed, so distributions ship it (`python3-libvirt`) and an
+environment of its own rarely has it. What is typed here is what Pileus calls, no more.
+"""
+# ruff: noqa: N802, N803 - the names are libvirt's
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol, cast
+
+import structlog
+
+from pileus.kernel.errors import Unavailable
+
+log = structlog.get_logger()
+
+_DEBIAN = Path("/usr/lib/python3/dist-packages")
+
+
+class VirDomain(Protocol):
+    """`libvirt.virDomain`: a guest, running or not."""
+
+    def name(self) -> str: ...
+    def UUIDString(self) -> str: ...
+    def state(self, flags: int = 0) -> Sequence[int]: ...
+    def isActive(self) -> int: ...
+    def metadata(self, type: int, uri: str, flags: int = 0) -> str: ...
+    def XMLDesc(self, flags: int = 0) -> str: ...
+    def createWithFlags(self, flags: int = 0) -> int: ...
+    def shutdownFlags(self, flags: int = 0) -> int: ...
+    def destroyFlags(self, flags: int = 0) -> int: ...
+    def reboot(self, flags: int = 0) -> int: ...
+    def reset(self, flags: int = 0) -> int: ...
+    def undefineFlags(self, flags: int = 0) -> int: ...
+
+
+class VirConnect(Protocol):
+    """`libvirt.virConnect`: a connection to libvirtd. Every call blocks."""
+
+    def close(self) -> int: ...
+    def isAlive(self) -> int: ...
+    def setKeepAlive(self, interval: int, count: int) -> int: ...
+    def registerCloseCallback(self, cb: Callable[["VirConnect", int, None], None], opaque: None) -> int: ...
+    def unregisterCloseCallback(self) -> int: ...
+    def domainEventRegisterAny(
+        self, dom: None, eventID: int, cb: Callable[["VirConnect", VirDomain, int, int, None], None], opaque: None
+    ) -> int: ...
+    def domainEventDeregisterAny(self, callbackID: int) -> int: ...
+    def getLibVersion(self) -> int: ...
+    def getVersion(self) -> int: ...
+    def getInfo(self) -> Sequence[str | int]: ...
+    def lookupByUUIDString(self, uuidstr: str) -> VirDomain: ...
+    def listAllDomains(self, flags: int = 0) -> Sequence[VirDomain]: ...
+    def defineXML(self, xml: str) -> VirDomain: ...
+
+
+class Library(Protocol):
+    """The module `libvirt`."""
+
+    libvirtError: type[Exception]  # noqa: N815
+    VIR_DOMAIN_AFFECT_CONFIG: int
+    VIR_DOMAIN_EVENT_ID_LIFECYCLE: int
+    VIR_DOMAIN_METADATA_ELEMENT: int
+    VIR_DOMAIN_REBOOT_ACPI_POWER_BTN: int
+    VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN: int
+    VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA: int
+    VIR_DOMAIN_UNDEFINE_MANAGED_SAVE: int
+    VIR_DOMAIN_UNDEFINE_NVRAM: int
+    VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA: int
+    VIR_ERR_NO_DOMAIN: int
+    VIR_ERR_NO_DOMAIN_METADATA: int
+    VIR_ERR_OPERATION_INVALID: int
+    VIR_ERR_OPERATION_TIMEOUT: int
+
+    def open(self, name: str) -> VirConnect: ...
+    def registerErrorHandler(self, f: Callable[[None, object], None], ctx: None) -> int: ...
+    def virEventRegisterDefaultImpl(self) -> int: ...
+    def virEventRunDefaultImpl(self) -> int: ...
+
+
+@cache
+def load() -> Library:
+    """The binding, ready for use: its event loop, of which a process has one, runs in a thread.
+
+    Raises:
+        Unavailable: there is no binding for this Python; it says what to install.
+    """
+    library = cast("Library", _module())  # an extension module without types; Library names what we rely on
+    # It prints every error to stderr by itself; they arrive as exceptions too.
+    library.registerErrorHandler(lambda _, __: None, None)
+    library.virEventRegisterDefaultImpl()
+    threading.Thread(target=_run_events, args=(library,), name="libvirt events", daemon=True).start()
+    return library
+
+
+def error_code(error: Exception) -> int:
+    """The virErrorNumber of a libvirtError."""
+    return cast("_Coded", error).get_error_code()
+
+
+class _Coded(Protocol):
+    def get_error_code(self) -> int: ...
+
+
+def _module() -> ModuleType:
+    if importlib.util.find_spec("libvirt") is not None:
+        return importlib.import_module("libvirt")
+    # Only these two files: the whole folder on sys.path would put the distribution's packages beside ours.
+    extension = _DEBIAN / f"libvirtmod{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    source = _DEBIAN / "libvirt.py"
+    if not (extension.exists() and source.exists()):
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise Unavailable(
+            f"libvirt's binding for Python {version} is not installed: install Debian's python3-libvirt if {version} is"
+            " Debian's own Python, else libvirt-python into this environment"
+        )
+    _execute("libvirtmod", extension)
+    return _execute("libvirt", source)
+
+
+def _execute(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as broken:
+        del sys.modules[name]
+        raise Unavailable(f"libvirt's Python binding cannot be loaded: {broken}") from broken
+    return module
+
+
+def _run_events(library: Library) -> None:
+    while True:
+        try:
+            library.virEventRunDefaultImpl()
+        except library.libvirtError:
+            log.exception("libvirt's event loop stumbled")

@@ -1,0 +1,207 @@
+"""What a guest looks like to libvirt: a pure function from a GuestSpec to a domain's XML.
+
+The elements are those of https://libvirt.org/formatdomain.html. They are built as a tree, never as text: names come
+from tenants. What kind of devices a guest gets is its template; to add one is to add a row to `TEMPLATES`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import msgspec
+
+from pileus.agent.network.port import Plug
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.errors import Invalid
+from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.link.records import GuestSpec, NicSpec
+
+METADATA_NAMESPACE = "urn:pileus:instance:1"
+"""Marks a domain as ours; its element carries what the definition was made from."""
+
+_TCG_CACHE_MIB = 64
+# The whole of virtio's offload: what one side does not offer, the other must not leave undone.
+_HOST_OFFLOADS = ("csum", "gso", "tso4", "tso6", "ecn", "ufo")
+_GUEST_OFFLOADS = ("csum", "tso4", "tso6", "ecn", "ufo")
+# What XML 1.0 cannot say, not even escaped.
+_UNSAYABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class Template(msgspec.Struct, frozen=True, kw_only=True):
+    """The kind of devices that a guest's operating system has drivers for."""
+
+    machine: str
+    disk_bus: str
+    disk_prefix: str
+    nic_model: str
+    clock_offset: str
+
+
+TEMPLATES: Mapping[str, Template] = {
+    "linux": Template(machine="q35", disk_bus="virtio", disk_prefix="vd", nic_model="virtio", clock_offset="utc")
+}
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host gives to the guests that stand on it."""
+
+    accelerator: str
+    """`kvm` or `tcg`."""
+    sockets: Path
+    """Where consoles listen."""
+    logs: Path
+    """Where consoles are logged."""
+
+
+def domain_name(id: InstanceId) -> str:
+    """Its name in libvirt, short enough for the files that are called after it; the end of an id is its random part."""
+    return f"pileus-{id[-12:]}"
+
+
+def console_socket(ground: Ground, id: InstanceId) -> Path:
+    """Where the serial console of a guest listens while it runs."""
+    return ground.sockets / f"{domain_name(id)}.serial"
+
+
+def console_log(ground: Ground, id: InstanceId) -> Path:
+    """Where everything goes that a guest says on its serial console; older parts have a number appended."""
+    return ground.logs / f"{domain_name(id)}.log"
+
+
+def domain_xml(
+    guest: GuestSpec,
+    disks: Mapping[VolumeId, DiskSource],
+    plugs: Mapping[PortId, Plug],
+    ground: Ground,
+    *,
+    direct: frozenset[VolumeId],
+) -> str:
+    """The definition of a guest. `direct` are the volumes whose file system can go past the page cache.
+
+    Raises:
+        Invalid: the template, or the kind of a disk, is not one that we know.
+    """
+    template = TEMPLATES.get(guest.template)
+    if template is None:
+        raise Invalid(f"no template {guest.template!r}", fields={"template": f"one of {', '.join(TEMPLATES)}"})
+    kvm = ground.accelerator == "kvm"
+    domain = ET.Element("domain", type="kvm" if kvm else "qemu")
+    _add(domain, "name", text=domain_name(guest.id))
+    _add(domain, "uuid", text=guest.id)
+    _add_metadata(domain, guest)
+    _add(domain, "memory", text=str(guest.memory_mib), unit="MiB")
+    _add(domain, "vcpu", text=str(guest.vcpus), placement="static")
+    if kvm:
+        _add(domain, "iothreads", text="1")
+    _add(_add(domain, "os"), "type", text="hvm", arch="x86_64", machine=template.machine)
+    _add_processor(domain, kvm=kvm)
+    _add_clock(domain, template, kvm=kvm)
+    # A guest that ended stays ended: whether it is started again is the agent's to decide.
+    _add(domain, "on_poweroff", text="destroy")
+    _add(domain, "on_reboot", text="restart")
+    _add(domain, "on_crash", text="destroy")
+    devices = _add(domain, "devices")
+    for index, disk in enumerate(guest.disks):
+        element = _add_disk(devices, disks[disk.volume], direct=disk.volume in direct, iothread=kvm)
+        _add(element, "target", dev=f"{template.disk_prefix}{chr(ord('a') + index)}", bus=template.disk_bus)
+        # virtio has room for 20 characters; /dev/disk/by-id/virtio-<serial> in the guest.
+        _add(element, "serial", text=disk.serial or disk.volume[:20])
+        if index == 0:
+            _add(element, "boot", order="1")
+    for nic in guest.nics:
+        _add_nic(devices, nic, plugs[nic.port], template)
+    _add_console(devices, guest.id, ground)
+    _add_fixtures(devices)
+    ET.indent(domain)
+    return ET.tostring(domain, encoding="unicode")
+
+
+def generation_of(metadata: str) -> int:
+    """The generation in a domain's element of our namespace."""
+    return int(ET.fromstring(metadata).attrib["generation"])  # noqa: S314 - libvirt gives back what we wrote
+
+
+def _add(parent: ET.Element, tag: str, *, text: str | None = None, **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, tag, {name: _sayable(value) for name, value in attributes.items()})
+    if text is not None:
+        element.text = _sayable(text)
+    return element
+
+
+def _sayable(text: str) -> str:
+    return _UNSAYABLE.sub("\ufffd", text)
+
+
+def _add_metadata(domain: ET.Element, guest: GuestSpec) -> None:
+    marks = {"generation": str(guest.generation), "project": guest.project, "name": guest.name}
+    _add(_add(domain, "metadata"), "pileus:instance", **{"xmlns:pileus": METADATA_NAMESPACE}, **marks)
+
+
+def _add_processor(domain: ET.Element, *, kvm: bool) -> None:
+    features = _add(domain, "features")
+    _add(features, "acpi")
+    _add(features, "apic")
+    _add(features, "vmport", state="off")
+    if kvm:
+        # Not host-passthrough: a guest on it moves only between processors of one model.
+        _add(domain, "cpu", mode="host-model", check="partial")
+        return
+    _add(_add(features, "tcg"), "tb-cache", text=str(_TCG_CACHE_MIB), unit="MiB")
+    # Every feature more is one that has to be emulated: `max` is slower.
+    _add(_add(domain, "cpu", mode="custom", match="exact", check="none"), "model", text="qemu64", fallback="allow")
+
+
+def _add_clock(domain: ET.Element, template: Template, *, kvm: bool) -> None:
+    clock = _add(domain, "clock", offset=template.clock_offset)
+    _add(clock, "timer", name="rtc", tickpolicy="catchup")
+    _add(clock, "timer", name="hpet", present="no")
+    if kvm:
+        _add(clock, "timer", name="pit", tickpolicy="delay")
+
+
+def _add_disk(devices: ET.Element, source: DiskSource, *, direct: bool, iothread: bool) -> ET.Element:
+    types = {"file": ("file", "file"), "block": ("block", "dev")}
+    if source.kind not in types:
+        raise Invalid(f"no guest can be given a disk of kind {source.kind!r}")
+    type, attribute = types[source.kind]
+    disk = _add(devices, "disk", type=type, device="disk")
+    driver = _add(disk, "driver", name="qemu", type=source.format, discard="unmap")
+    driver.set("cache", "none" if direct else "writeback")
+    if direct and source.kind == "block":
+        # Not for files: allocating a block of a sparse one would stop the whole queue.
+        driver.set("io", "native")
+    if iothread:
+        driver.set("iothread", "1")
+    _add(disk, "source", **{attribute: source.path})
+    return disk
+
+
+def _add_nic(devices: ET.Element, nic: NicSpec, plug: Plug, template: Template) -> None:
+    interface = _add(devices, "interface", type="ethernet")
+    _add(interface, "mac", address=nic.mac)
+    # The tap is there already, and plugged into its network.
+    _add(interface, "target", dev=plug.device, managed="no")
+    _add(interface, "model", type=template.nic_model)
+    if not plug.offload:
+        driver = _add(interface, "driver")
+        _add(driver, "host", **dict.fromkeys(_HOST_OFFLOADS, "off"))
+        _add(driver, "guest", **dict.fromkeys(_GUEST_OFFLOADS, "off"))
+    _add(interface, "mtu", size=str(nic.mtu))
+    _add(interface, "rom", enabled="no")
+
+
+def _add_console(devices: ET.Element, id: InstanceId, ground: Ground) -> None:
+    """A serial port behind a socket: it needs libvirt neither to be opened nor to go on."""
+    serial = _add(devices, "serial", type="unix")
+    _add(serial, "source", mode="bind", path=str(console_socket(ground, id)))
+    _add(serial, "log", file=str(console_log(ground, id)), append="on")
+    _add(serial, "target", type="isa-serial", port="0")
+
+
+def _add_fixtures(devices: ET.Element) -> None:
+    _add(_add(devices, "channel", type="unix"), "target", type="virtio", name="org.qemu.guest_agent.0")
+    _add(devices, "controller", type="usb", model="none")
+    _add(_add(devices, "video"), "model", type="none")
+    _add(_add(devices, "memballoon", model="virtio"), "stats", period="2")
+    _add(_add(devices, "rng", model="virtio"), "backend", text="/dev/urandom", model="random")

@@ -1,0 +1,325 @@
+"""The port `Hypervisor` on libvirt and QEMU.
+
+libvirtd keeps the definitions and watches the processes; this keeps nothing that it could not do without. libvirtd may
+be killed and started again at any time: its guests go on, calls raise Unavailable meanwhile, the first one after that
+finds it again.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+from weakref import WeakSet, WeakValueDictionary
+
+import msgspec
+
+from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
+from pileus.agent.hypervisor.libvirt.connection import Connection
+from pileus.agent.hypervisor.libvirt.console import SocketConsole
+from pileus.agent.hypervisor.libvirt.domain import (
+    METADATA_NAMESPACE,
+    Ground,
+    console_log,
+    console_socket,
+    domain_name,
+    domain_xml,
+    generation_of,
+)
+from pileus.agent.hypervisor.libvirt.states import (
+    CHANGES,
+    DomainState,
+    Lifecycle,
+    Order,
+    Recalled,
+    judge,
+    recall,
+)
+from pileus.agent.hypervisor.port import ByteStream, GuestFound, GuestState, HypervisorFacts
+from pileus.agent.network.port import Plug
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.errors import Conflict, Invalid, NotFound
+from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.link.records import GuestSpec
+
+T = TypeVar("T")
+
+_LOOK_S = 10.0
+# libvirt gives QEMU half a minute to come up, and a quarter to go.
+_DEED_S = 60.0
+# sun_path of unix(7) holds 108 bytes, the last of them 0.
+_SOCKET_PATH_AT_MOST = 107
+_ALIVE = frozenset({GuestState.RUNNING, GuestState.PAUSED})
+
+
+class LibvirtHypervisor:
+    """Runs guests on QEMU (a Hypervisor). Belongs to one event loop."""
+
+    def __init__(self, library: Library, *, uri: str, ground: Ground, accelerator_reason: str) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            library: from `binding.load()`.
+            uri: of libvirtd, `qemu:///system?socket=...`.
+            ground: its folders have the same paths for libvirtd; they are made if they are missing.
+            accelerator_reason: why this accelerator and no other, in words.
+
+        Raises:
+            Invalid: the path of the folder for sockets is too long.
+        """
+        excess = len(bytes(console_socket(ground, InstanceId("0" * 36)))) - _SOCKET_PATH_AT_MOST
+        if excess > 0:
+            raise Invalid(f"the path {ground.sockets} is {excess} bytes too long for sockets")
+        self._library = library
+        self._ground = ground
+        self._accelerator_reason = accelerator_reason
+        self._connection = Connection(library, uri, heard=self._heard, lost=self._lost)
+        self._turns: WeakValueDictionary[InstanceId, asyncio.Lock] = WeakValueDictionary()
+        self._looking = asyncio.Lock()
+        self._recalled: dict[InstanceId, Recalled] = {}
+        self._consoles: dict[InstanceId, SocketConsole] = {}
+        self._taking_over = asyncio.Lock()
+        self._listeners: WeakSet[_Changes] = WeakSet()
+
+    async def facts(self) -> HypervisorFacts:
+        versions, architecture = await self._connection.call(
+            "tell its version",
+            lambda libvirt: ((libvirt.getLibVersion(), libvirt.getVersion()), str(libvirt.getInfo()[0])),
+            timeout_s=_DEED_S,  # the first time it asks QEMU what it can do
+        )
+        return HypervisorFacts(
+            name="libvirt",
+            version=f"libvirt {_version(versions[0])}, QEMU {_version(versions[1])}",
+            accelerator=self._ground.accelerator,
+            accelerator_reason=self._accelerator_reason,
+            architecture=architecture,
+        )
+
+    async def define(
+        self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]
+    ) -> None:
+        def define(libvirt: VirConnect) -> None:
+            direct = frozenset(id for id, source in disks.items() if _takes_direct_io(source.path))
+            xml = domain_xml(guest, disks, plugs, self._ground, direct=direct)
+            for folder in (self._ground.sockets, self._ground.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            libvirt.defineXML(xml)
+
+        await self._do("define the guest", guest.id, define)
+
+    async def start(self, id: InstanceId) -> None:
+        def start(domain: VirDomain) -> None:
+            self._unless(domain.isActive, lambda: domain.createWithFlags(0))
+
+        with self._ordered(id, None):
+            await self._do_to("start the guest", id, start)
+
+    async def shut_down(self, id: InstanceId) -> None:
+        button = self._library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+
+        def shut_down(domain: VirDomain) -> None:
+            self._unless(lambda: not domain.isActive(), lambda: domain.shutdownFlags(button))
+
+        with self._ordered(id, Order.SHUT_DOWN):
+            await self._do_to("shut down the guest", id, shut_down)
+
+    async def stop(self, id: InstanceId) -> None:
+        def stop(domain: VirDomain) -> None:
+            self._unless(lambda: not domain.isActive(), lambda: domain.destroyFlags(0))
+
+        with self._ordered(id, Order.STOP):
+            # Not in the guest's turn: if its QEMU hangs, this is what ends the call that has the turn.
+            await self._connection.call(
+                "stop the guest", lambda libvirt: stop(libvirt.lookupByUUIDString(id)), timeout_s=_DEED_S
+            )
+
+    async def reboot(self, id: InstanceId, *, hard: bool) -> None:
+        button = self._library.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
+
+        def reboot(domain: VirDomain) -> None:
+            if hard:
+                domain.reset(0)
+            else:
+                domain.reboot(button)
+
+        await self._do_to("reboot the guest", id, reboot)
+
+    async def undefine(self, id: InstanceId) -> None:
+        library = self._library
+        everything = (
+            library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | library.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | library.VIR_DOMAIN_UNDEFINE_NVRAM
+            | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        )
+        try:
+            await self.stop(id)
+            await self._do_to("undefine the guest", id, lambda domain: domain.undefineFlags(everything))
+        except NotFound:
+            pass  # as it ought to be; its files may still be there
+        self._recalled.pop(id, None)
+        self._consoles.pop(id, None)
+        await asyncio.to_thread(_remove_console, self._ground, id)
+
+    async def list(self) -> dict[InstanceId, GuestFound]:
+        looked = await self._connection.call("list its guests", self._look, timeout_s=_LOOK_S, turn=self._looking)
+        return {id: self._judged(id, *seen) for id, seen in looked.items()}
+
+    async def console(self, id: InstanceId) -> ByteStream:
+        active = await self._connection.call(
+            "find the guest",
+            lambda libvirt: libvirt.lookupByUUIDString(id).isActive(),
+            timeout_s=_LOOK_S,
+            turn=self._looking,
+        )
+        if not active:
+            raise Conflict("the guest does not run: it has no console now")
+        async with self._taking_over:
+            if (earlier := self._consoles.pop(id, None)) is not None:
+                await earlier.close()
+            opened = await SocketConsole.open(console_socket(self._ground, id))
+            self._consoles[id] = opened
+        return opened
+
+    def changes(self) -> AsyncIterator[InstanceId]:
+        changes = _Changes(self._connection)
+        self._listeners.add(changes)
+        return changes
+
+    async def close(self) -> None:
+        """Let go of libvirt and of consoles; guests go on."""
+        for console in self._consoles.values():
+            await console.close()
+        self._consoles.clear()
+        self._lost()
+        await self._connection.close()
+
+    async def _do(self, what: str, id: InstanceId, deed: Callable[[VirConnect], T]) -> T:
+        turn = self._turns.setdefault(id, asyncio.Lock())
+        return await self._connection.call(what, deed, timeout_s=_DEED_S, turn=turn)
+
+    async def _do_to(self, what: str, id: InstanceId, deed: Callable[[VirDomain], T]) -> T:
+        return await self._do(what, id, lambda libvirt: deed(libvirt.lookupByUUIDString(id)))
+
+    def _unless(self, done: Callable[[], object], deed: Callable[[], object]) -> None:
+        """Do it, unless it is done or somebody else does it at the same moment."""
+        if done():
+            return
+        try:
+            deed()
+        except self._library.libvirtError:
+            if not done():
+                raise
+
+    @contextmanager
+    def _ordered(self, id: InstanceId, order: Order | None) -> Generator[None]:
+        """Remember what the guest was told, before it can be heard to obey."""
+        self._recalled[id] = msgspec.structs.replace(self._recalled.get(id, Recalled()), ordered=order)
+        try:
+            yield
+        except NotFound:
+            del self._recalled[id]
+            raise
+
+    def _look(self, libvirt: VirConnect) -> dict[InstanceId, tuple[DomainState, int, int]]:
+        """By guest its state, the reason of that, and its generation."""
+        found: dict[InstanceId, tuple[DomainState, int, int]] = {}
+        for domain in libvirt.listAllDomains(0):
+            id = InstanceId(domain.UUIDString())
+            if domain.name() != domain_name(id):
+                continue
+            try:
+                state, reason = domain.state(0)
+                found[id] = DomainState(state), reason, self._generation(domain)
+            except self._library.libvirtError as error:
+                if error_code(error) in {self._library.VIR_ERR_NO_DOMAIN, self._library.VIR_ERR_NO_DOMAIN_METADATA}:
+                    continue  # gone since it was listed, or not ours
+                raise
+        return found
+
+    def _generation(self, domain: VirDomain) -> int:
+        element = self._library.VIR_DOMAIN_METADATA_ELEMENT
+        try:
+            marks = domain.metadata(element, METADATA_NAMESPACE, self._library.VIR_DOMAIN_AFFECT_CONFIG)
+        except self._library.libvirtError as error:
+            if error_code(error) != self._library.VIR_ERR_OPERATION_INVALID:
+                raise
+            # Somebody undefined it while it runs: all that there is to know is in the process.
+            marks = domain.metadata(element, METADATA_NAMESPACE, 0)
+        return generation_of(marks)
+
+    def _judged(self, id: InstanceId, state: DomainState, reason: int, generation: int) -> GuestFound:
+        recalled = self._recalled.get(id, Recalled())
+        judged, cause = judge(state, reason, recalled)
+        if judged in _ALIVE and not recalled.running:
+            self._recalled[id] = msgspec.structs.replace(recalled, running=True)
+        return GuestFound(state=judged, generation=generation, cause=cause)
+
+    def _heard(self, id: InstanceId, name: str, event: Lifecycle, detail: int) -> None:
+        if name != domain_name(id):
+            return
+        if event is Lifecycle.UNDEFINED:
+            self._recalled.pop(id, None)
+        else:
+            self._recalled[id] = recall(self._recalled.get(id, Recalled()), event, detail)
+        if event in CHANGES:
+            for listener in tuple(self._listeners):
+                listener.tell(id)
+
+    def _lost(self) -> None:
+        for listener in tuple(self._listeners):
+            listener.end()
+        self._listeners.clear()
+
+
+class _Changes:
+    """An iterator over the guests that changed; each is named once, however often it changed meanwhile."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: dict[InstanceId, None] = {}
+        self._news = asyncio.Event()
+        self._ended = False
+
+    def tell(self, id: InstanceId) -> None:
+        self._waiting[id] = None
+        self._news.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._news.set()
+
+    def __aiter__(self) -> "_Changes":
+        return self
+
+    async def __anext__(self) -> InstanceId:
+        while not self._waiting:
+            if self._ended:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._connection.ready()
+            await self._news.wait()
+        id = next(iter(self._waiting))
+        del self._waiting[id]
+        return id
+
+
+def _takes_direct_io(path: str) -> bool:
+    """Whether a file can be read past the page cache; some file systems (tmpfs, some FUSE) refuse."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        return False
+    return True
+
+
+def _remove_console(ground: Ground, id: InstanceId) -> None:
+    console_socket(ground, id).unlink(missing_ok=True)
+    log = console_log(ground, id)
+    for part in (log, *log.parent.glob(f"{log.name}.*")):
+        part.unlink(missing_ok=True)
+
+
+def _version(number: int) -> str:
+    """From libvirt's way of writing versions: 1,000,000 major + 1,000 minor + release."""
+    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"

@@ -1,0 +1,136 @@
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from pileus.agent.hypervisor.libvirt.domain import (
+    METADATA_NAMESPACE,
+    Ground,
+    console_log,
+    console_socket,
+    domain_name,
+    domain_xml,
+    generation_of,
+)
+from pileus.agent.network.port import Plug
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.errors import Invalid
+from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
+from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "domain"
+
+ROOT, DATA = VolumeId("01890a5d-ac96-774b-bcce-b302099a8001"), VolumeId("01890a5d-ac96-774b-bcce-b302099a8002")
+PORT, FAST = PortId("01890a5d-ac96-774b-bcce-b302099a8003"), PortId("01890a5d-ac96-774b-bcce-b302099a8004")
+NETWORK = NetworkId("01890a5d-ac96-774b-bcce-b302099a8005")
+
+GUEST = GuestSpec(
+    id=InstanceId("01890a5d-ac96-774b-bcce-b302099a8057"),
+    generation=7,
+    name='web "1" <&>',
+    project=ProjectId("01890a5d-ac96-774b-bcce-b302099a8006"),
+    vcpus=2,
+    memory_mib=1024,
+    power=Power.RUNNING,
+    disks=(GuestDisk(volume=ROOT, serial="root"), GuestDisk(volume=DATA)),
+    nics=(
+        NicSpec(port=PORT, network=NETWORK, mac="52:54:00:12:34:56", addresses=("10.0.0.5",), mtu=1442),
+        NicSpec(port=FAST, network=NETWORK, mac="52:54:00:12:34:57", addresses=("10.0.0.6",), mtu=8942),
+    ),
+    first_boot=FirstBoot(hostname="web-1"),
+)
+DISKS = {
+    ROOT: DiskSource(kind="file", path="/data/volumes/root.raw", format="raw"),
+    DATA: DiskSource(kind="block", path="/dev/disk/by-id/data", format="raw"),
+}
+PLUGS = {PORT: Plug(device="tap0", offload=False), FAST: Plug(device="tap1", offload=True)}
+GROUND = Ground(accelerator="tcg", sockets=Path("/run/pileus/instances"), logs=Path("/data/log/instances"))
+
+
+def xml(guest: GuestSpec = GUEST, ground: Ground = GROUND, direct: frozenset[VolumeId] = frozenset()) -> str:
+    return domain_xml(guest, DISKS, PLUGS, ground, direct=direct)
+
+
+def tree(text: str) -> ET.Element:
+    return ET.fromstring(text)
+
+
+@pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
+def test_a_linux_guest_is_defined_as_accepted(accelerator: str) -> None:
+    golden = GOLDEN / f"linux-{accelerator}.xml"
+    made = xml(ground=replace(GROUND, accelerator=accelerator), direct=frozenset({DATA}))
+    assert made == golden.read_text(encoding="utf-8").removesuffix("\n")
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=40))
+def test_whatever_its_name_a_guest_differs_only_in_its_mark(name: str) -> None:
+    plain, named = tree(xml(replace(GUEST, name="plain"))), tree(xml(replace(GUEST, name=name)))
+    for definition in (plain, named):
+        mark = definition.find(f"metadata/{{{METADATA_NAMESPACE}}}instance")
+        assert mark is not None
+        del mark.attrib["name"]
+    assert ET.tostring(plain) == ET.tostring(named)
+
+
+def test_a_name_that_xml_can_say_is_kept() -> None:
+    mark = tree(xml()).find(f"metadata/{{{METADATA_NAMESPACE}}}instance")
+    assert mark is not None
+    assert mark.attrib == {"generation": "7", "project": GUEST.project, "name": GUEST.name}
+
+
+def test_the_generation_is_read_back_from_the_mark() -> None:
+    mark = tree(xml()).find(f"metadata/{{{METADATA_NAMESPACE}}}instance")
+    assert mark is not None
+    assert generation_of(ET.tostring(mark, encoding="unicode")) == 7
+
+
+def test_a_guest_has_no_open_port() -> None:
+    definition = tree(xml())
+    assert definition.find("devices/graphics") is None
+    assert [each.get("type") for each in definition.iterfind("devices/serial")] == ["unix"]
+
+
+def test_only_what_goes_past_the_page_cache_does_without_it() -> None:
+    caches = [each.get("cache") for each in tree(xml(direct=frozenset({ROOT}))).iterfind("devices/disk/driver")]
+    assert caches == ["none", "writeback"]
+
+
+def test_the_first_disk_is_what_it_boots_from() -> None:
+    disks = tree(xml()).findall("devices/disk")
+    assert [disk.find("boot") is not None for disk in disks] == [True, False]
+
+
+def test_a_serial_number_fits_into_what_virtio_has_for_it() -> None:
+    serials = [each.text or "" for each in tree(xml()).iterfind("devices/disk/serial")]
+    assert serials == ["root", DATA[:20]]
+
+
+def test_no_offload_is_offered_on_a_plug_that_cannot_carry_it() -> None:
+    bare, fast = tree(xml()).findall("devices/interface")
+    assert {value for side in ("host", "guest") for value in bare.findall(f"driver/{side}")[0].attrib.values()} == {
+        "off"
+    }
+    assert fast.find("driver") is None
+
+
+def test_guests_have_names_and_files_of_their_own() -> None:
+    other = InstanceId("01890a5d-ac96-774b-bcce-b302099a8058")
+    assert domain_name(GUEST.id) != domain_name(other)
+    assert console_socket(GROUND, GUEST.id) != console_socket(GROUND, other)
+    assert console_log(GROUND, GUEST.id) != console_log(GROUND, other)
+
+
+def test_an_unknown_template_is_refused_by_name() -> None:
+    with pytest.raises(Invalid) as refused:
+        xml(replace(GUEST, template="vms"))
+    assert refused.value.fields == {"template": "one of linux"}
+
+
+def test_a_disk_that_qemu_is_not_told_how_to_open_is_refused() -> None:
+    with pytest.raises(Invalid):
+        domain_xml(
+            GUEST, {**DISKS, DATA: DiskSource(kind="tape", path="/x", format="raw")}, PLUGS, GROUND, direct=frozenset()
+        )
