@@ -13,9 +13,9 @@ from typing import Generic, TypeVar
 import msgspec
 import structlog
 
-from pileus.kernel.errors import Invalid, Unavailable
+from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
-from pileus.kernel.ids import InstanceId, PortId, VolumeId, is_id
+from pileus.kernel.ids import InstanceId, PortId, VolumeId, check_id, is_id
 from pileus.link.records import GuestSpec, Power, VolumeSpec
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -124,8 +124,7 @@ class Records(Generic[Id, R]):
             Invalid: the id is none, and could name a file elsewhere.
             Unavailable: the file cannot be written; the old record stands.
         """
-        if not is_id(id):
-            raise Invalid("an id is not a UUID", fields={"id": "must be a UUID in lower case"})
+        check_id(id)
         if self._folder is not None:
             data = msgspec.json.encode(record)
             try:

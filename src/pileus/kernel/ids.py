@@ -9,6 +9,8 @@ import re
 import time
 from typing import NewType
 
+from pileus.kernel.errors import Invalid
+
 EventSequence = NewType("EventSequence", int)
 
 FloatingIpId = NewType("FloatingIpId", str)
@@ -49,3 +51,13 @@ def new_id() -> str:
 def is_id(text: str) -> bool:
     """Whether this has the form of an id: as a file's name it stays in its folder."""
     return _FORM.fullmatch(text) is not None
+
+
+def check_id(text: str) -> None:
+    """Refuse what is no id, before it names a file.
+
+    Raises:
+        Invalid: it has not the form of one.
+    """
+    if not is_id(text):
+        raise Invalid("an id is a UUID in lower case", fields={"id": f"{text[:50]!r} is none"})

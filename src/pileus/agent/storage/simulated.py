@@ -6,7 +6,7 @@ from pileus.agent.faults import Faults
 from pileus.agent.storage.port import DiskSource, Fetch, PoolUse, Told
 from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound
-from pileus.kernel.ids import ImageId, VolumeId
+from pileus.kernel.ids import ImageId, VolumeId, check_id
 from pileus.kernel.units import TIB, size_text
 from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
 
@@ -24,6 +24,7 @@ class SimulatedStorage:
         self._turns = Turns()
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
+        check_id(image.id)
         await self.faults.before("storage.ensure_image")
         async with self._turns.of(image.id):
             if image.id in self.images:
@@ -34,11 +35,13 @@ class SimulatedStorage:
         self.faults.after("storage.ensure_image")
 
     async def remove_image(self, id: ImageId) -> None:
+        check_id(id)
         await self.faults.before("storage.remove_image")
         self.images.pop(id, None)
         self.faults.after("storage.remove_image")
 
     async def ensure(self, volume: VolumeSpec, told: Told) -> VolumeObserved:
+        check_id(volume.id)
         await self.faults.before("storage.ensure")
         known = self.volumes.get(volume.id)
         if known is None and volume.image is not None:
@@ -53,6 +56,7 @@ class SimulatedStorage:
         return observed
 
     async def remove(self, id: VolumeId) -> None:
+        check_id(id)
         await self.faults.before("storage.remove")
         self.volumes.pop(id, None)
         self.faults.after("storage.remove")
@@ -62,6 +66,7 @@ class SimulatedStorage:
         return dict(self.volumes)
 
     async def source(self, id: VolumeId) -> DiskSource:
+        check_id(id)
         await self.faults.before("storage.source")
         if id not in self.volumes:
             raise NotFound(f"the storage pool has no volume {id}")

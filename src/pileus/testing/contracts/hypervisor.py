@@ -1,0 +1,232 @@
+"""What every hypervisor driver owes an agent. A driver's own tests subclass this and bring the fixtures."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import ClassVar
+
+import pytest
+from msgspec import structs
+
+from pileus.agent.hypervisor.port import GuestFound, GuestState, Hypervisor
+from pileus.agent.network.port import Plug
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.errors import NotFound
+from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
+from pileus.link.records import GuestSpec
+from pileus.testing.links import until
+
+Crash = Callable[[InstanceId], Awaitable[None]]
+
+
+class HypervisorContract:
+    """The promise. A subclass brings the fixtures below.
+
+    * `hypervisor`: the driver, with no guest of Pileus yet.
+    * `another`: a function that makes a second driver of the same hypervisor, as a restarted agent does.
+    * `guest`, `disks`, `plugs`: a guest that can be started, and where its disks and ports are.
+    * `crash`: a function that kills the guest's process.
+    """
+
+    patience_s: ClassVar[float] = 10.0
+    """How long a change may take to show."""
+
+    @pytest.fixture
+    def defined(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+    ) -> Callable[..., Awaitable[InstanceId]]:
+        """A function that defines the guest, with changes."""
+
+        async def define(**changes: object) -> InstanceId:
+            await hypervisor.define(structs.replace(guest, **changes), disks, plugs)
+            return guest.id
+
+        return define
+
+    async def test_a_hypervisor_says_what_it_is(self, hypervisor: Hypervisor) -> None:
+        facts = await hypervisor.facts()
+        assert facts.name
+        assert facts.version
+        assert facts.architecture
+        assert facts.accelerator in {"kvm", "tcg", "simulated"}
+        assert facts.accelerator_reason
+
+    async def test_a_defined_guest_is_known_and_does_not_run(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined(generation=7)
+        found = (await hypervisor.list())[id]
+        assert (found.state, found.generation) == (GuestState.SHUT_DOWN, 7)
+
+    async def test_defining_twice_is_defining_once(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        assert await defined() == await defined()
+        assert len(await hypervisor.list()) == 1
+
+    async def test_a_running_guest_is_changed_without_being_stopped(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined(generation=1)
+        await hypervisor.start(id)
+        await defined(generation=2)
+        found = (await hypervisor.list())[id]
+        assert (found.state, found.generation) == (GuestState.RUNNING, 2)
+
+    async def test_starting_twice_is_starting_once(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.start(id)
+        assert (await hypervisor.list())[id].state is GuestState.RUNNING
+
+    async def test_stopping_twice_is_stopping_once(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.stop(id)
+        await hypervisor.stop(id)
+        assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
+
+    async def test_a_stopped_guest_can_be_started_again(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        for _ in range(2):
+            await hypervisor.start(id)
+            assert (await hypervisor.list())[id].state is GuestState.RUNNING
+            await hypervisor.stop(id)
+
+    async def test_asking_a_guest_to_end_does_not_wait_for_it(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        async with asyncio.timeout(self.patience_s):
+            await hypervisor.shut_down(id)
+        # It may have ended, or not: both are its right.
+        await hypervisor.stop(id)
+        assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
+
+    async def test_a_guest_runs_after_its_reset_button_was_pressed(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.reboot(id, hard=True)
+        await self._until(hypervisor, id, lambda found: found is not None and found.state is GuestState.RUNNING)
+
+    async def test_an_undefined_guest_is_stopped_and_forgotten(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.undefine(id)
+        assert not await hypervisor.list()
+        await self._is_unknown(hypervisor, id)
+
+    async def test_undefining_twice_is_undefining_once(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.undefine(id)
+        await hypervisor.undefine(id)
+        assert not await hypervisor.list()
+
+    async def test_a_guest_that_is_not_there_is_not_found(self, hypervisor: Hypervisor) -> None:
+        await self._is_unknown(hypervisor, InstanceId(new_id()))
+
+    async def test_a_guest_whose_process_died_has_crashed_and_why_is_told(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]], crash: Crash
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await crash(id)
+        await self._until(hypervisor, id, lambda found: found is not None and found.state is GuestState.CRASHED)
+        assert (await hypervisor.list())[id].cause
+
+    async def test_a_crashed_guest_can_be_started_again(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]], crash: Crash
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await crash(id)
+        await self._until(hypervisor, id, lambda found: found is not None and found.state is GuestState.CRASHED)
+        await hypervisor.start(id)
+        assert (await hypervisor.list())[id].state is GuestState.RUNNING
+
+    async def test_changes_are_told_as_they_happen(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]], crash: Crash
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        async with _watching(hypervisor) as changes:
+            await until(lambda: changes.ready, within_s=self.patience_s)
+            changes.seen.clear()
+            await crash(id)
+            await until(lambda: id in changes.seen, within_s=self.patience_s)
+
+    async def test_guests_go_on_when_the_agent_goes_away(
+        self,
+        hypervisor: Hypervisor,
+        another: Callable[[], Awaitable[Hypervisor]],
+        defined: Callable[..., Awaitable[InstanceId]],
+    ) -> None:
+        id = await defined(generation=3)
+        await hypervisor.start(id)
+        found = (await (await another()).list())[id]
+        assert (found.state, found.generation) == (GuestState.RUNNING, 3)
+
+    async def test_a_second_console_takes_over_from_the_first(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        first = await hypervisor.console(id)
+        second = await hypervisor.console(id)
+        async with asyncio.timeout(self.patience_s):
+            while await first.read():
+                pass
+        await second.write(b"\r")
+        await second.close()
+        await first.close()
+
+    async def _is_unknown(self, hypervisor: Hypervisor, id: InstanceId) -> None:
+        for asked in (hypervisor.start, hypervisor.stop, hypervisor.shut_down, hypervisor.console):
+            with pytest.raises(NotFound):
+                await asked(id)
+        with pytest.raises(NotFound):
+            await hypervisor.reboot(id, hard=True)
+
+    async def _until(self, hypervisor: Hypervisor, id: InstanceId, holds: Callable[[GuestFound | None], bool]) -> None:
+        async with asyncio.timeout(self.patience_s):
+            while not holds((await hypervisor.list()).get(id)):  # noqa: ASYNC110 - what is seen counts, not what is told
+                await asyncio.sleep(0.02)
+
+
+class _Watching:
+    def __init__(self) -> None:
+        self.seen: list[InstanceId] = []
+        self.ready = False
+
+
+@asynccontextmanager
+async def _watching(hypervisor: Hypervisor) -> AsyncGenerator[_Watching, None]:
+    watching = _Watching()
+
+    async def watch() -> None:
+        changes = hypervisor.changes()
+        watching.ready = True
+        async for id in changes:
+            watching.seen.append(id)
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(watch())
+        yield watching
+        task.cancel()

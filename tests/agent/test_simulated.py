@@ -1,0 +1,95 @@
+"""The simulated drivers keep the promises of their ports."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+import pytest
+
+from pileus.agent.hypervisor.port import Hypervisor
+from pileus.agent.hypervisor.simulated import SimulatedHypervisor
+from pileus.agent.network.port import HostNetwork, Plug
+from pileus.agent.network.simulated import SimulatedNetwork
+from pileus.agent.storage.port import DiskSource, StoragePool
+from pileus.agent.storage.simulated import SimulatedStorage
+from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.link.records import GuestSpec, NicSpec
+from pileus.testing.contracts.hypervisor import Crash, HypervisorContract
+from pileus.testing.contracts.network import Ask, HostNetworkContract
+from pileus.testing.contracts.storage import StoragePoolContract
+
+from .conftest import a_guest, a_nic, a_volume
+
+
+class TestSimulatedHypervisor(HypervisorContract):
+    @pytest.fixture
+    def hypervisor(self) -> SimulatedHypervisor:
+        return SimulatedHypervisor()
+
+    @pytest.fixture
+    def another(self, hypervisor: SimulatedHypervisor) -> Callable[[], Awaitable[Hypervisor]]:
+        async def same() -> Hypervisor:
+            return hypervisor
+
+        return same
+
+    @pytest.fixture
+    def guest(self) -> GuestSpec:
+        return a_guest(a_volume())
+
+    @pytest.fixture
+    def disks(self, guest: GuestSpec) -> Mapping[VolumeId, DiskSource]:
+        return {guest.disks[0].volume: DiskSource(kind="file", path="/simulated", format="raw")}
+
+    @pytest.fixture
+    def plugs(self, guest: GuestSpec) -> Mapping[PortId, Plug]:
+        return {guest.nics[0].port: Plug(device="tap0", offload=True)}
+
+    @pytest.fixture
+    def crash(self, hypervisor: SimulatedHypervisor) -> Crash:
+        async def kill(id: InstanceId) -> None:
+            hypervisor.crash(id)
+
+        return kill
+
+
+class TestSimulatedNetwork(HostNetworkContract):
+    @pytest.fixture
+    async def network(self) -> AsyncGenerator[SimulatedNetwork, None]:
+        network = SimulatedNetwork()
+        yield network
+        await network.close()
+
+    @pytest.fixture
+    def another(self, network: SimulatedNetwork) -> Callable[[], Awaitable[HostNetwork]]:
+        async def same() -> HostNetwork:
+            return network
+
+        return same
+
+    @pytest.fixture
+    def nic(self) -> NicSpec:
+        return a_nic()
+
+    @pytest.fixture
+    def nics(self) -> list[NicSpec]:
+        return [a_nic(number) for number in range(3)]
+
+    @pytest.fixture
+    def ask(self, network: SimulatedNetwork) -> Ask:
+        async def ask(nic: NicSpec, path: str) -> tuple[int, bytes]:
+            status, _, body = await network.ask(nic.port, path)
+            return status, body
+
+        return ask
+
+
+class TestSimulatedStorage(StoragePoolContract):
+    @pytest.fixture
+    def pool(self) -> SimulatedStorage:
+        return SimulatedStorage()
+
+    @pytest.fixture
+    def another(self, pool: SimulatedStorage) -> Callable[[], Awaitable[StoragePool]]:
+        async def same() -> StoragePool:
+            return pool
+
+        return same
