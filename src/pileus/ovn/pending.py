@@ -1,0 +1,74 @@
+"""What changed since the rows were last written, and so the difference that is to be written next."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pileus.kernel.ids import HostId
+from pileus.ovn.projection import project
+from pileus.ovn.rows import Difference, Fact, difference, facts
+from pileus.ovn.view import Change, Kind, Owner, View
+
+_ORDER = {kind: at for at, kind in enumerate(Kind)}
+
+
+class Part(NamedTuple):
+    """What one owner projected when that was last written, and what it projects now."""
+
+    owner: Owner
+    written: Sequence[Fact]
+    wanted: Sequence[Fact]
+
+
+def joined(parts: Sequence[Part]) -> Difference:
+    """The difference that these make together."""
+    return difference(
+        facts(fact for part in parts for fact in part.written), facts(fact for part in parts for fact in part.wanted)
+    )
+
+
+class Pending:
+    """Takes in changed records, and remembers of each owner concerned what it projected when that was last written.
+
+    So nothing is kept of what did not change, and of a record that changes ten times only the last state is written.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._written: dict[Owner, Sequence[Fact]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._written)
+
+    def take(self, changes: Iterable[Change]) -> None:
+        """Change the view by this."""
+        for change in changes:
+            self._remember(self.view.affected(change))
+            if change.after is not None:
+                self.view.put(change.after)
+            elif change.before is not None:
+                self.view.remove(change.before)
+
+    def gateways_are(self, hosts: Iterable[HostId]) -> None:
+        """Change the view by these gateways."""
+        gateways = tuple(hosts)
+        if gateways != self.view.gateways:
+            self._remember(self.view.affected_by_gateways())
+            self.view.gateways = gateways
+
+    def owners(self) -> list[Owner]:
+        """The owners that something is remembered of, those first that others refer to."""
+        return sorted(self._written, key=lambda owner: _ORDER[owner.kind])
+
+    def pop(self) -> list["Part"]:
+        """What is to be written, after which nothing is pending."""
+        parts = [Part(owner, self._written[owner], tuple(project(self.view, owner))) for owner in self.owners()]
+        self._written.clear()
+        return [part for part in parts if part.written != part.wanted]
+
+    def clear(self) -> None:
+        self._written.clear()
+
+    def _remember(self, owners: Iterable[Owner]) -> None:
+        for owner in owners:
+            if owner not in self._written:
+                self._written[owner] = tuple(project(self.view, owner))

@@ -1,0 +1,402 @@
+"""What OVN is to do, as rows of its northbound database: a pure function of our records.
+
+The projection is cut by *owner*: each row, and each element of a collected column, is made for exactly one owner, by
+`project(view, owner)`. A changed record affects few owners, and the difference of what these owners project before
+and after is the difference of the whole: a port more costs the same among ten ports and among 50,000.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2s
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple
+
+from pileus.cloud.floatingips.model import FloatingIp
+from pileus.cloud.networks.model import Network, NetworkKind, Port, Router, Subnet
+from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
+from pileus.kernel.ids import HostId
+from pileus.ovn.names import DOMAIN, METADATA_ADDRESS, mac_of, metadata_mac, metadata_port
+from pileus.ovn.rows import Element, Fact, Key, Row, Value, facts, row_id
+from pileus.ovn.view import Kind, Owner, View
+
+LEASE_S = 86_400
+"""Addresses never change while a port lives; guests need the lease to be renewed rarely, so hosts may be busy."""
+
+_IPV4 = 4
+
+_GATEWAYS_AT_MOST = 5
+"""Chassis of one HA group: each probes all others by BFD, and OVN supports no more."""
+
+_ALWAYS_ALLOWED, _ALLOWED_BY_RULE, _DROPPED = 1002, 1001, 1000
+"""Priorities of ACLs."""
+
+
+def project_everything(view: View) -> dict[Key, Fact]:
+    """All rows that are wanted."""
+    return facts(fact for owner in view.owners() for fact in project(view, owner))
+
+
+def project(view: View, owner: Owner) -> Iterator[Fact]:
+    """The rows and elements of one owner; none if its record is not there, or what it belongs to."""
+    match owner.kind:
+        case Kind.NETWORK if (network := view.networks.get(owner.id)) is not None:
+            return project_network(network)
+        case Kind.SUBNET if (subnet := view.subnets.get(owner.id)) is not None:
+            return project_subnet(view, subnet)
+        case Kind.ROUTER if (router := view.routers.get(owner.id)) is not None:
+            return project_router(view, router)
+        case Kind.GROUP if (group := view.groups.get(owner.id)) is not None:
+            return project_group(group)
+        case Kind.RULE if (rule := view.rules.get(owner.id)) is not None:
+            return project_rule(view, rule)
+        case Kind.PORT if (port := view.ports.get(owner.id)) is not None:
+            return project_port(view, port)
+        case Kind.FLOATING_IP if (floating_ip := view.floating_ips.get(owner.id)) is not None:
+            return project_floating_ip(view, floating_ip)
+        case Kind.NAME:
+            return project_name(view, owner.id, owner.name)
+        case _:
+            return iter(())
+
+
+def project_network(network: Network) -> Iterator[Fact]:
+    """A switch, its names, its metadata port, and the group of its guests' ports, which drops what no rule allows."""
+    of = _Made(Kind.NETWORK, network.id)
+    switch = row_id("Logical_Switch", network.id)
+    names = row_id("DNS", network.id)
+    yield of.row("Logical_Switch", switch, name=network.id)
+    yield of.row("DNS", names)
+    yield _reference("Logical_Switch", switch, "dns_records", names)
+    metadata = row_id("Logical_Switch_Port", network.id, "metadata")
+    yield of.row(
+        "Logical_Switch_Port",
+        metadata,
+        name=metadata_port(network.id),
+        type="localport",
+        addresses=frozenset((f"{metadata_mac(network.id)} {METADATA_ADDRESS}",)),
+    )
+    yield _reference("Logical_Switch", switch, "ports", metadata)
+    if network.kind is NetworkKind.EXTERNAL:
+        outside = row_id("Logical_Switch_Port", network.id, "localnet")
+        yield of.row(
+            "Logical_Switch_Port",
+            outside,
+            name=f"localnet-{network.id}",
+            type="localnet",
+            addresses=frozenset(("unknown",)),
+            options={"network_name": network.physical_network},
+            **({} if network.vlan is None else {"tag_request": network.vlan}),
+        )
+        yield _reference("Logical_Switch", switch, "ports", outside)
+    guests = row_id("Port_Group", network.id)
+    name = guests_of(network.id)
+    yield of.row("Port_Group", guests, name=name)
+    for part, direction, priority, action, match in (
+        ("drop-out", "from-lport", _DROPPED, "drop", f"inport == @{name} && ip"),
+        ("drop-in", "to-lport", _DROPPED, "drop", f"outport == @{name} && ip"),
+        ("dhcp", "from-lport", _ALWAYS_ALLOWED, "allow", f"inport == @{name} && {_DHCP}"),
+        ("metadata", "from-lport", _ALWAYS_ALLOWED, "allow-related", f"inport == @{name} && {_METADATA}"),
+    ):
+        acl = row_id("ACL", network.id, part)
+        yield of.row("ACL", acl, priority=priority, direction=direction, match=match, action=action)
+        yield _reference("Port_Group", guests, "acls", acl)
+
+
+_DHCP = "((ip4 && udp.src == 68 && udp.dst == 67) || (ip6 && udp.src == 546 && udp.dst == 547))"
+_METADATA = f"ip4.dst == {METADATA_ADDRESS} && (tcp.dst == {{53, 80}} || udp.dst == 53)"
+
+
+def project_subnet(view: View, subnet: Subnet) -> Iterator[Fact]:
+    """What guests of the subnet learn by DHCP."""
+    network = view.networks.get(subnet.network_id)
+    if network is None or not subnet.dhcp:
+        return
+    options = _dhcpv4(subnet, network) if ip_network(subnet.cidr).version == _IPV4 else _dhcpv6(subnet, network)
+    yield _Made(Kind.SUBNET, subnet.id).row(
+        "DHCP_Options", row_id("DHCP_Options", subnet.id), cidr=subnet.cidr, options=options
+    )
+
+
+def _dhcpv4(subnet: Subnet, network: Network) -> dict[str, str]:
+    # RFC 3442: a client that is told static routes ignores the router option, so the default route is among them; a
+    # next hop of 0.0.0.0 is on-link. The server is the metadata address, which is there with and without a router.
+    routes = [f"{METADATA_ADDRESS}/32,0.0.0.0"]
+    options = {
+        "server_id": METADATA_ADDRESS,
+        "server_mac": metadata_mac(network.id),
+        "lease_time": str(LEASE_S),
+        "mtu": str(network.mtu),
+        "domain_name": f'"{DOMAIN}"',
+        "dns_server": _braced(subnet.dns_servers or (METADATA_ADDRESS,)),
+    }
+    if subnet.gateway is not None:
+        options["router"] = subnet.gateway
+        routes.append(f"0.0.0.0/0,{subnet.gateway}")
+    return options | {"classless_static_route": _braced(routes)}
+
+
+def _dhcpv6(subnet: Subnet, network: Network) -> dict[str, str]:
+    options = {"server_id": metadata_mac(network.id), "domain_search": f'"{DOMAIN}"'}
+    return options | ({"dns_server": _braced(subnet.dns_servers)} if subnet.dns_servers else {})
+
+
+def project_port(view: View, port: Port) -> Iterator[Fact]:
+    """A port of a switch that may speak with its own addresses only, in the groups that say what it may reach."""
+    if port.network_id not in view.networks:
+        return
+    id = row_id("Logical_Switch_Port", port.id)
+    speaks_as = frozenset((" ".join((port.mac, *(fixed.address for fixed in port.addresses))),))
+    columns: dict[str, Value] = {"addresses": speaks_as, "port_security": speaks_as}
+    if port.host_id is not None:
+        columns["options"] = {"requested-chassis": port.host_id}
+    for fixed in port.addresses:
+        subnet = view.subnets.get(fixed.subnet_id)
+        if subnet is not None and subnet.dhcp:
+            column = "dhcpv4_options" if "." in fixed.address else "dhcpv6_options"
+            columns.setdefault(column, row_id("DHCP_Options", subnet.id))
+    yield _Made(Kind.PORT, port.id).row("Logical_Switch_Port", id, name=port.id, **columns)
+    yield _reference("Logical_Switch", row_id("Logical_Switch", port.network_id), "ports", id)
+    yield _reference("Port_Group", row_id("Port_Group", port.network_id), "ports", id)
+    for group in port.security_group_ids:
+        if group in view.groups:
+            yield _reference("Port_Group", row_id("Port_Group", group), "ports", id)
+
+
+def project_name(view: View, network: str, name: str) -> Iterator[Fact]:
+    """What the network's DNS says of a host name, and of the addresses that have it."""
+    if network not in view.networks:
+        return
+    ports = view.ports_named(network, name)
+    addresses = [fixed.address for port in ports for fixed in port.addresses]
+    if not addresses:
+        return
+    names = row_id("DNS", network)
+    qualified = f"{name}.{DOMAIN}"
+    for entry in (name, qualified):
+        yield Element(table="DNS", id=names, column="records", entry=entry, value=" ".join(addresses))
+    for address in addresses:
+        yield Element(
+            table="DNS", id=names, column="records", entry=ip_address(address).reverse_pointer, value=qualified
+        )
+
+
+def project_group(group: SecurityGroup) -> Iterator[Fact]:
+    """A group of ports; OVN makes of it the address sets that rules of other groups name."""
+    yield _Made(Kind.GROUP, group.id).row("Port_Group", row_id("Port_Group", group.id), name=members_of(group.id))
+
+
+def project_rule(view: View, rule: SecurityRule) -> Iterator[Fact]:
+    """What lets one kind of traffic through, with its answers."""
+    named = rule.group_id if rule.remote_group_id is None else rule.remote_group_id
+    if rule.group_id not in view.groups or named not in view.groups:
+        return
+    id = row_id("ACL", rule.id)
+    yield _Made(Kind.RULE, rule.id).row(
+        "ACL",
+        id,
+        name=rule.id,
+        priority=_ALLOWED_BY_RULE,
+        direction="to-lport" if rule.direction is Direction.INGRESS else "from-lport",
+        match=" && ".join(_conditions(rule)),
+        action="allow-related",
+    )
+    yield _reference("Port_Group", row_id("Port_Group", rule.group_id), "acls", id)
+
+
+def _conditions(rule: SecurityRule) -> Iterator[str]:
+    """The parts of a rule in OVN's language of matches (ovn-sb(5), Logical_Flow)."""
+    ingress = rule.direction is Direction.INGRESS
+    yield f"{'outport' if ingress else 'inport'} == @{members_of(rule.group_id)}"
+    ip = f"ip{rule.ip_version}"
+    yield ip
+    peer = f"{ip}.{'src' if ingress else 'dst'}"
+    if rule.remote_group_id is not None:
+        yield f"{peer} == ${members_of(rule.remote_group_id)}_{ip}"
+    elif rule.remote_cidr is not None and ip_network(rule.remote_cidr).prefixlen > 0:
+        yield f"{peer} == {rule.remote_cidr}"
+    if rule.protocol is None:
+        return
+    protocol = rule.protocol if rule.protocol != "icmp" else f"icmp{rule.ip_version}"
+    yield protocol
+    if rule.protocol == "icmp":
+        bounds = ("type ==", rule.port_min), ("code ==", rule.port_max)
+    elif rule.port_min == rule.port_max:
+        bounds = (("dst ==", rule.port_min),)
+    else:
+        bounds = ("dst >=", rule.port_min), ("dst <=", rule.port_max)
+    for condition, bound in bounds:
+        if bound is not None:
+            yield f"{protocol}.{condition} {bound}"
+
+
+def project_router(view: View, router: Router) -> Iterator[Fact]:
+    """A router with a port in each of its subnets, its routes, and its way out."""
+    of = _Made(Kind.ROUTER, router.id)
+    id = row_id("Logical_Router", router.id)
+    # Without the first option every router learns every neighbour that it hears of: a table that grows as the square.
+    options = {"always_learn_from_arp_request": "false", "dynamic_neigh_routers": "true"}
+    yield of.row("Logical_Router", id, name=router.id, options=options)
+    for subnet in _subnets_joined(view, router):
+        network = view.networks[subnet.network_id]
+        ra = {"address_mode": "dhcpv6_stateful", "mtu": str(network.mtu), "send_periodic": "true"}
+        prefix = ip_network(subnet.cidr)
+        yield from _joined(
+            of,
+            router,
+            subnet.network_id,
+            subnet.id,
+            f"{subnet.gateway}/{prefix.prefixlen}",
+            **({} if prefix.version == _IPV4 else {"ipv6_ra_configs": ra}),
+        )
+    for at, route in enumerate(router.routes):
+        yield from of.route(router, str(at), route.destination, route.next_hop)
+    yield from _way_out(view, of, router)
+
+
+def _subnets_joined(view: View, router: Router) -> list[Subnet]:
+    found = (view.subnets.get(id) for id in router.subnet_ids)
+    return [
+        each for each in found if each is not None and each.gateway is not None and each.network_id in view.networks
+    ]
+
+
+def _joined(
+    of: "_Made",
+    router: Router,
+    network: str,
+    part: str,
+    address: str,
+    *,
+    options: Mapping[str, str] | None = None,
+    **columns: Value,
+) -> Iterator[Fact]:
+    """A port of the router and the port of the switch that it is connected to."""
+    inner, outer = row_id("Logical_Router_Port", router.id, part), row_id("Logical_Switch_Port", router.id, part)
+    name = f"{router.id}-{part}"
+    yield of.row(
+        "Logical_Router_Port",
+        inner,
+        name=name,
+        mac=mac_of(router.id, part),
+        networks=frozenset((address,)),
+        **columns,
+    )
+    yield _reference("Logical_Router", row_id("Logical_Router", router.id), "ports", inner)
+    yield of.row(
+        "Logical_Switch_Port",
+        outer,
+        name=f"to-{name}",
+        type="router",
+        addresses=frozenset(("router",)),
+        options={"router-port": name, **(options or {})},
+    )
+    yield _reference("Logical_Switch", row_id("Logical_Switch", network), "ports", outer)
+
+
+def _way_out(view: View, of: "_Made", router: Router) -> Iterator[Fact]:
+    """The router's port in its external network, on one gateway at a time, and the translation of what goes there."""
+    if (outside := _outside(view, router)) is None:
+        return
+    subnet, address = outside
+    group = row_id("HA_Chassis_Group", router.id)
+    yield of.row("HA_Chassis_Group", group, name=router.id)
+    for at, host in enumerate(_gateways_of(view, router)):
+        member = row_id("HA_Chassis", router.id, host)
+        yield of.row("HA_Chassis", member, chassis_name=host, priority=_GATEWAYS_AT_MOST - at)
+        yield _reference("HA_Chassis_Group", group, "ha_chassis", member)
+    yield from _joined(
+        of,
+        router,
+        subnet.network_id,
+        "out",
+        f"{address}/{ip_network(subnet.cidr).prefixlen}",
+        options={"nat-addresses": "router"},  # announced when the port moves to another gateway
+        ha_chassis_group=group,
+    )
+    if subnet.gateway is not None:
+        everywhere = "0.0.0.0/0" if "." in subnet.gateway else "::/0"
+        yield from of.route(router, "out", everywhere, subnet.gateway, output_port=f"{router.id}-out")
+    if not router.snat:
+        return
+    for inside in _subnets_joined(view, router):
+        if ip_network(inside.cidr).version == ip_address(address).version:
+            yield from of.nat(router, inside.id, type="snat", external_ip=address, logical_ip=inside.cidr)
+
+
+def _outside(view: View, router: Router) -> tuple[Subnet, str] | None:
+    """The subnet of the external network that the router's address is of, and the address."""
+    if router.external_network_id not in view.networks or router.external_address is None:
+        return None
+    for subnet in view.subnets_in(router.external_network_id):
+        if ip_address(router.external_address) in ip_network(subnet.cidr):
+            return subnet, router.external_address
+    return None
+
+
+def _gateways_of(view: View, router: Router) -> list[HostId]:
+    """The router's gateways, the first choice first: each router ranks the hosts by itself, which spreads the load."""
+
+    def rank(host: HostId) -> bytes:
+        return blake2s(f"{router.id}/{host}".encode()).digest()
+
+    return sorted(view.gateways, key=rank)[:_GATEWAYS_AT_MOST]
+
+
+def project_floating_ip(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
+    """The translation of an external address to a port's, and back.
+
+    It is done on the port's own host if that is one of several gateways; otherwise on the router's gateway. With one
+    gateway both are the same, and the outside has one MAC address fewer to know.
+    """
+    router, port = view.routers.get(floating_ip.router_id or ""), view.ports.get(floating_ip.port_id or "")
+    if router is None or port is None or floating_ip.fixed_address is None or _outside(view, router) is None:
+        return
+    on_its_host: dict[str, Value] = {}
+    if len(view.gateways) > 1 and port.host_id in view.gateways:
+        on_its_host = {"external_mac": mac_of(floating_ip.id), "logical_port": port.id}
+    yield from _Made(Kind.FLOATING_IP, floating_ip.id).nat(
+        router,
+        floating_ip.id,
+        type="dnat_and_snat",
+        external_ip=floating_ip.address,
+        logical_ip=floating_ip.fixed_address,
+        **on_its_host,
+    )
+
+
+def guests_of(network: str) -> str:
+    """The port group of all guests' ports in a network."""
+    return f"guests_{network.replace('-', '_')}"
+
+
+def members_of(group: str) -> str:
+    """The port group of a security group's members."""
+    return f"members_{group.replace('-', '_')}"
+
+
+class _Made(NamedTuple):
+    """Makes rows that say what they are made of."""
+
+    kind: Kind
+    id: str
+
+    def row(self, table: str, id: str, **columns: Value) -> Row:
+        ids = {"pileus-kind": self.kind.value, "pileus-id": self.id}
+        return Row(table=table, id=id, columns={**columns, "external_ids": ids})
+
+    def route(self, router: Router, part: str, to: str, next_hop: str, **columns: Value) -> Iterator[Fact]:
+        id = row_id("Logical_Router_Static_Route", router.id, part)
+        yield self.row("Logical_Router_Static_Route", id, ip_prefix=to, nexthop=next_hop, **columns)
+        yield _reference("Logical_Router", row_id("Logical_Router", router.id), "static_routes", id)
+
+    def nat(self, router: Router, part: str, **columns: Value) -> Iterator[Fact]:
+        id = row_id("NAT", router.id, part)
+        yield self.row("NAT", id, **columns)
+        yield _reference("Logical_Router", row_id("Logical_Router", router.id), "nat", id)
+
+
+def _reference(table: str, id: str, column: str, to: str) -> Element:
+    return Element(table=table, id=id, column=column, entry=to)
+
+
+def _braced(many: Iterable[str]) -> str:
+    return "{" + ", ".join(many) + "}"

@@ -1,0 +1,212 @@
+"""The records that the network is made of, with their indexes, and which rows a change of one can concern."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pileus.cloud.floatingips.model import FloatingIp
+from pileus.cloud.networks.model import Network, Port, Router, Subnet
+from pileus.cloud.securitygroups.model import SecurityGroup, SecurityRule
+from pileus.kernel.ids import HostId
+
+NetworkRecord = Network | Subnet | Router | Port | SecurityGroup | SecurityRule | FloatingIp
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of a committed transaction, as it was and as it is; None where it is not.
+
+    The view knows better what it had: of `before` only kind and id count, and only if there is nothing after it.
+    """
+
+    before: NetworkRecord | None = None
+    after: NetworkRecord | None = None
+
+
+class Kind(StrEnum):
+    """What rows are made for. Those come first that others refer to."""
+
+    NETWORK = "network"
+    SUBNET = "subnet"
+    ROUTER = "router"
+    GROUP = "security-group"
+    RULE = "security-rule"
+    PORT = "port"
+    FLOATING_IP = "floating-ip"
+    NAME = "name"
+    """A host name within a network: several ports may have the same."""
+
+
+_KINDS: Mapping[type[NetworkRecord], Kind] = {
+    Network: Kind.NETWORK,
+    Subnet: Kind.SUBNET,
+    Router: Kind.ROUTER,
+    SecurityGroup: Kind.GROUP,
+    SecurityRule: Kind.RULE,
+    Port: Kind.PORT,
+    FloatingIp: Kind.FLOATING_IP,
+}
+
+
+class Owner(NamedTuple):
+    """What rows are made for: a record, or a host name in the network that has this id."""
+
+    kind: Kind
+    id: str
+    name: str = ""
+
+
+class View:
+    """The records that the network is made of, with the indexes that projecting them needs. Records are shared."""
+
+    def __init__(self, records: Iterable[NetworkRecord] = (), *, gateways: Iterable[HostId] = ()) -> None:
+        self.networks: dict[str, Network] = {}
+        self.subnets: dict[str, Subnet] = {}
+        self.routers: dict[str, Router] = {}
+        self.groups: dict[str, SecurityGroup] = {}
+        self.rules: dict[str, SecurityRule] = {}
+        self.ports: dict[str, Port] = {}
+        self.floating_ips: dict[str, FloatingIp] = {}
+        self.gateways = tuple(gateways)
+        """The hosts with a way out: the bridge of the external networks."""
+        self._tables: Mapping[Kind, dict[str, Any]] = {  # Any: each holds records of its own kind, which put() keeps to
+            Kind.NETWORK: self.networks,
+            Kind.SUBNET: self.subnets,
+            Kind.ROUTER: self.routers,
+            Kind.GROUP: self.groups,
+            Kind.RULE: self.rules,
+            Kind.PORT: self.ports,
+            Kind.FLOATING_IP: self.floating_ips,
+        }
+        self._index: dict[_IndexKey, set[str]] = {}
+        for record in records:
+            self.put(record)
+
+    def put(self, record: NetworkRecord) -> None:
+        self.remove(record)
+        self._tables[_KINDS[type(record)]][record.id] = record
+        for key in _indexed_by(record):
+            self._index.setdefault(key, set()).add(record.id)
+
+    def remove(self, record: NetworkRecord) -> None:
+        """Forget the record of this kind and id; what else it says does not matter."""
+        before: NetworkRecord | None = self._tables[_KINDS[type(record)]].pop(record.id, None)
+        if before is None:
+            return
+        for key in _indexed_by(before):
+            ids = self._index[key]
+            ids.discard(record.id)
+            if not ids:
+                del self._index[key]
+
+    def subnets_in(self, network: str) -> list[Subnet]:
+        """The subnets of a network, in the order of their ids."""
+        return [self.subnets[id] for id in sorted(self._ids("subnet-network", network))]
+
+    def ports_named(self, network: str, name: str) -> list[Port]:
+        """The ports of a network that have this host name, in the order of their ids."""
+        return [self.ports[id] for id in sorted(self._ids("port-name", network, name))]
+
+    def owners(self) -> Iterator[Owner]:
+        """Whatever rows are made for, those first that others refer to."""
+        for kind, table in self._tables.items():
+            for id in table:
+                yield Owner(kind, id)
+        for relation, id, name in self._index:
+            if relation == "port-name":
+                yield Owner(Kind.NAME, id, name)
+
+    def affected(self, change: Change) -> Iterator[Owner]:
+        """The owners whose rows may differ by this change of a record; to be asked before it is made here."""
+        before, after = self._known(change.after or change.before), change.after
+        existence = before is None or after is None
+        for record in (before, after):
+            if record is not None:
+                yield Owner(_KINDS[type(record)], record.id)
+                yield from self._depending_on(record, existence=existence)
+        if isinstance(before, Subnet) and isinstance(after, Subnet) and before.dhcp != after.dhcp:
+            yield from self._owners(Kind.PORT, "port-network", after.network_id)
+
+    def affected_by_gateways(self) -> Iterator[Owner]:
+        """The owners whose rows may differ when other hosts are gateways."""
+        yield from (Owner(Kind.ROUTER, id) for id in self.routers)
+        yield from (Owner(Kind.FLOATING_IP, id) for id in self.floating_ips)
+
+    def _known(self, record: NetworkRecord | None) -> NetworkRecord | None:
+        return None if record is None else self._tables[_KINDS[type(record)]].get(record.id)
+
+    def _depending_on(  # noqa: C901 - one case for each kind
+        self, record: NetworkRecord, *, existence: bool
+    ) -> Iterator[Owner]:
+        match record:
+            case Network():
+                yield from self._owners(Kind.SUBNET, "subnet-network", record.id)
+                yield from self._routers("router-external", record.id)
+                if existence:
+                    for subnet in self._ids("subnet-network", record.id):
+                        yield from self._routers("router-subnet", subnet)
+                    for port in self._ids("port-network", record.id):
+                        yield Owner(Kind.PORT, port)
+                        yield from self._depending_on(self.ports[port], existence=False)
+            case Subnet():
+                yield from self._routers("router-subnet", record.id)
+                yield from self._routers("router-external", record.network_id)
+                if existence:
+                    yield from self._owners(Kind.PORT, "port-network", record.network_id)
+            case Router():
+                yield from self._owners(Kind.FLOATING_IP, "floating-router", record.id)
+            case SecurityGroup():
+                if existence:
+                    yield from self._owners(Kind.RULE, "rule-group", record.id)
+                    yield from self._owners(Kind.RULE, "rule-remote", record.id)
+                    yield from self._owners(Kind.PORT, "port-group", record.id)
+            case Port():
+                if record.hostname:
+                    yield Owner(Kind.NAME, record.network_id, record.hostname.lower())
+                yield from self._owners(Kind.FLOATING_IP, "floating-port", record.id)
+            case SecurityRule() | FloatingIp():
+                pass
+
+    def _routers(self, relation: str, id: str) -> Iterator[Owner]:
+        for router in self._ids(relation, id):
+            yield Owner(Kind.ROUTER, router)
+            yield from self._owners(Kind.FLOATING_IP, "floating-router", router)
+
+    def _ids(self, relation: str, id: str, name: str = "") -> set[str]:
+        return self._index.get((relation, id, name), set())
+
+    def _owners(self, kind: Kind, relation: str, id: str) -> Iterator[Owner]:
+        return (Owner(kind, each) for each in self._ids(relation, id))
+
+
+_IndexKey = tuple[str, str, str]
+"""The relation, the id on its other side, and for `port-name` the name."""
+
+
+def _indexed_by(record: NetworkRecord) -> Iterator[_IndexKey]:  # noqa: C901 - one case for each kind
+    match record:
+        case Subnet():
+            yield "subnet-network", record.network_id, ""
+        case Router():
+            for subnet in record.subnet_ids:
+                yield "router-subnet", subnet, ""
+            if record.external_network_id is not None:
+                yield "router-external", record.external_network_id, ""
+        case Port():
+            yield "port-network", record.network_id, ""
+            for group in record.security_group_ids:
+                yield "port-group", group, ""
+            if record.hostname:
+                yield "port-name", record.network_id, record.hostname.lower()
+        case SecurityRule():
+            yield "rule-group", record.group_id, ""
+            if record.remote_group_id is not None:
+                yield "rule-remote", record.remote_group_id, ""
+        case FloatingIp():
+            if record.port_id is not None:
+                yield "floating-port", record.port_id, ""
+            if record.router_id is not None:
+                yield "floating-router", record.router_id, ""
+        case Network() | SecurityGroup():
+            pass

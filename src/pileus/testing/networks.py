@@ -1,0 +1,166 @@
+"""Records of networks for tests and measurements: a small cloud that has one of everything."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from pileus.cloud.floatingips.model import FloatingIp
+from pileus.cloud.networks.model import FixedAddress, Network, NetworkKind, Port, Route, Router, Subnet
+from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
+from pileus.kernel.ids import HostId, NetworkId, PortId, ProjectId, RouterId, SecurityGroupId, SubnetId
+from pileus.ovn.view import NetworkRecord
+
+SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+PROJECT = ProjectId("project")
+
+
+def vpc(id: str, *, kind: NetworkKind = NetworkKind.VPC, physical: str = "", vlan: int | None = None) -> Network:
+    return Network(
+        id=id,
+        created_at=SINCE,
+        project_id=PROJECT,
+        name=id,
+        kind=kind,
+        physical_network=physical,
+        vlan=vlan,
+    )
+
+
+def subnet(id: str, *, of: str, cidr: str, gateway: str | None, dhcp: bool = True, dns: Sequence[str] = ()) -> Subnet:
+    return Subnet(
+        id=id,
+        created_at=SINCE,
+        network_id=NetworkId(of),
+        project_id=PROJECT,
+        name=id,
+        cidr=cidr,
+        gateway=gateway,
+        dhcp=dhcp,
+        dns_servers=tuple(dns),
+    )
+
+
+def port(
+    id: str,
+    *,
+    of: str,
+    mac: str,
+    at: Sequence[tuple[str, str]],
+    groups: Sequence[str] = (),
+    host: str | None = None,
+    hostname: str = "",
+) -> Port:
+    """A port of a network; `at` are pairs of subnet and address."""
+    return Port(
+        id=id,
+        created_at=SINCE,
+        network_id=NetworkId(of),
+        project_id=PROJECT,
+        name=id,
+        mac=mac,
+        addresses=tuple(FixedAddress(subnet_id=SubnetId(each), address=address) for each, address in at),
+        security_group_ids=tuple(map(SecurityGroupId, groups)),
+        host_id=None if host is None else HostId(host),
+        hostname=hostname,
+    )
+
+
+def router(
+    id: str,
+    *,
+    subnets: Sequence[str],
+    outside: tuple[str, str] | None = None,
+    snat: bool = True,
+    routes: Sequence[tuple[str, str]] = (),
+) -> Router:
+    """A router; `outside` is its external network and its address there."""
+    return Router(
+        id=id,
+        created_at=SINCE,
+        project_id=PROJECT,
+        name=id,
+        subnet_ids=tuple(map(SubnetId, subnets)),
+        external_network_id=None if outside is None else NetworkId(outside[0]),
+        external_address=None if outside is None else outside[1],
+        snat=snat,
+        routes=tuple(Route(destination=to, next_hop=by) for to, by in routes),
+    )
+
+
+def group(id: str) -> SecurityGroup:
+    return SecurityGroup(id=id, created_at=SINCE, project_id=PROJECT, name=id)
+
+
+def rule(id: str, *, of: str, direction: Direction, **rest: str | int | None) -> SecurityRule:
+    """A rule of a group; `rest` are fields of SecurityRule."""
+    made = SecurityRule(id=id, created_at=SINCE, group_id=SecurityGroupId(of), project_id=PROJECT, direction=direction)
+    return msgspec.structs.replace(made, **rest)
+
+
+def floating_ip(
+    id: str, *, of: str, address: str, port: str | None = None, fixed: str | None = None, by: str | None = None
+) -> FloatingIp:
+    """An address of an external network, and the port, its address and the router that it is translated by."""
+    return FloatingIp(
+        id=id,
+        created_at=SINCE,
+        project_id=PROJECT,
+        network_id=NetworkId(of),
+        address=address,
+        port_id=None if port is None else PortId(port),
+        fixed_address=fixed,
+        router_id=None if by is None else RouterId(by),
+    )
+
+
+def default_group(id: str) -> list[NetworkRecord]:
+    """Everything out, and in from members of the same group."""
+    return [
+        group(id),
+        rule(f"{id}-out", of=id, direction=Direction.EGRESS),
+        rule(f"{id}-in", of=id, direction=Direction.INGRESS, remote_group_id=id),
+    ]
+
+
+def small_cloud() -> list[NetworkRecord]:
+    """Two VPCs that overlap, one with two subnets, a router and a way out; a group with every sort of rule."""
+    web = [
+        group("web"),
+        rule("web-http", of="web", direction=Direction.INGRESS, protocol="tcp", port_min=80, port_max=80),
+        rule("web-high", of="web", direction=Direction.INGRESS, protocol="udp", port_min=5000, port_max=5010),
+        rule("web-ping", of="web", direction=Direction.INGRESS, protocol="icmp", port_min=8, remote_cidr="0.0.0.0/0"),
+        rule("web-office", of="web", direction=Direction.INGRESS, remote_cidr="192.0.2.0/24"),
+        rule("web-six", of="web", direction=Direction.EGRESS, ip_version=6, remote_cidr="2001:db8::/32"),
+    ]
+    return [
+        vpc("outside", kind=NetworkKind.EXTERNAL, physical="provider", vlan=7),
+        subnet("outside-4", of="outside", cidr="172.24.0.0/24", gateway="172.24.0.1", dhcp=False),
+        vpc("blue"),
+        subnet("blue-0", of="blue", cidr="10.0.0.0/24", gateway="10.0.0.1"),
+        subnet("blue-1", of="blue", cidr="10.0.1.0/24", gateway="10.0.1.1", dns=["192.0.2.53"]),
+        subnet("blue-6", of="blue", cidr="fd00:1::/64", gateway="fd00:1::1"),
+        vpc("green"),
+        subnet("green-0", of="green", cidr="10.0.0.0/24", gateway=None),
+        router(
+            "edge",
+            subnets=["blue-0", "blue-1", "blue-6"],
+            outside=("outside", "172.24.0.100"),
+            routes=[("10.9.0.0/16", "10.0.0.9")],
+        ),
+        *default_group("default"),
+        *web,
+        port(
+            "p-one",
+            of="blue",
+            mac="02:00:00:00:00:01",
+            at=[("blue-0", "10.0.0.11"), ("blue-6", "fd00:1::11")],
+            groups=["default", "web"],
+            host="host-1",
+            hostname="one",
+        ),
+        port("p-two", of="blue", mac="02:00:00:00:00:02", at=[("blue-1", "10.0.1.12")], groups=["web"], hostname="two"),
+        port("p-far", of="green", mac="02:00:00:00:00:01", at=[("green-0", "10.0.0.11")], hostname="one"),
+        floating_ip("fip-one", of="outside", address="172.24.0.111", port="p-one", fixed="10.0.0.11", by="edge"),
+        floating_ip("fip-free", of="outside", address="172.24.0.112"),
+    ]
