@@ -10,7 +10,8 @@ from pileus.kernel.ids import HostId
 from pileus.ovn.pending import Pending, joined
 from pileus.ovn.projection import project, project_everything
 from pileus.ovn.rows import Element, Fact, Key, Row, Value, apply, difference
-from pileus.ovn.view import Change, NetworkRecord, View
+from pileus.ovn.view import NetworkRecord, View
+from pileus.state.state import Change, put
 from pileus.testing.networks import (
     default_group,
     floating_ip,
@@ -30,21 +31,23 @@ def text(rows: dict[Key, Fact]) -> str:
     """The rows as a person reads them: by table and name, references by what they refer to."""
     names = {fact.id: label(fact) for fact in rows.values() if isinstance(fact, Row)}
     tables: dict[str, dict[str, dict[str, object]]] = {}
-    for fact in sorted(rows.values(), key=lambda fact: fact.key):
+    collected: dict[tuple[str, str, str], list[str]] = {}
+    for fact in rows.values():
         shown = tables.setdefault(fact.table, {}).setdefault(names[fact.id], {})
         if isinstance(fact, Row):
-            shown.update((name, seen(value, names)) for name, value in fact.columns.items())
+            shown.update((name, seen(value, names)) for name, value in fact.columns.items() if name != "external_ids")
         else:
-            many = shown.setdefault(fact.column, [])
-            assert isinstance(many, list)
+            many = collected.setdefault((fact.table, fact.id, fact.column), [])
             many.append(names.get(fact.entry) or f"{fact.entry} = {fact.value}")
-            many.sort()
+            shown[fact.column] = many
+    for many in collected.values():
+        many.sort()
     return msgspec.json.format(msgspec.json.encode(tables, order="sorted"), indent=2).decode() + "\n"
 
 
 def label(row: Row) -> str:
     columns = row.columns
-    parts = (columns.get(name) for name in ("name", "cidr", "chassis_name", "external_ip", "ip_prefix", "match"))
+    parts = (columns.get(name) for name in ("name", "cidr", "chassis_name", "logical_ip", "ip_prefix", "match"))
     ids = columns["external_ids"]
     assert not isinstance(ids, str | int | frozenset)
     return " ".join((f"{ids['pileus-kind']} {ids['pileus-id']}", *(str(part) for part in parts if part)))
@@ -126,7 +129,7 @@ def test_names_that_several_ports_have_are_answered_with_all_addresses() -> None
 def test_one_port_more_is_the_same_few_rows_in_a_small_network_and_in_a_large_one() -> None:
     def cost(ports: int) -> tuple[int, int]:
         pending = Pending(View([vpc("net"), *default_group("default"), *(numbered(at) for at in range(ports))]))
-        pending.take([Change(after=numbered(ports))])
+        pending.take([put(numbered(ports))])
         return len(pending.owners()), len(joined(pending.pop()))
 
     def numbered(at: int) -> NetworkRecord:
@@ -209,7 +212,8 @@ def test_differences_of_changes_lead_to_what_is_projected_from_scratch(
         else:
             stays, record = step
             key = type(record), record.id
-            pending.take([Change(before=kept.pop(key, None), after=record if stays else None)])
+            pending.take([Change(record, removes=not stays)])
+            kept.pop(key, None)
             if stays:
                 kept[key] = record
         if data.draw(st.booleans()):

@@ -19,7 +19,8 @@ from pileus.ovn.ovsdb import Ovsdb, TransactionRefused
 from pileus.ovn.pending import Part, Pending, joined
 from pileus.ovn.projection import project
 from pileus.ovn.rows import TABLES, Difference, Fact, Key, facts_read, operations, selections
-from pileus.ovn.view import Change, NetworkRecord, Owner, View
+from pileus.ovn.view import NetworkRecord, Owner, View
+from pileus.state.state import Change
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from pileus.kernel.ids import HostId
 from pileus.ovn.projection import project
 from pileus.ovn.rows import Difference, Fact, difference, facts
-from pileus.ovn.view import Change, Kind, Owner, View
+from pileus.ovn.view import Kind, Owner, View
+from pileus.state.state import Change
 
 _ORDER = {kind: at for at, kind in enumerate(Kind)}
 
@@ -40,13 +41,16 @@ class Pending:
         return bool(self._written)
 
     def take(self, changes: Iterable[Change]) -> None:
-        """Change the view by this."""
+        """Change the view by this; changes of other records are nothing to us."""
         for change in changes:
-            self._remember(self.view.affected(change))
-            if change.after is not None:
-                self.view.put(change.after)
-            elif change.before is not None:
-                self.view.remove(change.before)
+            record = change.record
+            if not self.view.knows(record):
+                continue
+            self._remember(self.view.affected(record, removes=change.removes))
+            if change.removes:
+                self.view.remove(record)
+            else:
+                self.view.put(record)
 
     def gateways_are(self, hosts: Iterable[HostId]) -> None:
         """Change the view by these gateways."""

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from pileus.kernel.ids import HostId, PortId
-from pileus.ovn.view import Change, NetworkRecord
+from pileus.ovn.view import NetworkRecord
+from pileus.state.state import Change
 
 
 class Northbound(Protocol):
@@ -15,7 +16,7 @@ class Northbound(Protocol):
         ...
 
     def changed(self, changes: Iterable[Change]) -> None:
-        """Take in the changes of one committed transaction, in the order of commits."""
+        """Take in committed changes, in the order of commits; those of other records are nothing to us."""
         ...
 
     def gateways_are(self, hosts: Sequence[HostId]) -> None:

@@ -10,7 +10,7 @@ of the row but made of *elements*: one port more is one element more, whatever t
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid5
 
 import msgspec
@@ -298,7 +298,7 @@ def _empty(shape: Shape) -> Json:
 
 def _read(value: Json, shape: Shape) -> Value | None:
     """A value as it was sent: an atom, ["uuid", id], ["set", [...]] or ["map", [...]]; a set of one may be an atom."""
-    pair: list[Json] = value if isinstance(value, list) else ["set", [value]]
+    pair: list[Json] = cast("list[Json]", value) if isinstance(value, list) else ["set", [value]]
     many: list[Json] = [pair] if pair[0] == "uuid" else pair[1]
     match shape:
         case Shape.MAP | Shape.ENTRIES:

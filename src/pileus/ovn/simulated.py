@@ -7,7 +7,8 @@ from pileus.kernel.ids import HostId, PortId
 from pileus.ovn.pending import Pending, joined
 from pileus.ovn.projection import project_everything
 from pileus.ovn.rows import Fact, Key, apply, difference
-from pileus.ovn.view import Change, NetworkRecord, View
+from pileus.ovn.view import NetworkRecord, View
+from pileus.state.state import Change
 
 
 class SimulatedNorthbound:

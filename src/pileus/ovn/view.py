@@ -2,26 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple, TypeGuard
 
 from pileus.cloud.floatingips.model import FloatingIp
 from pileus.cloud.networks.model import Network, Port, Router, Subnet
 from pileus.cloud.securitygroups.model import SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
+from pileus.state.records import Record
 
 NetworkRecord = Network | Subnet | Router | Port | SecurityGroup | SecurityRule | FloatingIp
-
-
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One record of a committed transaction, as it was and as it is; None where it is not.
-
-    The view knows better what it had: of `before` only kind and id count, and only if there is nothing after it.
-    """
-
-    before: NetworkRecord | None = None
-    after: NetworkRecord | None = None
 
 
 class Kind(StrEnum):
@@ -30,15 +19,15 @@ class Kind(StrEnum):
     NETWORK = "network"
     SUBNET = "subnet"
     ROUTER = "router"
-    GROUP = "security-group"
-    RULE = "security-rule"
+    GROUP = "security_group"
+    RULE = "security_rule"
     PORT = "port"
-    FLOATING_IP = "floating-ip"
+    FLOATING_IP = "floating_ip"
     NAME = "name"
     """A host name within a network: several ports may have the same."""
 
 
-_KINDS: Mapping[type[NetworkRecord], Kind] = {
+_KINDS: Mapping[type[Record], Kind] = {
     Network: Kind.NETWORK,
     Subnet: Kind.SUBNET,
     Router: Kind.ROUTER,
@@ -83,6 +72,10 @@ class View:
         for record in records:
             self.put(record)
 
+    def knows(self, record: Record) -> TypeGuard[NetworkRecord]:
+        """Whether the network is made of records like this."""
+        return type(record) in _KINDS
+
     def put(self, record: NetworkRecord) -> None:
         self.remove(record)
         self._tables[_KINDS[type(record)]][record.id] = record
@@ -117,14 +110,15 @@ class View:
             if relation == "port-name":
                 yield Owner(Kind.NAME, id, name)
 
-    def affected(self, change: Change) -> Iterator[Owner]:
-        """The owners whose rows may differ by this change of a record; to be asked before it is made here."""
-        before, after = self._known(change.after or change.before), change.after
+    def affected(self, record: NetworkRecord, *, removes: bool = False) -> Iterator[Owner]:
+        """The owners whose rows may differ when this record is put or removed; to be asked before it is."""
+        before: NetworkRecord | None = self._tables[_KINDS[type(record)]].get(record.id)
+        after = None if removes else record
         existence = before is None or after is None
-        for record in (before, after):
-            if record is not None:
-                yield Owner(_KINDS[type(record)], record.id)
-                yield from self._depending_on(record, existence=existence)
+        yield Owner(_KINDS[type(record)], record.id)
+        for each in (before, after):
+            if each is not None:
+                yield from self._depending_on(each, existence=existence)
         if isinstance(before, Subnet) and isinstance(after, Subnet) and before.dhcp != after.dhcp:
             yield from self._owners(Kind.PORT, "port-network", after.network_id)
 
@@ -132,9 +126,6 @@ class View:
         """The owners whose rows may differ when other hosts are gateways."""
         yield from (Owner(Kind.ROUTER, id) for id in self.routers)
         yield from (Owner(Kind.FLOATING_IP, id) for id in self.floating_ips)
-
-    def _known(self, record: NetworkRecord | None) -> NetworkRecord | None:
-        return None if record is None else self._tables[_KINDS[type(record)]].get(record.id)
 
     def _depending_on(  # noqa: C901 - one case for each kind
         self, record: NetworkRecord, *, existence: bool

@@ -9,7 +9,8 @@ from pileus.kernel.ids import HostId
 from pileus.ovn.port import Northbound
 from pileus.ovn.projection import project_everything
 from pileus.ovn.rows import Fact, Key
-from pileus.ovn.view import Change, NetworkRecord, View
+from pileus.ovn.view import NetworkRecord, View
+from pileus.state.state import put, remove
 from pileus.testing.networks import port, small_cloud
 
 GATEWAYS = (HostId("host-1"), HostId("host-2"))
@@ -30,18 +31,18 @@ class NorthboundContract:
         cloud = small_cloud()
         northbound.load(cloud, gateways=GATEWAYS)
         more = port("p-new", of="blue", mac="02:00:00:00:00:09", at=[("blue-0", "10.0.0.19")], hostname="one")
-        northbound.changed([Change(after=more)])
+        northbound.changed([put(more)])
         await northbound.settled()
         assert await found() == _wanted([*cloud, more])
-        northbound.changed([Change(before=more, after=msgspec.structs.replace(more, hostname="other"))])
-        northbound.changed([Change(before=more)])  # late: it says what it was before
+        northbound.changed([put(msgspec.structs.replace(more, hostname="other"))])
+        northbound.changed([remove(more)])  # late: it says what it was before
         await northbound.settled()
         assert await found() == _wanted(cloud)
 
     async def test_everything_can_go(self, northbound: Northbound, found: Found) -> None:
         northbound.load(small_cloud(), gateways=GATEWAYS)
         await northbound.settled()
-        northbound.changed([Change(before=record) for record in reversed(small_cloud())])
+        northbound.changed([remove(record) for record in reversed(small_cloud())])
         await northbound.settled()
         assert await found() == {}
 
@@ -60,7 +61,7 @@ class NorthboundContract:
         ]
 
         async def add(one: NetworkRecord) -> None:
-            northbound.changed([Change(after=one)])
+            northbound.changed([put(one)])
             await northbound.settled()
 
         await asyncio.gather(*(add(one) for one in many))
