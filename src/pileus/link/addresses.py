@@ -28,6 +28,6 @@ def read_address(text: str, *, default_port: int) -> Address:
         host, port = parts.hostname, parts.port
     except ValueError as wrong:
         raise Invalid(f"{text!r} is not an address", fields={"address": str(wrong)}) from wrong
-    if not host or parts.netloc != text or "@" in text:
+    if not host or parts.netloc != text or "@" in text or any(c.isspace() for c in text):
         raise Invalid(f"{text!r} is not an address", fields={"address": "expected host or host:port"})
     return Address(host, default_port if port is None else port)

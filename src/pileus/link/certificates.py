@@ -68,6 +68,11 @@ def read_certificate(pem: bytes | str) -> x509.Certificate:
         raise Invalid("this is not a PEM certificate") from unreadable
 
 
+def to_pem(certificate: x509.Certificate) -> bytes:
+    """A certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
 class Authority:
     """The cloud's certificate authority: its certificate, and the key that signs all others."""
 
@@ -98,7 +103,7 @@ class Authority:
     @property
     def pem(self) -> bytes:
         """The authority's certificate, for whoever is to trust it."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        return to_pem(self.certificate)
 
     @property
     def fingerprint(self) -> str:
@@ -254,7 +259,7 @@ class AgentIdentity:
     """An agent's certificate with its key, and the authority it trusts, in a folder that only it may read."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._path = folder / "agent.pem"
         self._authority_path = folder / "authority.crt"
 
@@ -275,13 +280,13 @@ class AgentIdentity:
 
     def install(self, key: AgentKey, certificate: x509.Certificate, authority_pem: bytes | None = None) -> None:
         """Keep a new certificate with its key, and with the first one the authority to trust."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.chmod(0o700)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
         if authority_pem is not None:
             write_atomically(self._authority_path, authority_pem)
         # Key and certificate are one file, so that they change together; last, for it says that we joined.
         write_atomically(self._path, key.with_certificate(certificate))
-        (self._folder / "joining.pem").unlink(missing_ok=True)
+        (self.folder / "joining.pem").unlink(missing_ok=True)
 
     def context(self) -> ssl.SSLContext:
         """For dialling the link: TLS 1.3, our certificate, and a server that our authority made (CONTROLLER_NAME)."""
@@ -416,7 +421,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _identity_pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bytes:
-    return _key_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+    return _key_pem(key) + to_pem(certificate)
 
 
 def _read_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
