@@ -368,7 +368,7 @@ async def test_a_running_agent_sees_a_crash_as_it_happens(bench: HostBench) -> N
 
 
 async def test_a_running_agent_looks_again_when_the_hypervisor_is_back(bench: HostBench) -> None:
-    agent, guest = bench.agent(pace=Pace(between_rounds_s=3600)), a_guest()
+    agent, guest = bench.agent(pace=Pace(between_rounds_s=3600, look_again_s=0.01)), a_guest()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(agent.run())
         await agent.ensure_guest(guest, bench.tell)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final
 
 import msgspec
 import structlog
@@ -32,9 +31,6 @@ from pileus.link.records import (
     VolumeSpec,
 )
 
-_LOOK_AGAIN_S: Final = 1.0
-"""After the hypervisor was lost."""
-
 log = structlog.stdlib.get_logger()
 
 
@@ -45,6 +41,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Between two looks at everything."""
     shut_down_s: float = 60.0
     """For a guest that was asked to end."""
+    look_again_s: float = 1.0
+    """After the hypervisor was lost."""
 
 
 class Engines(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,5 +193,5 @@ class Agent:
                         self._wake.set()
             except PileusError as why:
                 log.warning("hypervisor lost", why=str(why), internal=why.internal)
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(self._pace.look_again_s)
             self._wake.set()

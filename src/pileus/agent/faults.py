@@ -25,6 +25,12 @@ class Faults:
         """Let calls of this name take time from now on."""
         self._delays[call] = seconds
 
+    def mend(self) -> None:
+        """Let everything work from now on."""
+        self.watch = None
+        self._failing.clear()
+        self._delays.clear()
+
     async def before(self, call: str) -> None:
         """A driver is about to do what it was asked."""
         if self.calls is not None:
