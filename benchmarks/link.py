@@ -8,6 +8,7 @@ Both ends run in this process; figures are per CPU second of the whole process. 
 
 import argparse
 import asyncio
+import resource
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -55,6 +56,11 @@ async def per_cpu_second(act: Callable[[], Awaitable[int]], seconds: float) -> f
     while time.monotonic() < ends:
         done += await act()
     return done / (time.process_time() - began)
+
+
+def resident_kib() -> int:
+    """What this process holds in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * (resource.getpagesize() // 1024)
 
 
 async def bare_echo(cloud: LoopbackCloud, agents: int, in_flight: int, seconds: float) -> float:
@@ -141,7 +147,11 @@ async def main(agents: int, seconds: float) -> None:
         handlers = Handlers()
         handlers.add("guest.ensure", Guest, ensure)
         async with cloud.server, AsyncExitStack() as stack:
-            pairs = [await stack.enter_async_context(cloud.agent(handlers)) for _ in range(agents)]
+            hosts = [cloud.join(HostId(new_id())).host for _ in range(agents)]
+            began, before = time.process_time(), resident_kib()
+            pairs = [await stack.enter_async_context(cloud.agent(handlers, host)) for host in hosts]
+            spent_ms, grown = (time.process_time() - began) * 1000 / agents, (resident_kib() - before) / agents
+            print(f"connecting                  {spent_ms:10.1f} CPU ms and {grown:.0f} KiB per agent, both ends")
             for in_flight in (1, 20):
                 bare = await bare_echo(cloud, agents, in_flight, seconds)
                 ours = await requests(pairs, in_flight, seconds)

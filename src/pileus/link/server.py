@@ -89,9 +89,13 @@ class LinkServer:
             max_size=LARGEST_FRAME,
             ping_interval=PING_EVERY_S,
             ping_timeout=PING_EVERY_S,
+            # A stranger gets no further than TLS, and may not stay there either.
+            ssl_handshake_timeout=10,
             open_timeout=10,
             close_timeout=2,
             server_header=None,
+            # All agents may come back at once.
+            backlog=1024,
         )
         log.info("link listens", address=self._host, port=self.port)
         return self

@@ -86,7 +86,8 @@ class LoopbackCloud:
     async def agent(self, handlers: Handlers | None = None, host: HostId | None = None) -> AsyncGenerator["Pair"]:
         """A connected agent, and both ends of its channel."""
         host = host or HostId(new_id())
-        dialler = self.dialler(self.join(host), handlers)
+        identity = AgentIdentity(self.folder / host)
+        dialler = self.dialler(identity if identity.exists else self.join(host), handlers)
         async with running(dialler):
             await until(lambda: dialler.connected and self.server.channel(host))
             agent, controller = dialler.channel, self.server.channel(host)
