@@ -126,6 +126,14 @@ def _add_host(demand: Demand) -> Advice:
 
 
 def _a_new_host_would_do(demand: Demand, verdicts: Sequence[Verdict]) -> bool:
-    """Not if the host is named, nor if it must be where the group's members already are."""
-    together = demand.group is not None and demand.group.policy is GroupPolicy.AFFINITY
-    return not demand.only and not (together and any(verdict.in_group for verdict in verdicts))
+    """Not if the host is named, must be where members of the group are, or could not be where none are."""
+    group = demand.group
+    if demand.only:
+        return False
+    if group is None:
+        return True
+    if group.policy is GroupPolicy.AFFINITY:
+        return not any(verdict.in_group for verdict in verdicts)
+    if group.policy is GroupPolicy.ANTI_AFFINITY and group.domain is Domain.ZONE and demand.zone is not None:
+        return not any(verdict.in_group and verdict.host.zone == demand.zone for verdict in verdicts)
+    return True

@@ -97,6 +97,7 @@ class Fleet:
     def __init__(self, weights: Weights = DEFAULT_WEIGHTS) -> None:
         self._weights = weights
         self._hosts: dict[HostId, HostLedger] = {}
+        self._strangers: set[HostId] = set()
         self._claims: dict[str, HostLedger] = {}
         self._projects: dict[ProjectId, Tally] = {}
         self._groups: dict[ServerGroupId, dict[Domain, Tally]] = {}
@@ -114,6 +115,7 @@ class Fleet:
         """A fleet of its own, to ask what would be if."""
         twin = Fleet(self._weights)
         twin._hosts = {id: host.copy() for id, host in self._hosts.items()}
+        twin._strangers = self._strangers.copy()
         twin._claims = {claim: twin._hosts[host.view.id] for claim, host in self._claims.items()}
         twin._projects = {project: tally.copy() for project, tally in self._projects.items()}
         twin._groups = {group: {Domain.HOST: tallies[Domain.HOST].copy()} for group, tallies in self._groups.items()}
@@ -124,6 +126,7 @@ class Fleet:
     def put_host(self, view: HostView) -> None:
         """A new host, or new facts of a known one, whose claims and load stay."""
         host = self._hosts.get(view.id)
+        self._strangers.discard(view.id)
         if host is None:
             self._add(HostLedger(view, self._weights))
         elif host.view != view:
@@ -145,14 +148,16 @@ class Fleet:
         self._reported(host, None)
         if host.claims:
             self.put_host(_unknown(id))
+            self._strangers.add(id)
         else:
             del self._hosts[id]
+            self._strangers.discard(id)
             self._forget_fitting()
             self._forget_domains()
 
     def report(self, host: HostId, load: Load) -> None:
         """Take a host's measured load. A host that is not known is passed over: its next report comes soon."""
-        if (known := self._hosts.get(host)) is not None:
+        if (known := self._hosts.get(host)) is not None and host not in self._strangers:
             self._reported(known, load)
 
     def promise(self, claim: str, host: HostId, demand: Demand) -> None:
@@ -169,6 +174,7 @@ class Fleet:
         if ledger is None:
             ledger = HostLedger(_unknown(host), self._weights)
             self._add(ledger)
+            self._strangers.add(host)
         if not self._indexed:
             self._index()
         before = ledger.step
@@ -190,6 +196,8 @@ class Fleet:
         if ledger.step != before:
             self._loads.move(ledger.bit, before, ledger.step)
         self._count(ledger, demand, -1)
+        if ledger.view.id in self._strangers and not ledger.claims:
+            self.remove_host(ledger.view.id)
         for shape in self._shapes.values():
             shape.take_back(ledger)
 
