@@ -66,6 +66,7 @@ class Shape:
     def leave_out(self, host: HostLedger) -> None:
         self.hosts ^= host.bit
         self.full.add(host)
+        host.left_out = True
 
     def sift(self, hosts: Iterable[HostLedger]) -> None:
         """Leave out all at once that have no room."""
@@ -132,7 +133,7 @@ class Fleet:
         elif host.view != view:
             before = host.step
             moved = any(host.view.domain(kind) != view.domain(kind) for kind in Domain)
-            host.describe(view, self._weights)
+            host.describe(view)
             if self._indexed:
                 self._loads.move(host.bit, before, host.step)
                 self._unburdened &= ~host.bit
@@ -167,7 +168,7 @@ class Fleet:
         """
         held = self._claims.get(claim)
         if held is not None:
-            if held.view.id == host and held.claims[claim] == demand:
+            if held.id == host and held.claims[claim] == demand:
                 return
             self.release(claim)
         ledger = self._hosts.get(host)
@@ -177,12 +178,10 @@ class Fleet:
             self._strangers.add(host)
         if not self._indexed:
             self._index()
+        self._claims[claim] = ledger
         before = ledger.step
         ledger.take(claim, demand)
-        self._claims[claim] = ledger
-        if ledger.step != before:
-            self._loads.move(ledger.bit, before, ledger.step)
-        self._count(ledger, demand, 1)
+        self._count(ledger, before, demand, 1)
 
     def release(self, claim: str) -> None:
         """Give back what was promised under this id, if anything is."""
@@ -193,13 +192,13 @@ class Fleet:
             self._index()
         before = ledger.step
         demand = ledger.give_back(claim)
-        if ledger.step != before:
-            self._loads.move(ledger.bit, before, ledger.step)
-        self._count(ledger, demand, -1)
-        if ledger.view.id in self._strangers and not ledger.claims:
-            self.remove_host(ledger.view.id)
-        for shape in self._shapes.values():
-            shape.take_back(ledger)
+        self._count(ledger, before, demand, -1)
+        if ledger.id in self._strangers and not ledger.claims:
+            self.remove_host(ledger.id)
+        if ledger.left_out:
+            for shape in self._shapes.values():
+                shape.take_back(ledger)
+            ledger.left_out = any(ledger in shape.full for shape in self._shapes.values())
 
     # What would be best
 
@@ -212,7 +211,7 @@ class Fleet:
         host = self._choose(demand)
         if host is None:
             raise self._refusal(demand)
-        return Placement(host=host.view.id, name=host.view.name, load=host.load)
+        return Placement(host=host.id, name=host.view.name, load=host.load)
 
     def place_all(self, demands: Iterable[Demand]) -> Batch:
         """Hosts for all these demands together, each chosen as if those before it were promised. Promises nothing."""
@@ -259,11 +258,13 @@ class Fleet:
         key = (demand.pool, demand.zone, demand.traits, vcpus, memory_mib, disk_mib)
         shape = self._shapes.get(key) or self._shape(key, demand)
         family = self._projects.get(demand.project)
+        group = demand.group
+        named = demand.only or demand.excluded or group is not None
         misses = 0
-        while allowed := self._allowed(shape.hosts, demand):
+        while allowed := self._allowed(shape.hosts, demand) if named else shape.hosts:
             best = allowed & self._unburdened or allowed
-            if demand.group is not None:
-                best = self._wished(best, demand.group)
+            if group is not None:
+                best = self._wished(best, group)
             if family is not None:
                 best = family.numbers.least(best)
             best = self._loads.least(best)
@@ -334,30 +335,32 @@ class Fleet:
             return
         self._forget_fitting()
         self._forget_domains()
-        if len(self._order) < self._room_for_hosts and (not self._order or id > self._order[-1].view.id):
+        if len(self._order) < self._room_for_hosts and (not self._order or id > self._order[-1].id):
             self._seat(host)
         else:
             self._indexed = False
 
     def _seat(self, host: HostLedger) -> None:
         host.slot = len(self._order)
-        host.bit = 1 << host.slot
         self._order.append(host)
         self._loads.move(host.bit, 0, host.step)
         self._unburdened |= 0 if host.view.roles else host.bit
 
     def _reported(self, host: HostLedger, load: Load | None) -> None:
         before = host.step
-        host.report(load, self._weights)
+        host.report(load)
         if self._indexed and host.step != before:
             self._loads.move(host.bit, before, host.step)
 
-    def _count(self, host: HostLedger, demand: Demand, number: int) -> None:
-        """Count an instance in (or out of) its project and its group."""
+    def _count(self, host: HostLedger, before: int, demand: Demand, number: int) -> None:
+        """Count an instance in (or out of) its host's load, which was `before`, its project and its group."""
+        bit = 1 << host.slot
+        if host.step != before:
+            self._loads.move(bit, before, host.step)
         family = self._projects.get(demand.project)
         if family is None:
             family = self._projects[demand.project] = Tally(self._universe)
-        family.add(host.view.id, host.bit, number)
+        family.add(host.id, bit, number)
         if not family.members:
             del self._projects[demand.project]
         if demand.group is None:

@@ -20,49 +20,55 @@ class HostLedger:
     follows real use, weighs what is promised, and goes up by the whole share at once when an instance is promised, so
     that a burst of creates between two reports spreads. Without any report it is the promised share.
 
-    Everything is summed in integers and is a function of the facts, the claims and the last report, in whatever order
-    they came: giving back what was taken restores the load exactly.
+    It is reckoned as the promised share plus a correction by the report: half of how much the measured use differs from
+    the share promised to the guests which the report covers. Promises are summed in integers, and the result depends on
+    the facts, the claims and the last report in whatever order they came: giving back restores the load exactly.
     """
 
     __slots__ = (
-        "_counted_disk",
-        "_counted_memory",
-        "_counted_vcpus",
-        "_half_disk",
-        "_half_memory",
-        "_half_vcpus",
-        "_in_use",
-        "bit",
+        "_correction",
+        "_per_mib_of_disk",
+        "_per_mib_of_memory",
+        "_per_vcpu",
+        "_weights",
         "claims",
-        "free_disk_mib",
-        "free_memory_mib",
-        "free_vcpus",
+        "id",
         "largest",
         "last_report",
+        "left_out",
         "load",
         "promisable",
+        "promised_disk_mib",
+        "promised_memory_mib",
+        "promised_vcpus",
         "slot",
         "step",
         "view",
     )
 
     def __init__(self, view: HostView, weights: Weights) -> None:
+        self.id = view.id
         self.claims: dict[str, Demand] = {}
+        self.promised_vcpus = self.promised_memory_mib = self.promised_disk_mib = 0
         self.last_report: Load | None = None
-        self.slot = -1
-        self.bit = 0
         self.load = 0.0
         self.step = 0
-        self.describe(view, weights)
+        self.slot = -1
+        """Which bit stands for the host; given by the fleet."""
+        self.left_out = False
+        """Whether a set of hosts with room is without this one because it was found full."""
+        self._weights = weights
+        self.describe(view)
 
     def copy(self) -> "HostLedger":
         twin = HostLedger.__new__(HostLedger)
         for name in self.__slots__:
             setattr(twin, name, getattr(self, name))
         twin.claims = self.claims.copy()
+        twin.left_out = False
         return twin
 
-    def describe(self, view: HostView, weights: Weights) -> None:
+    def describe(self, view: HostView) -> None:
         """Take new facts; claims and the last report stay."""
         self.view = view
         self.promisable = promisable = view.promisable
@@ -72,76 +78,85 @@ class HostLedger:
             memory_mib=min(promisable.memory_mib, view.physical.memory_mib),
             disk_mib=promisable.disk_mib,
         )
-        whole = 2 * (weights.cpu + weights.memory + weights.disk)
-        self._half_vcpus = weights.cpu / whole / promisable.vcpus if promisable.vcpus else 0.0
-        self._half_memory = weights.memory / whole / promisable.memory_mib if promisable.memory_mib else 0.0
-        self._half_disk = weights.disk / whole / promisable.disk_mib if promisable.disk_mib else 0.0
-        self.recount(weights)
+        weights = self._weights
+        total = weights.cpu + weights.memory + weights.disk
+        self._per_vcpu = weights.cpu / total / promisable.vcpus if promisable.vcpus else 0.0
+        self._per_mib_of_memory = weights.memory / total / promisable.memory_mib if promisable.memory_mib else 0.0
+        self._per_mib_of_disk = weights.disk / total / promisable.disk_mib if promisable.disk_mib else 0.0
+        self.report(self.last_report)
 
-    def report(self, load: Load | None, weights: Weights) -> None:
+    def report(self, load: Load | None) -> None:
+        """Take what was measured, or forget it."""
         self.last_report = load
-        self.recount(weights)
-
-    def recount(self, weights: Weights) -> None:
-        """Sum up from the claims and the last report."""
-        self.free_vcpus = self.promisable.vcpus
-        self.free_memory_mib = self.promisable.memory_mib
-        self.free_disk_mib = self.promisable.disk_mib
-        self._counted_vcpus = self._counted_memory = self._counted_disk = 0
-        self._in_use = 0.0
-        if (seen := self.last_report) is not None:
-            used = weights.cpu * seen.cpu + weights.memory * seen.memory + weights.disk * seen.disk
-            self._in_use = used / (weights.cpu + weights.memory + weights.disk) / 2
-        for claim, demand in self.claims.items():
-            self._count(claim, demand, 1)
+        self._correction = 0.0
+        if load is not None:
+            weights = self._weights
+            used = weights.cpu * load.cpu + weights.memory * load.memory + weights.disk * load.disk
+            unseen = [self.claims[claim] for claim in self.claims.keys() - load.instances]
+            seen = (
+                (self.promised_vcpus - sum(demand.vcpus for demand in unseen)) * self._per_vcpu
+                + (self.promised_memory_mib - sum(demand.memory_mib for demand in unseen)) * self._per_mib_of_memory
+                + (self.promised_disk_mib - sum(demand.disk_mib for demand in unseen)) * self._per_mib_of_disk
+            )
+            self._correction = (used / (weights.cpu + weights.memory + weights.disk) - seen) / 2
         self._weigh()
 
     def take(self, claim: str, demand: Demand) -> None:
         self.claims[claim] = demand
-        self._count(claim, demand, 1)
-        self._weigh()
+        self.promised_vcpus += demand.vcpus
+        self.promised_memory_mib += demand.memory_mib
+        self.promised_disk_mib += demand.disk_mib
+        self._weigh_after(claim)
 
     def give_back(self, claim: str) -> Demand:
         demand = self.claims.pop(claim)
-        self._count(claim, demand, -1)
-        self._weigh()
+        self.promised_vcpus -= demand.vcpus
+        self.promised_memory_mib -= demand.memory_mib
+        self.promised_disk_mib -= demand.disk_mib
+        self._weigh_after(claim)
         return demand
 
-    def _count(self, claim: str, demand: Demand, sign: int) -> None:
-        vcpus, memory_mib, disk_mib = sign * demand.vcpus, sign * demand.memory_mib, sign * demand.disk_mib
-        self.free_vcpus -= vcpus
-        self.free_memory_mib -= memory_mib
-        self.free_disk_mib -= disk_mib
-        # Half for being promised, and half for being in use unless the report has it already.
-        halves = 1 if self.last_report is not None and claim in self.last_report.instances else 2
-        self._counted_vcpus += halves * vcpus
-        self._counted_memory += halves * memory_mib
-        self._counted_disk += halves * disk_mib
+    def _weigh_after(self, claim: str) -> None:
+        """Weigh after a claim has come or gone."""
+        if self.last_report is not None and claim in self.last_report.instances:
+            self.report(self.last_report)
+        else:
+            self._weigh()
 
     def _weigh(self) -> None:
-        self.load = (
-            self._in_use
-            + self._counted_vcpus * self._half_vcpus
-            + self._counted_memory * self._half_memory
-            + self._counted_disk * self._half_disk
+        self.load = load = (
+            self.promised_vcpus * self._per_vcpu
+            + self.promised_memory_mib * self._per_mib_of_memory
+            + self.promised_disk_mib * self._per_mib_of_disk
+            + self._correction
         )
-        self.step = min(int(self.load * LOAD_STEPS), LOAD_STEPS - 1)
+        self.step = int(load * LOAD_STEPS) if load < 1 else LOAD_STEPS - 1
 
     def has_room(self, vcpus: int, memory_mib: int, disk_mib: int) -> bool:
         """Whether so much is free. None of something always fits, also where more is promised than there is now."""
-        largest = self.largest
+        whole, largest = self.promisable, self.largest
         return (
-            (vcpus <= self.free_vcpus or not vcpus)
-            and (memory_mib <= self.free_memory_mib or not memory_mib)
-            and (disk_mib <= self.free_disk_mib or not disk_mib)
+            (self.promised_vcpus + vcpus <= whole.vcpus or not vcpus)
+            and (self.promised_memory_mib + memory_mib <= whole.memory_mib or not memory_mib)
+            and (self.promised_disk_mib + disk_mib <= whole.disk_mib or not disk_mib)
             and vcpus <= largest.vcpus
             and memory_mib <= largest.memory_mib
         )
 
     @property
+    def bit(self) -> int:
+        """The host as a set of one. Not kept: ten thousand such sets are seven megabytes."""
+        return 1 << self.slot
+
+    @property
     def free(self) -> Capacity:
         """What may still be promised; negative where the host has shrunk below what it has promised."""
-        return Capacity(vcpus=self.free_vcpus, memory_mib=self.free_memory_mib, disk_mib=self.free_disk_mib)
+        whole = self.promisable
+        return Capacity(
+            vcpus=whole.vcpus - self.promised_vcpus,
+            memory_mib=whole.memory_mib - self.promised_memory_mib,
+            disk_mib=whole.disk_mib - self.promised_disk_mib,
+        )
 
 
 class Tally:

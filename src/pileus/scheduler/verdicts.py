@@ -138,28 +138,30 @@ def large_enough(demand: Demand, host: HostLedger, _: Kin) -> Obstacle | None:
 
 
 def vcpus_free(demand: Demand, host: HostLedger, _: Kin) -> Obstacle | None:
-    asked, free, whole = demand.vcpus, host.free_vcpus, host.promisable.vcpus
-    if asked <= free or asked > host.largest.vcpus or not asked:
+    asked, promised, whole = demand.vcpus, host.promised_vcpus, host.promisable.vcpus
+    if promised + asked <= whole or asked > host.largest.vcpus or not asked:
         return None
-    promised = _promised(host.view.cpu_overcommit, str(whole - free), str(whole))
-    return Obstacle(kind=Hindrance.VCPUS, words=f"{max(free, 0)} of {asked} vCPUs free ({promised})")
+    taken = _promised(host.view.cpu_overcommit, str(promised), str(whole))
+    return Obstacle(kind=Hindrance.VCPUS, words=f"{max(whole - promised, 0)} of {asked} vCPUs free ({taken})")
 
 
 def memory_free(demand: Demand, host: HostLedger, _: Kin) -> Obstacle | None:
-    asked, free, whole = demand.memory_mib, host.free_memory_mib, host.promisable.memory_mib
-    if asked <= free or asked > host.largest.memory_mib or not asked:
+    asked, promised, whole = demand.memory_mib, host.promised_memory_mib, host.promisable.memory_mib
+    if promised + asked <= whole or asked > host.largest.memory_mib or not asked:
         return None
-    promised = _promised(host.view.memory_overcommit, _size(whole - free), _size(whole))
-    words = f"{_size(max(free, 0))} of {_size(asked)} of memory free ({promised})"
+    taken = _promised(host.view.memory_overcommit, _size(promised), _size(whole))
+    words = f"{_size(max(whole - promised, 0))} of {_size(asked)} of memory free ({taken})"
     return Obstacle(kind=Hindrance.MEMORY, words=words)
 
 
 def disk_free(demand: Demand, host: HostLedger, _: Kin) -> Obstacle | None:
-    asked, free, whole = demand.disk_mib, host.free_disk_mib, host.promisable.disk_mib
-    if asked <= free or asked > host.largest.disk_mib or not asked:
+    asked, promised, whole = demand.disk_mib, host.promised_disk_mib, host.promisable.disk_mib
+    if promised + asked <= whole or asked > host.largest.disk_mib or not asked:
         return None
-    promised = _promised(1.0, _size(whole - free), _size(whole))
-    return Obstacle(kind=Hindrance.DISK, words=f"{_size(max(free, 0))} of {_size(asked)} of disk free ({promised})")
+    taken = _promised(1.0, _size(promised), _size(whole))
+    return Obstacle(
+        kind=Hindrance.DISK, words=f"{_size(max(whole - promised, 0))} of {_size(asked)} of disk free ({taken})"
+    )
 
 
 FILTERS: tuple[Filter, ...] = (
