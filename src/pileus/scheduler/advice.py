@@ -43,51 +43,62 @@ def advise(demand: Demand, verdicts: Sequence[Verdict]) -> list[Advice]:
 
     Empty if no single change is enough: a group to be kept together on a host that is also in the wrong zone.
     """
-    least: dict[Change, tuple[float, Advice]] = {}
+    least: dict[Change, tuple[float, Verdict]] = {}
     for verdict in verdicts:
-        for cost, option in _options(demand, verdict):
-            if option.change not in least or cost < least[option.change][0]:
-                least[option.change] = cost, option
-    advice = [least[change][1] for change in Change if change in least]
+        for change, cost in _options(demand, verdict):
+            if change not in least or cost < least[change][0]:
+                least[change] = cost, verdict
+    advice = [_advice(change, demand, least[change][1]) for change in Change if change in least]
     return [*advice, _add_host(demand)] if _a_new_host_would_do(demand, verdicts) else advice
 
 
-def _options(demand: Demand, verdict: Verdict) -> Iterator[tuple[float, Advice]]:
+_OTHERWISE = {
+    Hindrance.GROUP: Change.SOFTEN,
+    Hindrance.NOT_ASKED_FOR: Change.WIDEN,
+    Hindrance.ZONE: Change.ZONE,
+    Hindrance.SERVICE: Change.RESTORE,
+    Hindrance.TRAITS: Change.TRAITS,
+}
+"""What to change if only this stands against a host."""
+
+
+def _options(demand: Demand, verdict: Verdict) -> Iterator[tuple[Change, float]]:
     """What would make this one host do, each with its cost; costs of one kind are comparable."""
-    host, hindrances = verdict.host, verdict.hindrances
-    if len(hindrances) == 1 and (asked_otherwise := _otherwise(demand, verdict, *hindrances)) is not None:
-        yield asked_otherwise
-    if hindrances <= ROOM and hindrances:
-        lacking = _lacking(demand, verdict.free)
-        words = f"free {lacking.words} on {host.name}"
-        yield _share(lacking, host.promisable), Advice(change=Change.FREE, words=words, host=host.id, capacity=lacking)
-    if hindrances <= ROOM | {Hindrance.TOO_SMALL} and hindrances:
+    kinds = [obstacle.kind for obstacle in verdict.obstacles]
+    if len(kinds) == 1 and (change := _OTHERWISE.get(kinds[0])) is not None:
+        missing = len(demand.traits - verdict.host.traits)
+        yield change, missing + verdict.load
+    elif kinds and all(kind in ROOM for kind in kinds):
+        if Hindrance.TOO_SMALL not in kinds:
+            yield Change.FREE, _share(_lacking(demand, verdict.free), verdict.host.physical)
         fitting = _fitting(demand, verdict)
         if fitting.vcpus > 0 and fitting.memory_mib > 0:
-            words = f"ask for {fitting.words}, which fits on {host.name}"
-            cost = _share(_lacking(demand, fitting), demand.size)
-            yield cost, Advice(change=Change.SHRINK, words=words, host=host.id, capacity=fitting)
+            yield Change.SHRINK, _share(_lacking(demand, fitting), demand.size)
 
 
-def _otherwise(demand: Demand, verdict: Verdict, hindrance: Hindrance) -> tuple[float, Advice] | None:
-    """What to change about the one thing that stands against a host, if it is not a matter of room."""
-    host, cost = verdict.host, verdict.load
-    match hindrance:
-        case Hindrance.GROUP if demand.group is not None:
-            change, words = Change.SOFTEN, f"make the {demand.group.policy} of group {demand.group.name} soft"
-        case Hindrance.NOT_ASKED_FOR:
-            change, words = Change.WIDEN, f"let it go to {host.name} as well"
-        case Hindrance.ZONE:
-            change, words = Change.ZONE, f"ask for zone {host.zone}" if host.zone else "ask for no zone"
-        case Hindrance.SERVICE:
-            change, words = Change.RESTORE, f"take {host.name} back into service"
-        case Hindrance.TRAITS:
-            missing = demand.traits - host.traits
-            change, words = Change.TRAITS, f"do without {', '.join(sorted(missing))}, on {host.name}"
-            cost += len(missing)
-        case _:
-            return None
-    return cost, Advice(change=change, words=words, host=host.id)
+def _advice(change: Change, demand: Demand, verdict: Verdict) -> Advice:
+    host, capacity = verdict.host, None
+    match change:
+        case Change.SOFTEN:
+            assert demand.group is not None, "only a group's policy can be softened"
+            words = f"make the {demand.group.policy} of group {demand.group.name} soft"
+        case Change.WIDEN:
+            words = f"let it go to {host.name} as well"
+        case Change.ZONE:
+            words = f"ask for zone {host.zone}" if host.zone else "ask for no zone"
+        case Change.RESTORE:
+            words = f"take {host.name} back into service"
+        case Change.FREE:
+            capacity = _lacking(demand, verdict.free)
+            words = f"free {capacity.words} on {host.name}"
+        case Change.SHRINK:
+            capacity = _fitting(demand, verdict)
+            words = f"ask for {capacity.words}, which fits on {host.name}"
+        case Change.TRAITS:
+            words = f"do without {', '.join(sorted(demand.traits - host.traits))}, on {host.name}"
+        case Change.ADD_HOST:
+            return _add_host(demand)
+    return Advice(change=change, words=words, host=host.id, capacity=capacity)
 
 
 def _lacking(demand: Demand, free: Capacity) -> Capacity:
@@ -133,7 +144,7 @@ def _a_new_host_would_do(demand: Demand, verdicts: Sequence[Verdict]) -> bool:
     if group is None:
         return True
     if group.policy is GroupPolicy.AFFINITY:
-        return not any(verdict.in_group for verdict in verdicts)
+        return not any(verdict.in_group or Hindrance.GROUP in verdict.hindrances for verdict in verdicts)
     if group.policy is GroupPolicy.ANTI_AFFINITY and group.domain is Domain.ZONE and demand.zone is not None:
         return not any(verdict.in_group and verdict.host.zone == demand.zone for verdict in verdicts)
     return True

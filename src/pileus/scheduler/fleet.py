@@ -13,6 +13,8 @@ them, not a loop over the hosts. A fleet does no I/O and belongs to one thread.
 """
 
 from collections.abc import Iterable
+from heapq import nsmallest
+from operator import attrgetter, itemgetter
 
 import msgspec
 
@@ -44,6 +46,8 @@ _MISSES_ALLOWED = 16
 """After so many full hosts in a row, all hosts are gone through at once."""
 _REASONS_GIVEN = 50
 """A refusal names no more hosts than this; `explain` names all."""
+_HOSTS_JUDGED = 200
+"""A refusal and its advice look closely at no more hosts than this: it must be cheap in a large and full fleet, too."""
 
 
 ShapeKey = tuple[PoolId, str | None, frozenset[str], int, int, int]
@@ -235,20 +239,22 @@ class Fleet:
 
         `advise` turns them into the smallest changes that would help.
         """
+        return self._judge(demand, self._hosts.values())
+
+    def _judge(self, demand: Demand, hosts: Iterable[HostLedger]) -> list[Verdict]:
         group = demand.group
         tally = self._tally(group) if group is not None else None
         anywhere = sum(tally.members.values()) if tally is not None else 0
         family = self._projects.get(demand.project)
         judged: list[tuple[tuple[float, ...], Verdict]] = []
-        for id in sorted(self._hosts, reverse=True):
-            host = self._hosts[id]
+        for host in sorted(hosts, key=attrgetter("id"), reverse=True):
             here = (
                 tally.members.get(host.view.domain(group.domain), 0) if tally is not None and group is not None else 0
             )
-            in_project = family.members.get(id, 0) if family is not None else 0
+            in_project = family.members.get(host.id, 0) if family is not None else 0
             verdict = judge(demand, host, Kin(here, anywhere), in_project=in_project)
             judged.append((_rank(demand, verdict, host.step), verdict))
-        judged.sort(key=lambda ranked: ranked[0])
+        judged.sort(key=itemgetter(0))
         return [verdict for _, verdict in judged]
 
     def _choose(self, demand: Demand) -> HostLedger | None:
@@ -297,16 +303,16 @@ class Fleet:
         return tally.numbers.most(hosts) if group.policy in TOGETHER else tally.numbers.least(hosts)
 
     def _refusal(self, demand: Demand) -> NoCapacity:
-        verdicts = self.explain(demand)
+        in_pool = [host for host in self._hosts.values() if host.view.pool == demand.pool]
+        hosts = in_pool or list(self._hosts.values())
+        verdicts = self._judge(demand, nsmallest(_HOSTS_JUDGED, hosts, key=lambda host: _misses_by(demand, host)))
         advice = advise(demand, verdicts)
         would_help = "; it would fit: " + ", or ".join(each.words for each in advice) if advice else ""
-        more = (
-            f" (the nearest {_REASONS_GIVEN} of {len(verdicts)} hosts are named)"
-            if len(verdicts) > _REASONS_GIVEN
-            else ""
+        named = (
+            f" (the nearest {_REASONS_GIVEN} of {len(hosts)} hosts are named)" if len(hosts) > _REASONS_GIVEN else ""
         )
         return NoCapacity(
-            f"no host of pool {demand.pool_name} fits {demand.size.words}{would_help}{more}",
+            f"no host of pool {demand.pool_name} fits {demand.size.words}{would_help}{named}",
             because={verdict.host.name: verdict.words for verdict in verdicts[:_REASONS_GIVEN]},
         )
 
@@ -433,6 +439,22 @@ def _suits(view: HostView, demand: Demand) -> bool:
         and view.out_of_service is None
         and (demand.zone is None or view.zone == demand.zone)
         and demand.traits <= view.traits
+    )
+
+
+def _misses_by(demand: Demand, host: HostLedger) -> float:
+    """About how far a host is from fitting; cheap, to choose whom to judge."""
+    view, whole = host.view, host.promisable
+    vcpus = host.promised_vcpus + demand.vcpus - whole.vcpus
+    memory_mib = host.promised_memory_mib + demand.memory_mib - whole.memory_mib
+    disk_mib = host.promised_disk_mib + demand.disk_mib - whole.disk_mib
+    return (
+        (view.out_of_service is not None)
+        + (demand.zone is not None and view.zone != demand.zone)
+        + len(demand.traits - view.traits)
+        + (vcpus / demand.vcpus if vcpus > 0 and demand.vcpus else 0)
+        + (memory_mib / demand.memory_mib if memory_mib > 0 and demand.memory_mib else 0)
+        + (disk_mib / demand.disk_mib if disk_mib > 0 and demand.disk_mib else 0)
     )
 
 

@@ -26,8 +26,8 @@ class Hindrance(StrEnum):
     DISK = "disk"
 
 
-ROOM = frozenset({Hindrance.VCPUS, Hindrance.MEMORY, Hindrance.DISK})
-"""What goes away when others leave the host."""
+ROOM = frozenset({Hindrance.TOO_SMALL, Hindrance.VCPUS, Hindrance.MEMORY, Hindrance.DISK})
+"""What a smaller demand would not meet."""
 
 
 class Obstacle(msgspec.Struct, frozen=True, kw_only=True, gc=False):
