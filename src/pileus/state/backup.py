@@ -63,7 +63,10 @@ def opened(backup: Path) -> Generator[sqlite3.Connection]:
     """
     if not backup.is_file():
         raise NotFound(f"there is no backup {backup}")
-    with plain_errors(backup), closing(sqlite3.connect(f"{backup.resolve().as_uri()}?mode=ro", uri=True)) as on:
+    with (
+        plain_errors(backup),
+        closing(sqlite3.connect(f"{backup.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)) as on,
+    ):
         check(on)
         yield on
 

@@ -86,7 +86,8 @@ def wanted(after: int, where: EventFilter, argument: Callable[[int | str], str])
     """
     conditions = [f"sequence > {argument(after)}"]
     if where.projects is not None:
-        conditions.append(f"project IN ({', '.join(argument(each) for each in sorted(where.projects))})")
+        projects = ", ".join(argument(each) for each in sorted(where.projects))
+        conditions.append(f"project IN ({projects})" if projects else "false")
     exact = {"kind": where.kind, "id": where.id, "task": where.task, "actor": where.actor}
     conditions += [f"{column} = {argument(value)}" for column, value in exact.items() if value]
     if where.since:

@@ -50,6 +50,49 @@ SQLITE: Sequence[str] = (
     """,
 )
 
+# The bodies are bytes: jsonb would write numbers and spaces another way, and refuses the escaped NUL.
+POSTGRESQL: Sequence[str] = (
+    """
+    CREATE TABLE lead (
+        one integer PRIMARY KEY CHECK (one = 1),
+        version integer NOT NULL,
+        epoch bigint NOT NULL,
+        last_sequence bigint NOT NULL,
+        holder text NOT NULL,
+        backend integer NOT NULL,
+        lease_until timestamptz NOT NULL
+    ) WITH (fillfactor = 10);
+    INSERT INTO lead VALUES (1, 0, 0, 0, '', 0, '-infinity');
+    CREATE TABLE events (
+        sequence bigint PRIMARY KEY,
+        at bigint NOT NULL,
+        actor text NOT NULL,
+        operation text NOT NULL,
+        request text NOT NULL,
+        source text NOT NULL,
+        task text NOT NULL,
+        project text NOT NULL,
+        kind text NOT NULL,
+        id text NOT NULL,
+        revision bigint NOT NULL,
+        before bytea NOT NULL,
+        after bytea NOT NULL
+    );
+    CREATE INDEX events_by_id ON events (id, sequence);
+    CREATE INDEX events_by_task ON events (task, sequence) WHERE task <> '';
+    CREATE INDEX events_by_project ON events (project, sequence);
+    CREATE INDEX events_by_time ON events (at, sequence);
+    CREATE TABLE records (
+        kind text NOT NULL,
+        id text NOT NULL,
+        revision bigint NOT NULL,
+        version integer NOT NULL,
+        body bytea NOT NULL,
+        PRIMARY KEY (kind, id)
+    );
+    """,
+)
+
 
 def upgrade_sqlite(connection: sqlite3.Connection, steps: Sequence[str] = SQLITE) -> None:
     """Bring the tables to the newest version, each step in its own transaction.
