@@ -121,7 +121,8 @@ def main() -> None:
 
     print(f"{number:,} hosts in one pool, {6 * number:,} instances of 200 projects, a tenth of them in groups")
     for title, work, first in (("place and promise", fill, 0), ("the same and release another", churn, 6 * number)):
-        parts = [wanted[at : at + CHUNK] for at in range(first, first + 6 * number, CHUNK)]
+        these = wanted[first : first + 6 * number]
+        parts = [these[at : at + CHUNK] for at in range(0, len(these), CHUNK)]
         took = [cpu_seconds(lambda work=work, part=part: work(part)) / len(part) for part in parts]
         average, least = sum(took) / len(took), min(took)
         print(f"{title:34} {1 / average:>9,.0f} /CPU s on average, {1 / least:,.0f} in the best part")

@@ -243,16 +243,16 @@ class Fleet:
 
     def _judge(self, demand: Demand, hosts: Iterable[HostLedger]) -> list[Verdict]:
         group = demand.group
+        domain = group.domain if group is not None else Domain.HOST
         tally = self._tally(group) if group is not None else None
-        anywhere = sum(tally.members.values()) if tally is not None else 0
+        members = tally.members if tally is not None else {}
+        anywhere = sum(members.values())
         family = self._projects.get(demand.project)
         judged: list[tuple[tuple[float, ...], Verdict]] = []
         for host in sorted(hosts, key=attrgetter("id"), reverse=True):
-            here = (
-                tally.members.get(host.view.domain(group.domain), 0) if tally is not None and group is not None else 0
-            )
+            kin = Kin(members.get(host.view.domain(domain), 0), anywhere)
             in_project = family.members.get(host.id, 0) if family is not None else 0
-            verdict = judge(demand, host, Kin(here, anywhere), in_project=in_project)
+            verdict = judge(demand, host, kin, in_project=in_project)
             judged.append((_rank(demand, verdict, host.step), verdict))
         judged.sort(key=itemgetter(0))
         return [verdict for _, verdict in judged]
