@@ -150,6 +150,19 @@ async def test_one_id_twice_is_served_once(cloud: LoopbackCloud) -> None:
         assert (began, channel.malformed) == (1, 2)
 
 
+async def test_requests_cancelled_before_they_began_take_no_place(cloud: LoopbackCloud) -> None:
+    cloud.server_handlers.add("double", Number, double)
+    async with rogue(cloud) as (connection, _):
+        for id in range(2 * MOST_IN_FLIGHT):
+            # Both are there before the handler's first step.
+            await connection.send(f'["request",{id},"double",{{"value":1}}]')
+            await connection.send(f'["cancel",{id}]')
+        await connection.send('["request",9999,"double",{"value":4}]')
+        async with asyncio.timeout(5):
+            while not str(answer := await connection.recv()).startswith('["answer",9999'):
+                assert "in flight" not in str(answer)
+
+
 async def test_an_answer_given_twice_counts_once(cloud: LoopbackCloud) -> None:
     async with rogue(cloud) as (connection, channel), asyncio.TaskGroup() as tasks:
         asked = tasks.create_task(channel.request("a", None, Number, timeout_s=5))

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pileus.kernel.clock import FrozenClock, SystemClock
-from pileus.kernel.errors import Forbidden, Invalid, PileusError, Unauthenticated, Unavailable
+from pileus.kernel.errors import Conflict, Forbidden, Invalid, PileusError, Unauthenticated, Unavailable
 from pileus.kernel.ids import HostId
 from pileus.link.addresses import Address
 from pileus.link.certificates import LEAF_LIFETIME, AgentIdentity, AgentKey, Authority, ServerIdentity
@@ -158,6 +158,8 @@ async def test_a_host_joins_with_a_token_and_an_address(tmp_path: Path, authorit
         assert joined.links(address) == [Address("127.0.0.1", 5871), Address("192.0.2.1", 5871)]
         with pytest.raises(Unauthenticated):
             await join(address, token, AgentIdentity(tmp_path / "second"), FACTS)
+        with pytest.raises(Conflict):
+            await join(address, token, identity, FACTS)
 
 
 async def test_a_join_whose_answer_was_lost_is_repeated(tmp_path: Path, authority: Authority) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from types import NoneType
 
 import msgspec
@@ -82,6 +83,8 @@ async def test_a_slow_reader_holds_up_its_stream_alone_and_keeps_no_more_than_th
             await pair.controller.request("ping", None, NoneType, timeout_s=5)
         assert written <= WINDOW
         assert len(await stream.read()) <= WINDOW
+        # What was read is granted again when the reader comes back for more.
+        assert await stream.read()
         await until(lambda: written > WINDOW)
         await stream.close()
 
@@ -181,6 +184,25 @@ async def _error_of(doing: Awaitable[object]) -> PileusError | None:
     return None
 
 
+async def test_a_cancelled_reader_loses_nothing() -> None:
+    stream = _Wire().stream
+    sent = bytes(range(200)) * 1000
+    got = bytearray()
+    for at in range(0, len(sent), 1000):
+        reading = asyncio.ensure_future(stream.read())
+        for _ in range(at // 1000 % 4):
+            await asyncio.sleep(0)
+        stream.arrived(sent[at : at + 1000])
+        if at % 3:
+            await asyncio.sleep(0)
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            got += await reading
+    while stream.unread:
+        got += await stream.read()
+    assert got == sent
+
+
 class _Wire:
     """Two stream ends joined by queues that deliver when told to."""
 
@@ -210,6 +232,7 @@ def test_whatever_the_order_nothing_is_lost_and_no_more_waits_than_the_window(sc
         sent, got = bytearray(), bytearray()
         async with asyncio.TaskGroup() as tasks:
             writers: list[asyncio.Task[None]] = []
+            reading: asyncio.Task[bytes] | None = None
             for number, act in enumerate([*script, *["deliver", "read"] * 400]):
                 if isinstance(act, int):
                     data = bytes([number % 251]) * act
@@ -218,12 +241,17 @@ def test_whatever_the_order_nothing_is_lost_and_no_more_waits_than_the_window(sc
                 elif act == "deliver":
                     left.deliver_to(right.stream)  # raises Malformed if it were more than the window
                     right.deliver_to(left.stream)
-                elif right.stream.unread:
-                    got += await right.stream.read()
-                assert right.stream.unread <= WINDOW
+                elif reading is None:
+                    reading = tasks.create_task(right.stream.read())
                 await asyncio.sleep(0)
+                assert right.stream.unread <= WINDOW
+                if reading is not None and reading.done():
+                    got += reading.result()
+                    reading = None
                 if number >= len(script) and all(writer.done() for writer in writers) and got == sent:
                     break
+            if reading is not None:
+                reading.cancel()
         assert got == sent
 
     asyncio.run(play())

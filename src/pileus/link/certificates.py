@@ -201,6 +201,7 @@ class ServerIdentity:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.load_verify_locations(cadata=self._authority.pem.decode())
         # Agents do not resume sessions, and a resumed one would not show its certificate anew.
         context.num_tickets = 0
@@ -305,6 +306,7 @@ def trusting(authority_pem: bytes) -> ssl.SSLContext:
     read_certificate(authority_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.load_verify_locations(cadata=authority_pem.decode())
     return context
 

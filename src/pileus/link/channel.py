@@ -35,8 +35,13 @@ from pileus.link.streams import Stream
 
 LARGEST_FRAME: Final = 1024 * 1024
 """Bytes; a connection is closed by a frame that is larger, and no side sends one."""
+PING_EVERY_S: Final = 20.0
+"""Both sides ping, so that each finds a connection that died without a word within twice this time. Host failure is
+not judged by it: reports are, which come every 2 s."""
 MOST_IN_FLIGHT: Final = 256
 """Requests and streams of one peer that are served at the same time; more are refused as Unavailable."""
+_MOST_AT_A_TIME: Final = 64
+"""Frames taken from one connection before the others get their turn."""
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger()
@@ -114,8 +119,7 @@ class Channel:
             TooLarge: the body does not fit a frame.
             PileusError: what the other side raised, as the same class.
         """
-        id = next(self._ids)
-        raw = await self._ask(id, Request(id, method, body), timeout_s, progress)
+        raw = await self._ask(Request(next(self._ids), method, body), timeout_s, progress)
         try:
             return msgspec.json.decode(raw, type=answer)
         except (msgspec.DecodeError, ValueError, RecursionError) as strange:
@@ -140,7 +144,7 @@ class Channel:
         # It is there before the answer: the first bytes may follow in the same packet.
         stream = self._opened[id] = self._stream(self._opened, id, by_opener=True)
         try:
-            await self._ask(id, Open(id, method, body), timeout_s, None)
+            await self._ask(Open(id, method, body), timeout_s, None)
         except BaseException:
             self._opened.pop(id, None)
             raise
@@ -161,8 +165,12 @@ class Channel:
     # Asking.
 
     async def _ask(
-        self, id: int, question: Outgoing, timeout_s: float, progress: Callable[[msgspec.Raw], None] | None
+        self,
+        question: Request[object] | Open[object],
+        timeout_s: float,
+        progress: Callable[[msgspec.Raw], None] | None,
     ) -> msgspec.Raw:
+        id = question.id
         answer = asyncio.get_running_loop().create_future()
         self._waiting[id] = _Waiting(answer, progress)
         try:
@@ -171,7 +179,7 @@ class Channel:
                 outcome: msgspec.Raw | PileusError = await answer
         except TimeoutError as late:
             self._give_up(id)
-            raise TimedOut(f"no answer from {self.peer} within {timeout_s:g} s", internal=str(question)[:200]) from late
+            raise TimedOut(f"no answer from {self.peer} to {question.method} within {timeout_s:g} s") from late
         except asyncio.CancelledError:
             self._give_up(id)
             raise
@@ -246,7 +254,10 @@ class Channel:
 
     async def _receive_all(self) -> None:
         try:
-            while True:
+            for number in itertools.count(1):
+                # What has arrived already is handed out without a pause.
+                if number % _MOST_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
                 frame = await self._connection.recv(decode=False)
                 try:
                     refusal = self._take_piece(frame) if frame.startswith(STREAM_MARK) else self._take(frame)
@@ -336,7 +347,9 @@ class Channel:
 
     def _start(self, id: int, serving: Coroutine[None, None, None]) -> None:
         assert self._tasks is not None
-        self._serving[id] = self._tasks.create_task(serving)
+        task = self._serving[id] = self._tasks.create_task(serving)
+        # Not at the end of the coroutine: one that is cancelled before its first step has no end.
+        task.add_done_callback(lambda _: self._serving.pop(id))
 
     async def _serve(self, id: int, method: str, body: msgspec.Raw) -> None:
         try:
@@ -344,8 +357,6 @@ class Channel:
             await self._send(Answer(id, result))
         except Exception as error:  # noqa: BLE001 - whatever it is, the peer is told and the log has the chain
             await self._reply(self._failure(id, method, error))
-        finally:
-            del self._serving[id]
 
     async def _serve_stream(self, id: int, method: str, body: msgspec.Raw) -> None:
         opening = Opening(self, id, method)
@@ -363,7 +374,6 @@ class Channel:
         finally:
             if opening.stream is not None:
                 await self._close_stream(opening.stream, end)
-            del self._serving[id]
 
     async def _close_stream(self, stream: Stream, failure: bytes) -> None:
         try:

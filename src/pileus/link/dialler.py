@@ -8,14 +8,12 @@ from typing import Final
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake
 
 from pileus.kernel.clock import Clock
 from pileus.link.addresses import Address
 from pileus.link.certificates import CONTROLLER_NAME
-from pileus.link.channel import LARGEST_FRAME, Channel
+from pileus.link.channel import LARGEST_FRAME, PING_EVERY_S, Channel
 from pileus.link.handlers import Handlers
-from pileus.link.server import PING_EVERY_S
 
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 10.0
@@ -81,24 +79,27 @@ class Dialler:
             await asyncio.sleep(wait_s(0 if lasted else failures, self._chance()))
             failures = 0 if lasted else failures + 1
 
-    async def _use(self, connection: ClientConnection) -> None:
-        self._channel = Channel(connection, self._handlers, peer="controller")
-        try:
-            await self._channel.run(self._on_connect)
-        finally:
-            self._channel = None
-
     async def dial(self) -> ClientConnection | None:
         """Try every address once."""
         for address in self._addresses():
             try:
                 connection = await self._open(address)
-            except (OSError, TimeoutError, InvalidHandshake, EOFError) as why:
+            except Exception as why:  # noqa: BLE001 - an agent that gives up, for whatever reason, is lost
                 log.info("controller not reached", address=str(address), why=str(why) or type(why).__name__)
             else:
                 log.info("connected to controller", address=str(address))
                 return connection
         return None
+
+    async def _use(self, connection: ClientConnection) -> None:
+        self._channel = Channel(connection, self._handlers, peer="controller")
+        try:
+            await self._channel.run(self._on_connect)
+        except Exception:
+            # An agent that gives up, for whatever reason, is lost.
+            log.exception("connection failed")
+        finally:
+            self._channel = None
 
     async def _open(self, address: Address) -> ClientConnection:
         return await connect(

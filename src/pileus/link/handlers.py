@@ -59,6 +59,7 @@ class Opening:
         Raises:
             Unavailable: the link was lost.
         """
+        assert self.stream is None, "a stream is accepted once"
         self.stream = await self.channel.accept(self._id)
         return self.stream
 

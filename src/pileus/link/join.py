@@ -14,7 +14,7 @@ import httpx2
 import msgspec
 import structlog
 
-from pileus.kernel.errors import Forbidden, Invalid, PileusError, Unauthenticated, Unavailable, error_class
+from pileus.kernel.errors import Conflict, Forbidden, Invalid, PileusError, Unauthenticated, Unavailable, error_class
 from pileus.kernel.ids import HostId
 from pileus.link.addresses import Address
 from pileus.link.certificates import (
@@ -119,13 +119,18 @@ def accept_join(
 async def join(
     address: Address, token: JoinToken, identity: AgentIdentity, facts: HostFacts, *, timeout_s: float = 30.0
 ) -> Joined:
-    """Join the cloud that made the token, by its API at `address`, and keep the certificate. May be repeated.
+    """Join the cloud that made the token, by its API at `address`, and keep the certificate.
+
+    May be repeated until it succeeds.
 
     Raises:
+        Conflict: this host has joined a cloud.
         Forbidden: who answers there is not of that cloud.
         Unauthenticated: the token is used up or over.
         Unavailable: nobody answers there.
     """
+    if identity.exists:
+        raise Conflict("this host has joined a cloud already", internal=str(identity.folder))
     authority_pem = await _fetch_authority(address, token, timeout_s)
     key = AgentKey.load_or_create(identity.folder)
     request = JoinRequest(secret=token.secret, csr=key.signing_request(), facts=facts)

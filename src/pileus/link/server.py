@@ -5,7 +5,6 @@ import http
 import ssl
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final
 
 import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -14,12 +13,8 @@ from websockets.http11 import Request, Response
 from pileus.kernel.errors import Forbidden
 from pileus.kernel.ids import HostId
 from pileus.link.certificates import Peer, peer_of
-from pileus.link.channel import LARGEST_FRAME, Channel
+from pileus.link.channel import LARGEST_FRAME, PING_EVERY_S, Channel
 from pileus.link.handlers import Handlers
-
-PING_EVERY_S: Final = 20.0
-"""Both sides ping, so that each finds a connection that died without a word within twice this time. Host failure is
-not judged by it: reports are, which come every 2 s."""
 
 log = structlog.stdlib.get_logger()
 

@@ -6,6 +6,7 @@ grant is given back when the bytes are read. What waits here for a reader is nev
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -27,6 +28,7 @@ class Stream:
         self._unread = bytearray()
         self._readable = asyncio.Event()
         self._granted = WINDOW  # what the other side may still send
+        self._read = 0  # what was read and not granted again
         self._room = WINDOW  # what we may still send
         self._writable = asyncio.Event()
         self._writable.set()
@@ -46,20 +48,18 @@ class Stream:
             Unavailable: the link was lost.
             PileusError: the other side failed, with this error.
         """
+        await self._give_back()
         await self._readable.wait()
+        # No await from here on: a reader that is cancelled has lost nothing.
         if not self._unread:
             if self._error is not None:
                 raise self._error
             return b""
         data = bytes(self._unread)
         self._unread.clear()
+        self._read += len(data)
         if not self._ended:
             self._readable.clear()
-            owed = WINDOW - self._granted
-            # Giving back in halves keeps the writer going and the credit frames few.
-            if owed >= WINDOW // 2:
-                self._granted += owed
-                await self._send(StreamFrame.CREDIT, credit(owed))
         return data
 
     async def write(self, data: bytes) -> None:
@@ -89,6 +89,16 @@ class Stream:
         self._unread.clear()
         self.ended(None)
         await self._send(StreamFrame.END, failure)
+
+    async def _give_back(self) -> None:
+        """Grant again what was read. In halves of the window, which keeps the writer going and the credits few."""
+        if self._ended or self._read < WINDOW // 2:
+            return
+        amount, self._read = self._read, 0
+        self._granted += amount
+        # If the link is lost, the reader is told after what has arrived.
+        with suppress(Unavailable):
+            await self._send(StreamFrame.CREDIT, credit(amount))
 
     async def __aenter__(self) -> "Stream":
         return self
