@@ -356,3 +356,35 @@ def test_verdicts_and_advice_can_be_sent() -> None:
     verdicts = hosts.explain(demand(vcpus=9))
     assert msgspec.json.decode(msgspec.json.encode(verdicts))[0]["host"]["name"] == "host-1"
     assert msgspec.json.encode(advise(demand(vcpus=9), verdicts))
+
+
+def test_a_host_that_nobody_described_is_gone_with_its_last_claim() -> None:
+    hosts = fleet()
+    hosts.promise("one", HostId("host-1"), demand())
+    hosts.report(HostId("host-1"), Load(cpu=1, memory=1, disk=1))
+    hosts.release("one")
+    assert hosts.explain(demand()) == []
+
+
+# Many hosts
+
+
+def test_the_one_host_with_room_is_found_among_hundreds_that_are_full() -> None:
+    hosts = fleet(*(host(number) for number in range(300)))
+    for number in range(300):
+        hosts.promise(f"i{number}", HostId(f"host-{number}"), demand(vcpus=7, project=ProjectId(f"{number}")))
+    refused = refusal(hosts, demand())
+    assert len(refused.because) == 50
+    assert "the nearest 50 of 300 hosts are named" in refused.detail
+    hosts.release("i123")
+    assert chosen(hosts, demand()) == "host-123"
+    assert len(hosts.place_all([demand(vcpus=1)] * 400).placements) == 299 + 8
+
+
+def test_hosts_that_join_one_by_one_are_used_at_once() -> None:
+    hosts = fleet()
+    for number in range(200):
+        newest = host(1000 + number if number % 3 else 999 - number)
+        hosts.put_host(newest)
+        assert run(hosts, f"i{number}", demand(vcpus=8)) == newest.name
+    assert not hosts.place_all([demand()]).placements
