@@ -6,25 +6,33 @@ process ends. Mounts that the machine makes later do appear inside. The program 
 group of ours, which is the root of all that they see, so that two such programs on one machine never meet.
 """
 
-import ctypes
+import grp
 import os
 import stat
 import sys
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
-_CLONE_NEWNS = 0x00020000
-_CLONE_NEWCGROUP = 0x02000000
-_MS_BIND = 4096
-_MS_MOVE = 8192
-_MS_REC = 16384
-_MS_SLAVE = 1 << 19
-_MNT_DETACH = 2
+from pileus.machine import cgroups, mounts
 
-_CGROUPS = Path("/sys/fs/cgroup")
 _DEVICES = Path("/dev")
 _RUN = Path("/run")
+_KVM = "kvm"
+_KVM_GROUP = "kvm"
+
+
+class Kvm(StrEnum):
+    """What an enclosed program finds at /dev/kvm.
+
+    But for `AS_IT_IS` it has a /dev of its own, in which devices that appear later do not appear.
+    """
+
+    AS_IT_IS = "as-it-is"
+    GIVEN = "given"
+    """Open to the group of guests, which it is not on a machine where no udev sees to that."""
+    HIDDEN = "hidden"
 
 
 class Enclosure(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +40,11 @@ class Enclosure(msgspec.Struct, frozen=True, kw_only=True):
 
     binds: dict[str, str]
     """The folder to see, by the folder in whose place it is seen."""
+    scratch: str
+    """An empty folder, used for a moment."""
     cgroup: str
     """The name of the control group, in every hierarchy."""
-    without_kvm: bool
-    """Give it a /dev without kvm, in which block devices that appear later do not appear either."""
+    kvm: Kvm
 
 
 def argv(enclosure: Enclosure, *command: str) -> tuple[str, ...]:
@@ -43,114 +52,58 @@ def argv(enclosure: Enclosure, *command: str) -> tuple[str, ...]:
     return (sys.executable, "-m", __name__, msgspec.json.encode(enclosure).decode(), *command)
 
 
-def enter(enclosure: Enclosure, scratch: Path) -> None:
-    """Enclose this very process.
-
-    Args:
-        enclosure: what is to be changed.
-        scratch: an empty folder; it is only used in between.
-    """
-    _unshare(_CLONE_NEWNS)
-    _mount(None, Path("/"), None, _MS_REC | _MS_SLAVE)
-    _enter_cgroup(enclosure.cgroup)
-    if enclosure.without_kvm:
-        _replace(_DEVICES, scratch, without="kvm")
+def enter(enclosure: Enclosure) -> None:
+    """Enclose this very process."""
+    scratch = Path(enclosure.scratch)
+    mounts.own_mounts()
+    cgroups.enter(enclosure.cgroup)
+    if enclosure.kvm is not Kvm.AS_IT_IS:
+        _replace(_DEVICES, scratch, without=_KVM)
+    if enclosure.kvm is Kvm.GIVEN:
+        _make_kvm(_DEVICES / _KVM)
     if not all(Path(target).is_dir() for target in enclosure.binds if target.startswith(f"{_RUN}/")):
         # What is missing must not be made on the machine: it is made in a /run that only we see.
         _replace(_RUN, scratch)
     for target, source in enclosure.binds.items():
         Path(target).mkdir(parents=True, exist_ok=True)
-        _mount(source, Path(target), None, _MS_BIND | _MS_REC)
-
-
-def _enter_cgroup(name: str) -> None:
-    """Go into a control group, make it the root of all that is seen, and mount all hierarchies anew."""
-    hierarchies = hierarchies_of(Path("/proc/self/cgroup").read_text(encoding="ascii"))
-    _mount("cgroup", _CGROUPS, "tmpfs", 0, "mode=755")
-    mounts = [_mount_hierarchy(each) for each in hierarchies]
-    for each in mounts:
-        ours = each / name
-        ours.mkdir(exist_ok=True)
-        for inherited in ("cpuset.cpus", "cpuset.mems"):
-            # A new cpuset of version 1 is empty, and takes no process until it has processors and memory.
-            if (each / inherited).exists() and not (ours / inherited).read_text(encoding="ascii").strip():
-                (ours / inherited).write_text((each / inherited).read_text(encoding="ascii"), encoding="ascii")
-        (ours / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
-    _unshare(_CLONE_NEWCGROUP)
-    for each in mounts:
-        _umount(each)
-    for each in hierarchies:
-        _mount_hierarchy(each)
-
-
-def hierarchies_of(proc_cgroup: str) -> list[str]:
-    """The hierarchies in a /proc/PID/cgroup, as mount options; the unified one is '', and counts if it is alone."""
-    options = [line.split(":")[1] for line in proc_cgroup.splitlines()]
-    old = [f"none,{each}" if each.startswith("name=") else each for each in options if each]
-    return old or [""]
-
-
-def _mount_hierarchy(options: str) -> Path:
-    where = _CGROUPS / options.removeprefix("none,name=") if options else _CGROUPS
-    where.mkdir(exist_ok=True)
-    _mount("cgroup", where, "cgroup" if options else "cgroup2", 0, options)
-    return where
+        mounts.bind(Path(source), Path(target))
 
 
 def _replace(folder: Path, scratch: Path, *, without: str = "") -> None:
     """Put a folder in the place of another that has the same entries but one; folders in it are the same folders."""
-    _mount("pileus", scratch, "tmpfs", 0, "mode=755")
+    mounts.mount("tmpfs", scratch, "mode=755")
     for entry in folder.iterdir():
-        copy = scratch / entry.name
-        found = entry.lstat()
-        if entry.name == without:
-            continue
-        if stat.S_ISLNK(found.st_mode):
-            copy.symlink_to(entry.readlink())
-        elif stat.S_ISDIR(found.st_mode):
-            copy.mkdir()
-            _mount(str(entry), copy, None, _MS_BIND | _MS_REC)
-        elif stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode):
-            os.mknod(copy, found.st_mode, found.st_rdev)
-            copy.chmod(stat.S_IMODE(found.st_mode))
-            os.chown(copy, found.st_uid, found.st_gid)
-        else:
-            copy.touch()
-            _mount(str(entry), copy, None, _MS_BIND)
-    _mount(str(scratch), folder, None, _MS_MOVE)
+        if entry.name != without:
+            _copy(entry, scratch / entry.name)
+    mounts.move(scratch, folder)
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
+def _copy(entry: Path, copy: Path) -> None:
+    found = entry.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        copy.symlink_to(entry.readlink())
+    elif stat.S_ISDIR(found.st_mode):
+        copy.mkdir()
+        mounts.bind(entry, copy)
+    elif stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode):
+        os.mknod(copy, found.st_mode, found.st_rdev)
+        copy.chmod(stat.S_IMODE(found.st_mode))
+        os.chown(copy, found.st_uid, found.st_gid)
+    else:
+        copy.touch()
+        mounts.bind(entry, copy)
 
 
-def _unshare(what: int) -> None:
-    _check(_libc.unshare(what), "unshare")
-
-
-def _mount(source: str | None, target: Path, kind: str | None, flags: int, options: str = "") -> None:
-    arguments = (
-        None if source is None else os.fsencode(source),
-        os.fsencode(target),
-        None if kind is None else kind.encode(),
-        ctypes.c_ulong(flags),
-        options.encode() or None,
-    )
-    _check(_libc.mount(*arguments), f"mount {target}")
-
-
-def _umount(target: Path) -> None:
-    _check(_libc.umount2(os.fsencode(target), _MNT_DETACH), f"umount {target}")
-
-
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+def _make_kvm(path: Path) -> None:
+    """The device by its number, which is fixed: 10, 232 in the kernel's list of devices."""
+    os.mknod(path, stat.S_IFCHR, os.makedev(10, 232))
+    path.chmod(0o660)
+    os.chown(path, 0, grp.getgrnam(_KVM_GROUP).gr_gid)
 
 
 def main() -> None:
     """Enclose this process, then become the program named on the command line."""
-    enclosure = msgspec.json.decode(sys.argv[1], type=Enclosure)
-    enter(enclosure, Path("/mnt"))
+    enter(msgspec.json.decode(sys.argv[1], type=Enclosure))
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - the program's name comes from us, and there is no shell
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from pileus.kernel.ids import new_id
 from pileus.machine.daemons import Daemon
-from pileus.machine.enclosure import Enclosure, argv
+from pileus.machine.enclosure import Enclosure, Kvm, argv
 from pileus.machine.layout import Layout, write_atomically
 from pileus.machine.supervised import python_environment
 
@@ -58,17 +57,14 @@ def guest_user(layout: Layout) -> GuestUser:
     return GuestUser(_GUEST_USER)
 
 
-def configure(layout: Layout, user: GuestUser) -> None:
-    """Write the configuration; the identity of the host is made once and then stays."""
+def configure(layout: Layout, user: GuestUser, *, host_uuid: str) -> None:
+    """Write the configuration."""
     etc = layout.libvirt / "etc"
-    for folder in (etc / "qemu", *(Path(source) for source in _binds(layout).values())):
+    for folder in (etc / "qemu", _scratch(layout), *(Path(source) for source in _binds(layout).values())):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    identity = layout.libvirt / "host-uuid"
-    if not identity.exists():
-        write_atomically(identity, new_id().encode())
     _write(
         etc / "libvirtd.conf",
-        ("host_uuid", identity.read_text(encoding="ascii")),
+        ("host_uuid", host_uuid),
         ("unix_sock_group", "root"),
         ("unix_sock_ro_perms", "0700"),
         ("unix_sock_rw_perms", "0700"),
@@ -90,9 +86,9 @@ def configure(layout: Layout, user: GuestUser) -> None:
     )
 
 
-def daemons(layout: Layout, *, without_kvm: bool) -> Sequence[Daemon]:
+def daemons(layout: Layout, *, kvm: Kvm) -> Sequence[Daemon]:
     """virtlogd, then libvirtd. Both name the data folder on their command lines, so that they are seen to be ours."""
-    enclosure = Enclosure(binds=_binds(layout), cgroup=cgroup(layout), without_kvm=without_kvm)
+    enclosure = Enclosure(binds=_binds(layout), scratch=str(_scratch(layout)), cgroup=cgroup(layout), kvm=kvm)
     etc = layout.libvirt / "etc"
     run = layout.run / "libvirt"
     return [
@@ -115,6 +111,10 @@ def daemons(layout: Layout, *, without_kvm: bool) -> Sequence[Daemon]:
             unit="libvirtd.service",
         ),
     ]
+
+
+def _scratch(layout: Layout) -> Path:
+    return layout.libvirt / "scratch"
 
 
 def _binds(layout: Layout) -> dict[str, str]:

@@ -72,7 +72,12 @@ async def ovn_programs(cache: Path, say: Callable[[str], None]) -> OvnPrograms:
     Raises:
         Unavailable: they are needed, and neither cached nor to be had.
     """
-    return await _of_the_machine() or await _of_our_own(cache / "ovn", say)
+    return await known_programs(cache) or await _of_our_own(cache / "ovn", say)
+
+
+async def known_programs(cache: Path) -> OvnPrograms | None:
+    """The programs to use, if nothing has to be fetched or unpacked for them."""
+    return await _of_the_machine() or _read_made(cache / "ovn" / "prefix")
 
 
 async def _of_the_machine() -> OvnPrograms | None:
@@ -97,9 +102,6 @@ def _dotted(said: str) -> str:
 
 async def _of_our_own(folder: Path, say: Callable[[str], None]) -> OvnPrograms:
     prefix = folder / "prefix"
-    made = _read_made(prefix)
-    if made is not None:
-        return made
     debs = folder / "packages"
     if not await asyncio.to_thread(_whole, debs):
         say(f"fetching Open vSwitch and OVN of Debian 13 into {folder}; nothing of it is installed")

@@ -1,4 +1,4 @@
-from pileus.machine.enclosure import hierarchies_of
+from pileus.machine.cgroups import hierarchies_of
 
 
 def test_the_unified_hierarchy_counts_when_there_is_no_other() -> None:
