@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pileus.kernel.programs import run
 from pileus.machine import mounts
+from pileus.machine.processes import python_environment
 
 _ROOT = Path("/sys/fs/cgroup")
 _LEAF = "daemons"
@@ -59,7 +60,8 @@ def processes_in(name: str) -> list[int]:
 async def folders(name: str, *, remove: bool) -> list[str]:
     """The group's folders, by hierarchy; those that could not be removed, if they are to be."""
     verb = "remove" if remove else "list"
-    return (await run(sys.executable, "-m", __name__, verb, name)).splitlines()
+    environment = (f"{each}={value}" for each, value in python_environment().items())
+    return (await run("env", *environment, sys.executable, "-m", __name__, verb, name)).splitlines()
 
 
 def _mount_all() -> list[Path]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from pileus.kernel.errors import Forbidden
-from pileus.kernel.ids import new_id
 from pileus.machine import cgroups, kvm, libvirtd, packages
 from pileus.machine.daemons import Daemons, DaemonStatus
 from pileus.machine.enclosure import Kvm
@@ -119,7 +118,7 @@ class Engines:
         switch = self._switch(programs)
         datapath, reason = await self._switch_up(switch)
         await self._external.up()
-        await switch.await_chassis(self._identity(), southbound=self._southbound(switch))
+        await switch.await_chassis(self.layout.identity(), southbound=self._southbound(switch))
         addresses = EngineAddresses(
             libvirt_uri=libvirtd.SYSTEM_URI if packages.has_systemd() else libvirtd.uri(self.layout),
             guest_user=user,
@@ -127,7 +126,7 @@ class Engines:
             switch=switch.sockets.switch,
             northbound=None if self._settings.southbound else switch.sockets.northbound,
             southbound=self._southbound(switch),
-            chassis=self._identity(),
+            chassis=self.layout.identity(),
             datapath=datapath,
             datapath_reason=reason,
             integration_bridge=INTEGRATION_BRIDGE,
@@ -150,7 +149,7 @@ class Engines:
         device = Kvm.HIDDEN
         if verdict.accelerator is Accelerator.KVM:
             device = Kvm.AS_IT_IS if kvm.open_to_guests() else Kvm.GIVEN
-        libvirtd.configure(self.layout, user, host_uuid=self._identity())
+        libvirtd.configure(self.layout, user)
         await self.daemons.keep(libvirtd.daemons(self.layout, kvm=device))
         return user.name
 
@@ -165,7 +164,7 @@ class Engines:
             datapath, reason = Datapath.NETDEV, "another Open vSwitch has the kernel's datapath; ours is in user space"
         await switch.tell(
             SwitchSettings(
-                chassis=self._identity(),
+                chassis=self.layout.identity(),
                 southbound=self._southbound(switch),
                 tunnel_address=self._settings.tunnel_address,
                 datapath=datapath,
@@ -180,13 +179,6 @@ class Engines:
 
     def _southbound(self, switch: OpenVSwitch) -> str:
         return self._settings.southbound or switch.sockets.southbound
-
-    def _identity(self) -> str:
-        """The host's name in OVN and its identity in libvirt: made once, then kept."""
-        file = self.layout.machine / "host-uuid"
-        if not file.exists():
-            write_atomically(file, new_id().encode())
-        return file.read_text(encoding="ascii")
 
     @property
     def _addresses(self) -> Path:

@@ -113,18 +113,20 @@ async def guard(link: str) -> None:
     With the user-space datapath Open vSwitch only taps a port, and the kernel sees every frame of it as well: a guest
     could reach the host's addresses past all security groups. The tap comes before this hook and is not affected.
     """
-    rules = (
-        f"add table netdev {_TABLE}\n"
-        f'add chain netdev {_TABLE} "{link}" '
-        f'{{ type filter hook ingress device "{link}" priority -500; policy drop; }}\n'
-    )
+    hook = f'type filter hook ingress device "{link}" priority -500; policy drop;'
+    rules = f"add table netdev {_TABLE}\nadd chain netdev {_TABLE} {_guard_of(link)} {{ {hook} }}\n"
     await run("nft", "-f", "-", stdin=rules.encode())
 
 
 async def unguard(link: str) -> None:
     """Take the guard from a port, also when the port is gone; idempotent."""
-    if f"chain {link} " in await _table("netdev"):
-        await run("nft", "delete", "chain", "netdev", _TABLE, link)
+    if f"chain {_guard_of(link)} " in await _table("netdev"):
+        await run("nft", "delete", "chain", "netdev", _TABLE, _guard_of(link))
+
+
+def _guard_of(link: str) -> str:
+    """The chain for a port; a name of its own, because a port may be called like one of nft's words."""
+    return f"on-{link}"
 
 
 def clashing_route(network: IPv4Network, routes: Sequence[dict[str, Any]]) -> str | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from pileus.kernel.ids import new_id
+
 _SOCKET_PATH_LIMIT = 107
 """Bytes in `sockaddr_un.sun_path`, less its closing zero: unix(7)."""
 _LONGEST_SOCKET = len("/instances/00000000-0000-0000-0000-000000000000.serial")
@@ -59,6 +61,13 @@ class Layout(msgspec.Struct, frozen=True):
     def switch(self) -> Path:
         """The databases of Open vSwitch and OVN."""
         return self.data / "ovn"
+
+    def identity(self) -> str:
+        """The UUID of this host in libvirt, which is also its name in OVN: made once, then kept."""
+        file = self.machine / "host-uuid"
+        if not file.exists():
+            write_atomically(file, new_id().encode())
+        return file.read_text(encoding="ascii")
 
     def make(self) -> None:
         """Make the folders; a run folder from before the machine's last boot is emptied first.

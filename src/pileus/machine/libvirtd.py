@@ -15,7 +15,7 @@ import msgspec
 from pileus.machine.daemons import Daemon
 from pileus.machine.enclosure import Enclosure, Kvm, argv
 from pileus.machine.layout import Layout, write_atomically
-from pileus.machine.supervised import python_environment
+from pileus.machine.processes import python_environment
 
 LIBVIRTD = Path("/usr/sbin/libvirtd")
 SYSTEM_URI = "qemu:///system"
@@ -57,14 +57,14 @@ def guest_user(layout: Layout) -> GuestUser:
     return GuestUser(_GUEST_USER)
 
 
-def configure(layout: Layout, user: GuestUser, *, host_uuid: str) -> None:
+def configure(layout: Layout, user: GuestUser) -> None:
     """Write the configuration."""
     etc = layout.libvirt / "etc"
     for folder in (etc / "qemu", _scratch(layout), *(Path(source) for source in _binds(layout).values())):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     _write(
         etc / "libvirtd.conf",
-        ("host_uuid", host_uuid),
+        ("host_uuid", layout.identity()),
         ("unix_sock_group", "root"),
         ("unix_sock_ro_perms", "0700"),
         ("unix_sock_rw_perms", "0700"),

@@ -241,7 +241,7 @@ class OpenVSwitch:
         async def made() -> bool:
             return {EXTERNAL_BRIDGE, INTEGRATION_BRIDGE}.issubset(await switch_links())
 
-        # Bridges that the database knew before are made when ovs-vswitchd comes to it; ovs-vsctl does not wait for them.
+        # ovs-vsctl waits for new bridges only; those that the database knew are made when ovs-vswitchd comes to it.
         if not await until(made, within_s=_BRIDGES_WITHIN_S):
             raise TimedOut(f"Open vSwitch did not make its bridges within {_BRIDGES_WITHIN_S:g} s")
 

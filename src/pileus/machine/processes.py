@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+import pileus
 from pileus.kernel.errors import TimedOut
 from pileus.machine.layout import boot_id
 
@@ -80,6 +81,11 @@ async def _ended(descriptor: int, within_s: float) -> bool:
     finally:
         loop.remove_reader(descriptor)
     return True
+
+
+def python_environment() -> dict[str, str]:
+    """The environment in which a Python process finds this very package, however we have found it."""
+    return {"PYTHONPATH": str(Path(pileus.__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def processes_below(folder: Path) -> list[int]:

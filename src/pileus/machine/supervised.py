@@ -4,23 +4,16 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
-import pileus
 from pileus.kernel.errors import TimedOut, Unavailable
 from pileus.machine.daemons import Daemon, DaemonFailed, DaemonStatus, answers, until
 from pileus.machine.layout import Layout
-from pileus.machine.processes import end, read_pidfile
+from pileus.machine.processes import end, python_environment, read_pidfile
 from pileus.machine.supervisor import Answer, AskStatus, Drop, Files, Keep, Request
 
 _STARTS_WITHIN_S = 15.0
-
-
-def python_environment() -> dict[str, str]:
-    """The environment in which a Python process finds this very package."""
-    return {"PYTHONPATH": str(Path(pileus.__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Supervised:

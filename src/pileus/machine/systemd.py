@@ -9,7 +9,8 @@ import msgspec
 from pileus.kernel.programs import run
 from pileus.machine.daemons import Daemon, DaemonStatus
 from pileus.machine.layout import Layout, write_atomically
-from pileus.machine.supervised import Supervised, python_environment
+from pileus.machine.processes import python_environment
+from pileus.machine.supervised import Supervised
 
 
 class _Unit(msgspec.Struct, frozen=True):

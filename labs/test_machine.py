@@ -1,0 +1,316 @@
+"""A whole host on the real engines, in a network namespace of its own."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Generator, Iterator
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+import pytest
+
+from pileus.kernel.errors import Conflict, PileusError
+from pileus.kernel.ids import new_id
+from pileus.kernel.programs import run
+from pileus.machine import cgroups, packages
+from pileus.machine.daemons import DaemonStatus, until
+from pileus.machine.engines import EngineAddresses, Engines, EngineSettings
+from pileus.machine.external import guard, unguard
+from pileus.machine.openvswitch import Datapath
+from pileus.machine.ovnprefix import ovn_programs
+from pileus.machine.processes import identify, processes_below, read_pidfile
+
+pytestmark = pytest.mark.lab
+
+CACHE = Path(tempfile.gettempdir()) / "pileus-lab-cache"
+"""What was fetched once, for all later runs: there is no way to the archive from within our network namespaces."""
+
+GUEST = """
+<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<serial type='pty'><log file='{log}' append='on'/></serial></devices></domain>
+"""
+
+DAEMONS = ("virtlogd", "libvirtd", "ovs-db", "ovn-nb", "ovn-sb", "ovn-northd", "ovs-vswitchd", "ovn-controller")
+
+
+def lacking() -> str | None:
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = [each.name for each in asyncio.run(packages.missing())]
+    return f"needs the Debian packages {', '.join(missing)}" if missing else None
+
+
+@contextlib.contextmanager
+def network_namespace() -> Generator[str]:
+    """A network namespace, which this process is in for as long as the context lasts."""
+    name = fresh_name()
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/self/ns/net").open("rb") as home:
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        try:
+            with Path(f"/run/netns/{name}").open("rb") as there:
+                assert libc.setns(there.fileno(), 0) == 0
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            yield name
+        finally:
+            assert libc.setns(home.fileno(), 0) == 0
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@contextlib.contextmanager
+def host() -> Generator[Engines]:
+    """The engines of a host in the present network namespace, purged afterwards."""
+    data = Path(tempfile.mkdtemp(prefix="pl"))
+    data.chmod(0o711)
+    if (CACHE / "ovn").exists():
+        shutil.copytree(CACHE / "ovn/packages", data / "cache/ovn/packages")
+    engines = Engines(data, say=lambda _: None)
+    try:
+        yield engines
+    finally:
+        asyncio.run(engines.purge())
+        left = asyncio.run(engines.leftovers())
+        shutil.rmtree(data)
+    assert left == []
+
+
+def fresh_name() -> str:
+    return f"pl-{new_id()[-8:]}"
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[Engines]:
+    reason = lacking()
+    if reason is not None:
+        pytest.skip(reason)
+    asyncio.run(ovn_programs(CACHE, lambda _: None))
+    with network_namespace(), host() as engines:
+        asyncio.run(engines.up())
+        yield engines
+
+
+@pytest.fixture
+async def at(engines: Engines) -> EngineAddresses:
+    return await engines.up()
+
+
+async def nbctl(at: EngineAddresses, *arguments: str) -> str:
+    return await run(at.programs("ovn-nbctl"), f"--db={at.northbound}", "--timeout=20", *arguments)
+
+
+async def vsctl(at: EngineAddresses, *arguments: str) -> str:
+    return await run(at.programs("ovs-vsctl"), f"--db={at.switch}", "--timeout=20", *arguments)
+
+
+async def virsh(at: EngineAddresses, *arguments: str) -> str:
+    return await run("virsh", "-c", at.libvirt_uri, *arguments)
+
+
+async def status_of(engines: Engines, name: str) -> DaemonStatus:
+    return next(each for each in await engines.status() if each.name == name)
+
+
+async def kill(engines: Engines, name: str) -> int:
+    pid = (await status_of(engines, name)).pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+async def all_works(at: EngineAddresses) -> bool:
+    """Whether a change in the northbound database reaches the switch, and libvirt answers."""
+    try:
+        await nbctl(at, "--wait=hv", "sync")
+        await virsh(at, "list")
+    except PileusError:
+        return False
+    return True
+
+
+async def start_guest(at: EngineAddresses, engines: Engines, name: str) -> int:
+    definition = engines.layout.data / f"{name}.xml"
+    definition.write_text(GUEST.format(name=name, log=engines.layout.log / f"{name}.console"))
+    await virsh(at, "create", str(definition))
+    return int((engines.layout.run / "libvirt/qemu" / f"{name}.pid").read_text())
+
+
+async def test_every_engine_answers_and_the_chassis_is_registered(at: EngineAddresses) -> None:
+    assert "QEMU" in await virsh(at, "version")
+    assert await all_works(at)
+    assert at.chassis in await run(at.programs("ovn-sbctl"), f"--db={at.southbound}", "show")
+
+
+async def test_a_second_up_changes_nothing(engines: Engines, at: EngineAddresses) -> None:
+    before = await engines.status()
+    assert await engines.up() == at == engines.addresses()
+    assert await engines.status() == before
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+async def test_a_daemon_that_is_killed_comes_back_and_works(engines: Engines, at: EngineAddresses, name: str) -> None:
+    killed = await kill(engines, name)
+
+    async def back() -> bool:
+        return (await status_of(engines, name)).pid not in {None, killed} and await all_works(at)
+
+    assert await until(back, within_s=20)
+
+
+async def test_the_supervisor_may_be_killed_without_harm(engines: Engines, at: EngineAddresses) -> None:
+    before = [each.pid for each in await engines.status()]
+    supervisor = read_pidfile(engines.layout.run / "supervisor.pid")
+    assert supervisor
+    os.kill(supervisor.pid, signal.SIGKILL)
+    assert await engines.up() == at
+    assert [each.pid for each in await engines.status()] == before
+
+
+async def test_a_guest_outlives_libvirtd_and_is_found_again(engines: Engines, at: EngineAddresses) -> None:
+    pid = await start_guest(at, engines, "outlives")
+    guest = identify(pid)
+    await kill(engines, "libvirtd")
+
+    async def found() -> bool:
+        with contextlib.suppress(PileusError):
+            return "outlives" in await virsh(at, "list", "--name")
+        return False
+
+    assert await until(found, within_s=20)
+    assert identify(pid) == guest
+    await virsh(at, "destroy", "outlives")
+
+
+def kernel_status(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
+async def test_a_guest_is_a_user_of_its_own_without_rights(engines: Engines, at: EngineAddresses) -> None:
+    pid = await start_guest(at, engines, "confined")
+    status = kernel_status(pid)
+    assert at.guest_user == "libvirt-qemu"
+    assert f"Uid:\t{pwd.getpwnam(at.guest_user).pw_uid}\t" in status
+    assert "Seccomp:\t2\n" in status
+    assert pid in cgroups.processes_in(f"pileus-{engines.layout.tag}")
+    await virsh(at, "destroy", "confined")
+
+
+async def test_the_external_network_reaches_the_world_under_the_machines_address(at: EngineAddresses) -> None:
+    inside, outside = fresh_name(), fresh_name()
+    for name in (inside, outside):
+        await run("ip", "netns", "add", name)
+    try:
+        # The world: it knows the machine's uplink, and no way back to the external network.
+        await run("ip", "link", "add", "uplink", "type", "veth", "peer", "world", "netns", outside)
+        await run("ip", "address", "add", "192.0.2.1/24", "dev", "uplink")
+        await run("ip", "link", "set", "uplink", "up")
+        await run("ip", "-n", outside, "address", "add", "192.0.2.9/24", "dev", "world")
+        await run("ip", "-n", outside, "link", "set", "world", "up")
+        # An instance on a logical switch that is the external network.
+        await run("ip", "link", "add", "port", "type", "veth", "peer", "nic", "netns", inside)
+        await run("ip", "link", "set", "port", "up")
+        await run("ip", "-n", inside, "link", "set", "nic", "address", "02:00:00:00:00:0a", "up")
+        await run("ip", "-n", inside, "address", "add", "172.31.255.10/24", "dev", "nic")
+        await run("ip", "-n", inside, "route", "add", "default", "via", at.external_gateway)
+        if at.datapath is Datapath.NETDEV:
+            await guard("port")
+        await nbctl(
+            at,
+            *("ls-add", "ext", "--", "lsp-add", "ext", "ext-port"),
+            *("--", "lsp-set-addresses", "ext-port", "02:00:00:00:00:0a 172.31.255.10"),
+            *("--", "lsp-add", "ext", "ext-net", "--", "lsp-set-type", "ext-net", "localnet"),
+            *("--", "lsp-set-addresses", "ext-net", "unknown"),
+            *("--", "lsp-set-options", "ext-net", f"network_name={at.external_network}"),
+        )
+        await vsctl(
+            at,
+            *("add-port", at.integration_bridge, "port"),
+            *("--", "set", "Interface", "port", "external_ids:iface-id=ext-port"),
+        )
+        await nbctl(at, "wait-until", "Logical_Switch_Port", "ext-port", "up=true")
+
+        async def reaches(address: str) -> bool:
+            said = await run("ip", "netns", "exec", inside, "ping", "-c1", "-W1", address, accept=(0, 1, 2))
+            return " 1 received" in said
+
+        async def world_answers() -> bool:
+            return await reaches("192.0.2.9")
+
+        assert await until(world_answers, within_s=10)
+        assert await reaches(at.external_gateway)
+    finally:
+        await nbctl(at, "--if-exists", "ls-del", "ext")
+        await vsctl(at, "--if-exists", "del-port", "port")
+        await unguard("port")
+        for name in (inside, outside):
+            await run("ip", "netns", "delete", name)
+
+
+async def test_a_guard_hides_a_port_from_the_machine_until_it_is_taken_away(engines: Engines) -> None:
+    other = fresh_name()
+    await run("ip", "netns", "add", other)
+    try:
+        await run("ip", "link", "add", "pl-port-1", "type", "veth", "peer", "nic", "netns", other)
+        await run("ip", "address", "add", "198.51.100.1/24", "dev", "pl-port-1")
+        await run("ip", "link", "set", "pl-port-1", "up")
+        await run("ip", "-n", other, "address", "add", "198.51.100.2/24", "dev", "nic")
+        await run("ip", "-n", other, "link", "set", "nic", "up")
+        ping = ("ip", "netns", "exec", other, "ping", "-c1", "-W1", "198.51.100.1")
+        await run(*ping)
+        for _ in range(2):
+            await guard("pl-port-1")
+        assert " 0 received" in await run(*ping, accept=(1,))
+        for _ in range(2):
+            await unguard("pl-port-1")
+        await run(*ping)
+    finally:
+        await run("ip", "netns", "delete", other)
+
+
+async def test_a_network_that_the_machine_already_has_is_refused(engines: Engines) -> None:
+    await run("ip", "route", "add", "10.9.0.0/16", "dev", "lo")
+    settings = EngineSettings(external=IPv4Interface("10.9.0.1/24"))
+    with pytest.raises(Conflict, match=r"10\.9\.0\.0/16"):
+        await Engines(engines.layout.data, say=lambda _: None, settings=settings).up()
+    await run("ip", "route", "delete", "10.9.0.0/16", "dev", "lo")
+
+
+def test_two_hosts_live_side_by_side(engines: Engines) -> None:
+    here = engines.addresses()
+    assert here
+    with network_namespace(), host() as other:
+        there = asyncio.run(other.up())
+        assert there.chassis != here.chassis
+        asyncio.run(start_guest(there, other, "there"))
+        assert "there" in asyncio.run(virsh(there, "list", "--name"))
+        assert "there" not in asyncio.run(virsh(here, "list", "--name"))
+        # It is purged with its guest running.
+    assert asyncio.run(all_works(here))
+
+
+async def test_down_leaves_no_process_and_up_brings_everything_back(engines: Engines, at: EngineAddresses) -> None:
+    await nbctl(at, "ls-add", "kept")
+    await engines.down()
+    assert processes_below(engines.layout.data) == []
+    assert await engines.status() == []
+    links = [line.split()[0] for line in (await run("ip", "-brief", "link")).splitlines()]
+    assert not {"br-ex", "br-int", "ovs-netdev"} & set(links)
+    assert await engines.up() == at
+    assert "kept" in await nbctl(at, "show")
+    await nbctl(at, "ls-del", "kept")
+
+
+async def test_a_guest_that_outlives_a_down_is_found_by_the_next_up(engines: Engines, at: EngineAddresses) -> None:
+    pid = await start_guest(at, engines, "patient")
+    await engines.down()
+    assert identify(pid)
+    await engines.up()
+    assert "patient" in await virsh(at, "list", "--name")
+    await virsh(at, "destroy", "patient")
