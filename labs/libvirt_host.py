@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pileus.machine import libvirtd
 from pileus.machine.daemons import Daemon
+from pileus.machine.enclosure import Kvm
 from pileus.machine.layout import Layout
 
 _TELLS_ITS_NAMESPACES = "ip link set lo up; touch $1/ready; while :; do sleep 1000; done"
@@ -53,7 +54,7 @@ class LibvirtHost:
         self._processes: list[subprocess.Popen[bytes]] = []
         libvirtd.configure(layout, libvirtd.guest_user(layout))
         self.disks.mkdir()
-        virtlogd, self._libvirtd = libvirtd.daemons(layout, without_kvm=True)
+        virtlogd, self._libvirtd = libvirtd.daemons(layout, kvm=Kvm.HIDDEN)
         self._start(virtlogd)
         self._process = self._start(self._libvirtd)
 

@@ -1,6 +1,7 @@
 """Daemons on a machine without systemd: the side of the supervisor that others call."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pileus.machine.processes import end, python_environment, read_pidfile
 from pileus.machine.supervisor import Answer, AskStatus, Drop, Files, Keep, Request
 
 _STARTS_WITHIN_S = 15.0
+_ATTEMPTS = 3
 
 
 class Supervised:
@@ -74,16 +76,22 @@ class Supervised:
             raise TimedOut(f"the supervisor does not answer; its log: {log}")
 
     async def _ask(self, request: Request) -> Answer:
-        await self.have_supervisor()
+        """Ask the supervisor; once more if it dies while it is asked, because every request may be made twice."""
+        for _ in range(_ATTEMPTS):
+            await self.have_supervisor()
+            with contextlib.suppress(ConnectionError):
+                line = await self._exchange(msgspec.json.encode(request) + b"\n")
+                if line:
+                    answer = msgspec.json.decode(line, type=Answer)
+                    if answer.failed is not None:
+                        raise DaemonFailed(answer.failed, internal=answer.internal)
+                    return answer
+        raise Unavailable(f"the supervisor ends whenever it is asked; its log: {self._layout.log / 'supervisor.log'}")
+
+    async def _exchange(self, line: bytes) -> bytes:
         reader, writer = await asyncio.open_unix_connection(self._files.socket, limit=1 << 20)
         try:
-            writer.write(msgspec.json.encode(request) + b"\n")
-            line = await reader.readline()
+            writer.write(line)
+            return await reader.readline()
         finally:
             writer.close()
-        if not line:
-            raise Unavailable("the supervisor ended while it was asked")
-        answer = msgspec.json.decode(line, type=Answer)
-        if answer.failed is not None:
-            raise DaemonFailed(answer.failed, internal=answer.internal)
-        return answer

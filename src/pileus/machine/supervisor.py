@@ -38,7 +38,7 @@ log = structlog.get_logger()
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOG_LIMIT_BYTES = 8 * 1024 * 1024
 _LOG_TAIL_BYTES = 2000
-_DEATHS_THAT_ARE_ENOUGH = 4
+_DEATHS_THAT_ARE_ENOUGH = 3
 
 
 class Keep(msgspec.Struct, frozen=True, tag=True):
