@@ -1,0 +1,371 @@
+"""A storage pool in a directory: sparse raw files, cloned from images that are kept as raw files too.
+
+    images/<id>/    image.raw, image.json     for the agent alone
+    volumes/<id>/   disk.raw, volume.json     the way to the disk is open to QEMU's user, the disk is its own
+    scratch/        what is being made or removed; emptied when the pool is opened
+
+A volume or image appears by one renaming of its folder and vanishes by another: there is no half of one, wherever the
+power is cut. A qcow2 image is converted once, when it arrives: afterwards no hostile format is ever parsed. The pool
+promises no more than it has: what all volumes may still grow to fits into what is free.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+
+from pileus.agent.storage import qemuimg
+from pileus.agent.storage.port import DiskSource, Fetch, PoolUse, Told
+from pileus.agent.storage.sparse import SparseWriter, clone
+from pileus.agent.turns import Turns
+from pileus.kernel.errors import Conflict, Invalid, NotFound, Unavailable
+from pileus.kernel.files import write_atomically
+from pileus.kernel.ids import ImageId, VolumeId, check_id, is_id, new_id
+from pileus.kernel.units import MIB, size_text
+from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
+
+_GATHER: Final = 1 * MIB
+"""Bytes of an image that are written and hashed together."""
+_FORMATS: Final = frozenset({"raw", "qcow2"})
+
+T = TypeVar("T")
+log = structlog.stdlib.get_logger()
+
+
+class _Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """Beside a volume's disk: what its file cannot tell."""
+
+    generation: int
+
+
+class _Image(msgspec.Struct, frozen=True, kw_only=True):
+    """Beside an image."""
+
+    sha256: str
+
+
+class DirectoryPool:
+    """Keeps volumes as files below a directory. Made by `open`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._images = folder / "images"
+        self._volumes = folder / "volumes"
+        self._scratch = folder / "scratch"
+        self._turns = Turns()
+        self._promising = asyncio.Lock()
+        self._reserved: dict[str, int] = {}
+
+    @classmethod
+    def open(cls, folder: Path) -> "DirectoryPool":
+        """The pool in this directory, which is made if there is none; what was left half done is removed.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        pool = cls(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(pool._scratch, ignore_errors=True)
+        for place, mode in (
+            (folder, 0o711),
+            (pool._volumes, 0o711),
+            (pool._images, 0o700),
+            (pool._scratch, 0o700),
+        ):
+            place.mkdir(exist_ok=True)
+            place.chmod(mode)
+        return pool
+
+    # Images.
+
+    async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
+        """Have the image; see the port.
+
+        Raises:
+            Conflict: it is not the promised one, it is refused, or the pool has no room.
+            Unavailable: it cannot be brought here.
+        """
+        check_id(image.id)
+        if image.format not in _FORMATS:
+            raise Invalid("the image has an unknown format", fields={"format": f"must be one of {sorted(_FORMATS)}"})
+        async with self._turns.of(image.id):
+            if await _in_thread(self._has_image, image):
+                return
+            room = image.virtual_size_bytes + (image.size_bytes if image.format != "raw" else 0)
+            async with self._reserving(image.id, room), self._making() as made:
+                await self._bring(image, made, fetch, told)
+                await _in_thread(self._keep_image, image, made)
+        log.info("image fetched", image=image.id, bytes=image.size_bytes)
+
+    async def remove_image(self, id: ImageId) -> None:
+        """Have the image no more."""
+        check_id(id)
+        async with self._turns.of(id):
+            await _in_thread(self._discard, self._images / id)
+
+    async def _bring(self, image: ImageSource, made: Path, fetch: Fetch, told: Told) -> None:
+        arrived, raw = made / f"arrived.{image.format}", made / "image.raw"
+        await _receive(image, arrived, fetch, told)
+        if image.format == "raw":
+            await _in_thread(arrived.rename, raw)
+        else:
+            size = image.virtual_size_bytes
+            await qemuimg.check(arrived, format=image.format, virtual_size_bytes=size)
+            await qemuimg.convert_to_raw(arrived, raw, format=image.format, virtual_size_bytes=size)
+            await _in_thread(arrived.unlink)
+        if raw.stat().st_size > image.virtual_size_bytes:
+            raise Conflict("the image is larger than was declared")
+
+    def _keep_image(self, image: ImageSource, made: Path) -> None:
+        _resize(made / "image.raw", image.virtual_size_bytes)
+        write_atomically(made / "image.json", msgspec.json.encode(_Image(sha256=image.sha256)))
+        _publish(made, self._images / image.id)
+
+    def _has_image(self, image: ImageSource) -> bool:
+        try:
+            kept = msgspec.json.decode((self._images / image.id / "image.json").read_bytes(), type=_Image)
+        except FileNotFoundError:
+            return False
+        if kept.sha256 != image.sha256:
+            raise Conflict(f"image {image.id} is here with another content")
+        return True
+
+    # Volumes.
+
+    async def ensure(self, volume: VolumeSpec, told: Told) -> VolumeObserved:
+        """Have the volume; see the port.
+
+        Raises:
+            NotFound: its image is not here.
+            Conflict: its image is larger than it, or the pool has no room.
+        """
+        check_id(volume.id)
+        if volume.image is not None:
+            check_id(volume.image.id)
+        async with self._turns.of(volume.id):
+            known = await _in_thread(self._look, volume.id)
+            growth = volume.size_bytes - (known.size_bytes if known else 0)
+            async with self._reserving(volume.id, growth):
+                if known is None:
+                    await self._make(volume, told)
+                elif known.generation != volume.generation or growth > 0:
+                    await _in_thread(self._change, volume, max(volume.size_bytes, known.size_bytes))
+            observed = await _in_thread(self._look, volume.id)
+            assert observed is not None
+            return observed
+
+    async def remove(self, id: VolumeId) -> None:
+        """Have the volume no more."""
+        check_id(id)
+        async with self._turns.of(id):
+            await _in_thread(self._discard, self._volumes / id)
+
+    async def list(self) -> dict[VolumeId, VolumeObserved]:
+        """Every volume."""
+        return await _in_thread(self._look_at_all)
+
+    async def source(self, id: VolumeId) -> DiskSource:
+        """The volume's file.
+
+        Raises:
+            NotFound: there is no such volume.
+        """
+        check_id(id)
+        disk = self._volumes / id / "disk.raw"
+        if not await _in_thread(disk.exists):
+            raise NotFound(f"there is no volume {id} on this host")
+        return DiskSource(kind="file", path=str(disk), format="raw")
+
+    async def use(self) -> PoolUse:
+        """How full the file system is, and what is promised of it."""
+        return await _in_thread(self._use)
+
+    async def _make(self, volume: VolumeSpec, told: Told) -> None:
+        async with self._making() as made:
+            disk = made / "disk.raw"
+            if volume.image is None:
+                await _in_thread(lambda: disk.touch(mode=0o600))
+            else:
+                await self._clone(volume, volume.image.id, disk, told)
+            await _in_thread(self._keep_volume, volume, made)
+        told(1.0)
+
+    async def _clone(self, volume: VolumeSpec, image: ImageId, disk: Path, told: Told) -> None:
+        source = self._images / image / "image.raw"
+        try:
+            size = (await _in_thread(source.stat)).st_size
+        except NotFound:
+            raise NotFound(f"image {image} is not on this host") from None
+        if size > volume.size_bytes:
+            raise Conflict(f"the image needs {size_text(size)}, the volume has {size_text(volume.size_bytes)}")
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def tell(part: float) -> None:
+            loop.call_soon_threadsafe(told, part)
+
+        try:
+            await _in_thread(clone, source, disk, tell, stop.is_set)
+        finally:
+            stop.set()
+
+    def _keep_volume(self, volume: VolumeSpec, made: Path) -> None:
+        made.chmod(0o711)
+        _resize(made / "disk.raw", volume.size_bytes)
+        write_atomically(made / "volume.json", msgspec.json.encode(_Generation(generation=volume.generation)))
+        _publish(made, self._volumes / volume.id)
+
+    def _change(self, volume: VolumeSpec, size_bytes: int) -> None:
+        folder = self._volumes / volume.id
+        _resize(folder / "disk.raw", size_bytes)
+        write_atomically(folder / "volume.json", msgspec.json.encode(_Generation(generation=volume.generation)))
+
+    def _look(self, id: VolumeId) -> VolumeObserved | None:
+        folder = self._volumes / id
+        try:
+            disk = (folder / "disk.raw").stat()
+        except FileNotFoundError:
+            return None
+        return VolumeObserved(
+            id=id,
+            generation=_generation(folder / "volume.json"),
+            size_bytes=disk.st_size,
+            allocated_bytes=disk.st_blocks * 512,
+        )
+
+    def _look_at_all(self) -> dict[VolumeId, VolumeObserved]:
+        ids = (VolumeId(entry.name) for entry in self._volumes.iterdir() if is_id(entry.name))
+        return {id: found for id in ids if (found := self._look(id)) is not None}
+
+    # Room.
+
+    def _use(self) -> PoolUse:
+        system = os.statvfs(self._volumes)
+        return PoolUse(
+            total_bytes=system.f_blocks * system.f_frsize,
+            free_bytes=system.f_bavail * system.f_frsize,
+            promised_bytes=sum(volume.size_bytes for volume in self._look_at_all().values()),
+        )
+
+    @asynccontextmanager
+    async def _reserving(self, id: str, growth_bytes: int) -> AsyncGenerator[None, None]:
+        """Keep room for what is being made, so that two do not count on the same."""
+        async with self._promising:
+            growable = await _in_thread(self._growable)
+            if growth_bytes > 0 and growth_bytes > growable - sum(self._reserved.values()):
+                room = max(0, growable - sum(self._reserved.values()))
+                raise Conflict(
+                    f"the storage pool has room for {size_text(room)} more, {size_text(growth_bytes)} are needed"
+                )
+            self._reserved[id] = max(0, growth_bytes)
+        try:
+            yield
+        finally:
+            del self._reserved[id]
+
+    def _growable(self) -> int:
+        """What is free, less what the volumes there are may still take of it."""
+        system = os.statvfs(self._volumes)
+        unused = (max(0, each.size_bytes - each.allocated_bytes) for each in self._look_at_all().values())
+        return system.f_bavail * system.f_frsize - sum(unused)
+
+    # Appearing and vanishing.
+
+    @asynccontextmanager
+    async def _making(self) -> AsyncGenerator[Path, None]:
+        """A folder in which something is made; gone afterwards, unless it was published."""
+        folder = self._scratch / new_id()
+        await _in_thread(folder.mkdir, 0o700)
+        try:
+            yield folder
+        finally:
+            # Not in a thread: whoever is cancelled here would leave before it is done.
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _discard(self, folder: Path) -> None:
+        gone = self._scratch / new_id()
+        try:
+            folder.rename(gone)
+        except FileNotFoundError:
+            return
+        _sync_folder(folder.parent)
+        shutil.rmtree(gone)
+
+
+async def _receive(image: ImageSource, target: Path, fetch: Fetch, told: Told) -> None:
+    """Write what arrives to a file, and refuse it unless it is what was promised, byte for byte."""
+    writer, digest, gathered = await _in_thread(SparseWriter, target), hashlib.sha256(), bytearray()
+
+    def store() -> None:
+        digest.update(gathered)
+        writer.write(bytes(gathered))
+        gathered.clear()
+
+    try:
+        async for piece in fetch(image):
+            gathered += piece
+            if writer.size + len(gathered) > image.size_bytes:
+                raise Conflict("more arrived than the image was promised to have")
+            if len(gathered) >= _GATHER:
+                await _in_thread(store)
+                told(writer.size / image.size_bytes)
+        await _in_thread(store)
+        if writer.size != image.size_bytes or digest.hexdigest() != image.sha256:
+            raise Conflict("the image that arrived is not the one that was promised")
+        await _in_thread(writer.finish)
+        told(1.0)
+    finally:
+        writer.close()
+
+
+def _resize(file: Path, size_bytes: int) -> None:
+    with file.open("rb+") as opened:
+        os.ftruncate(opened.fileno(), size_bytes)
+        os.fsync(opened.fileno())
+
+
+def _publish(made: Path, place: Path) -> None:
+    _sync_folder(made)
+    made.rename(place)
+    _sync_folder(place.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _generation(file: Path) -> int:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Generation).generation
+    except (OSError, msgspec.DecodeError) as why:
+        # The disk is what counts; whoever asks for a generation writes a new file.
+        log.warning("volume's generation cannot be read", file=str(file), why=str(why))
+        return 0
+
+
+@contextmanager
+def _translated() -> Generator[None, None, None]:
+    try:
+        yield
+    except FileNotFoundError as missing:
+        raise NotFound("the storage pool has no such file", internal=str(missing)) from missing
+    except OSError as why:
+        if why.errno in {ENOSPC, EDQUOT}:
+            raise Conflict("the storage pool is full", internal=str(why)) from why
+        raise Unavailable("the storage pool cannot be used", internal=str(why)) from why
+
+
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
+    with _translated():
+        return await asyncio.to_thread(work, *arguments)
