@@ -2,10 +2,10 @@
 
 import asyncio
 import os
-import platform
 import socket
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -13,7 +13,10 @@ import structlog
 from pileus.kernel.errors import PileusError
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
-from pileus.link.records import Load
+from pileus.link.records import GuestSpec, Load
+
+_GUESTS_PER_CPU: Final = 4
+"""How many vCPUs of simulated guests keep a simulated CPU busy."""
 
 log = structlog.stdlib.get_logger()
 
@@ -99,16 +102,28 @@ class LinuxHost:
 class SimulatedHost:
     """A machine that is not there. Its load is what its guests would make."""
 
-    def __init__(self, machine: Machine, *, boot: str = "simulated") -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        boot: str = "simulated",
+        guests: Callable[[], Iterable[GuestSpec]] = tuple,
+    ) -> None:
+        """A machine of this size on which `guests` run now."""
         self.boot = boot
-        self.use = Load(cpu=0.0, memory=0.0, disk=0.0)
         self._machine = machine
+        self._guests = guests
 
     async def machine(self) -> Machine:
         return self._machine
 
     async def load(self) -> Load:
-        return self.use
+        guests = list(self._guests())
+        return Load(
+            cpu=_part(sum(guest.vcpus for guest in guests), self._machine.vcpus * _GUESTS_PER_CPU),
+            memory=_part(sum(guest.memory_mib for guest in guests), self._machine.memory_mib),
+            disk=0.0,
+        )
 
 
 class _Address(msgspec.Struct):
@@ -127,11 +142,6 @@ async def _addresses() -> tuple[str, ...]:
         log.warning("the host's addresses are not known", why=str(why))
         return ()
     return tuple(address.local for interface in interfaces for address in interface.addr_info)
-
-
-def architecture() -> str:
-    """The processor's architecture as the kernel names it: `x86_64`, `aarch64`."""
-    return platform.machine()
 
 
 def _part(some: int, all: int) -> float:

@@ -1,7 +1,7 @@
 """A hypervisor in memory. It outlives its agent as a real one does: hand the same one to the next agent."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import msgspec
 from msgspec import structs
@@ -120,6 +120,10 @@ class SimulatedHypervisor:
                 yield id
         finally:
             self._watchers.discard(mine)
+
+    def running(self) -> Iterator[GuestSpec]:
+        """The guests that run now."""
+        return (guest.spec for guest in self.guests.values() if guest.state is GuestState.RUNNING)
 
     # What may happen to guests and hypervisor by themselves.
 
