@@ -46,7 +46,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     about: str
-    schema: Mapping[str, Any] = {"type": "string"}
+    schema: Mapping[str, Any] = msgspec.field(default_factory=lambda: {"type": "string"})
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +72,11 @@ class Exchange(Protocol):
     @property
     def services(self) -> Mapping[type, Any]:
         """What the controller is composed of, by type."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """What stands for `{id}` in the path."""
         ...
 
     def query(self, name: str, default: str = "") -> str: ...

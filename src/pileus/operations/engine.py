@@ -271,6 +271,10 @@ class PlainExchange:
     def services(self) -> Mapping[type, Any]:
         return self.performer.services
 
+    @property
+    def target(self) -> str:
+        return self.request.target
+
     def query(self, name: str, default: str = "") -> str:
         return self.request.query.get(name, default)
 

@@ -93,6 +93,7 @@ class State:
         self._writing: _Group | None = None
         self._wake = asyncio.Event()
         self._broken: PileusError | None = None
+        self._breaks: asyncio.Future[PileusError] = asyncio.get_running_loop().create_future()
         self._encode = msgspec.json.Encoder().encode
 
     def table(self, kind: Kind[R]) -> Table[R]:
@@ -112,6 +113,10 @@ class State:
     def broken(self) -> PileusError | None:
         """Why the log can no longer be written; the process is about to end then."""
         return self._broken
+
+    async def broken_by(self) -> PileusError:
+        """Wait until the log can no longer be written, and say why."""
+        return await self._breaks
 
     @property
     def store(self) -> Store:
@@ -261,6 +266,8 @@ class State:
 
     def _break(self, group: _Group, error: PileusError) -> None:
         self._broken = error
+        if not self._breaks.done():
+            self._breaks.set_result(error)
         for each in (group, self._group):
             if each is not None and not each.done.done():
                 each.done.set_exception(error)

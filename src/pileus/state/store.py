@@ -30,9 +30,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: str
     id: str
     revision: int
-    before: msgspec.Raw = msgspec.Raw(b"")
+    before: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     """The record as it was, JSON; empty if there was none."""
-    after: msgspec.Raw = msgspec.Raw(b"")
+    after: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     """The record as it is now, JSON; empty if it is deleted."""
 
 

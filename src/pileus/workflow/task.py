@@ -10,7 +10,9 @@ from pileus.kernel.ids import ProjectId
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
-_NULL = msgspec.Raw(b"null")
+
+def _null() -> msgspec.Raw:
+    return msgspec.Raw(b"null")
 
 
 class TaskState(StrEnum):
@@ -33,7 +35,7 @@ class JournalledStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     name: str
     started_at: datetime
     ended_at: datetime
-    output: msgspec.Raw = _NULL
+    output: msgspec.Raw = msgspec.field(default_factory=_null)
     undone_at: datetime | None = None
 
 
@@ -57,7 +59,7 @@ class Task(Record, frozen=True, kw_only=True):
     subject_name: str = ""
     actor: str
     request: str = ""
-    arguments: msgspec.Raw = _NULL
+    arguments: msgspec.Raw = msgspec.field(default_factory=_null)
     state: TaskState = TaskState.RUNNING
     steps: tuple[JournalledStep, ...] = ()
     cause: Cause | None = None

@@ -133,7 +133,7 @@ def _associated(ask: Ask, floating: FloatingIp, port: Port) -> tuple[FloatingIp,
                 changed = msgspec.structs.replace(
                     floating, port_id=PortId(port.id), fixed_address=fixed.address, router_id=RouterId(router.id)
                 )
-                return changed, _shown_on(ask, port, (floating.address,))
+                return changed, _shown_on(ask, port, (floating.address,), gone=floating.address)
     raise Conflict("no router joins the port's network with the floating IP's")
 
 

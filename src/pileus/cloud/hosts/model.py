@@ -3,7 +3,8 @@
 from datetime import datetime
 from enum import StrEnum
 
-from pileus.kernel.ids import HostId, PoolId
+from pileus.kernel.ids import PoolId
+from pileus.link.join import Invitation
 from pileus.link.records import HostFacts
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -38,14 +39,18 @@ class Host(Record, frozen=True, kw_only=True):
 HOSTS = Kind("host", Host, indexes={"pool": lambda host: host.pool_id}, unique={"name": lambda host: host.name})
 
 
-class JoinToken(Record, frozen=True, kw_only=True):
-    """Lets one new host in, once."""
+class Invited(Record, frozen=True, kw_only=True):
+    """A join token that was given out: lets one new host in."""
 
     pool_id: PoolId
-    secret_hash: str
-    expires_at: datetime
-    host_id: HostId | None = None
-    """Who used it."""
+    roles: tuple[str, ...] = ()
+    invitation: Invitation
 
 
-JOIN_TOKENS = Kind("join_token", JoinToken, keeps_before=False, secret=True)
+INVITATIONS = Kind(
+    "invitation",
+    Invited,
+    unique={"secret": lambda invited: invited.invitation.secret_hash},
+    keeps_before=False,
+    secret=True,
+)

@@ -76,5 +76,4 @@ def delete(ask: Ask, keypair: Keypair) -> Plan:
 
 def fingerprint(public_key: str) -> str:
     """The fingerprint of an OpenSSH public key, as `ssh-keygen -l` prints it."""
-
     return "SHA256:" + b64encode(sha256(b64decode(public_key.split()[1])).digest()).decode().rstrip("=")

@@ -46,8 +46,7 @@ class _Pool:
             for first, last in self.ranges:
                 start = max(first, self.last_given + 1) if wanted_above else first
                 end = last if wanted_above else min(last, self.last_given)
-                for number in range(start, min(end, start + left) + 1):
-                    yield number
+                yield from range(start, min(end, start + left) + 1)
                 left -= max(end - start, 0)
 
     def holds(self, number: int) -> bool:

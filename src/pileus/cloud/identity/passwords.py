@@ -1,0 +1,68 @@
+"""Passwords: hashed with Argon2id (RFC 9106), checked at the same cost whether the user exists or not."""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
+
+from pileus.kernel.errors import TooMany
+
+_FAILURES_ALLOWED = 10
+_WITHIN_S = 60.0
+_SOURCES_REMEMBERED = 10_000
+
+_hasher = PasswordHasher()  # the library's defaults are RFC 9106's second recommended option
+_nobodys = _hasher.hash(secrets.token_urlsafe(16))
+_one_at_a_time = asyncio.Semaphore(2)
+"""Each check takes 64 MiB for a moment: a flood of guesses must not take the controller's memory."""
+
+
+def hashed(password: str) -> str:
+    return _hasher.hash(password)
+
+
+async def fits(password: str, hash: str | None) -> bool:
+    """Whether this is the password; as slow for a user who does not exist (None) as for one who does."""
+    async with _one_at_a_time:
+        return await asyncio.to_thread(_verify, password, hash)
+
+
+def _verify(password: str, hash: str | None) -> bool:
+    try:
+        _hasher.verify(hash or _nobodys, password)
+    except (VerifyMismatchError, VerificationError, InvalidHashError):
+        return False
+    return hash is not None
+
+
+class Guesses:
+    """Counts failures, and refuses whoever has too many: per source address, and per user name."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._failures: dict[str, deque[float]] = {}
+
+    def check(self, *whose: str) -> None:
+        """Raises TooMany."""
+        for who in whose:
+            recent = self._recent(who)
+            if len(recent) >= _FAILURES_ALLOWED:
+                wait = _WITHIN_S - (self._monotonic() - recent[0])
+                raise TooMany(f"too many failures; try again in {wait:.0f} s")
+
+    def failed(self, *whose: str) -> None:
+        for who in whose:
+            if len(self._failures) >= _SOURCES_REMEMBERED:
+                del self._failures[next(iter(self._failures))]
+            self._failures.setdefault(who, deque(maxlen=_FAILURES_ALLOWED)).append(self._monotonic())
+
+    def _recent(self, who: str) -> deque[float]:
+        failures = self._failures.get(who, deque[float]())
+        while failures and self._monotonic() - failures[0] > _WITHIN_S:
+            failures.popleft()
+        if not failures:
+            self._failures.pop(who, None)
+        return failures

@@ -1,0 +1,165 @@
+"""Where instances go: the scheduler's fleet, kept in step with the records."""
+
+from collections.abc import Sequence
+
+from pileus.cloud.hosts.model import HOSTS, Host, HostState
+from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
+from pileus.cloud.pools.model import POOLS, Pool
+from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
+from pileus.kernel.units import GIB, MIB
+from pileus.operations.plan import Reason
+from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostView, Load, Role
+from pileus.state.records import Record
+from pileus.state.state import State
+
+_GIB_IN_MIB = GIB // MIB
+_OWN_MEMORY_MIB = 512
+"""What a host needs for itself."""
+
+
+class Placer:
+    """A view of the state: every host with what is promised on it, ready to choose from."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self._pools: dict[str, Pool] = {}
+        self._hosts: dict[str, Host] = {}
+
+    def changed(self, kind: str, before: Record | None, after: Record | None) -> None:
+        match kind:
+            case "host":
+                self._host_changed(before, after)
+            case "pool":
+                self._pool_changed(before, after)
+            case "instance":
+                self._instance_changed(before, after)
+            case _:
+                pass
+
+    def report(self, host: HostId, load: Load) -> None:
+        """Take a host's measured load."""
+        self.fleet.report(host, load)
+
+    def _host_changed(self, before: Record | None, after: Record | None) -> None:
+        if isinstance(after, Host):
+            self._hosts[after.id] = after
+            self._describe(after)
+        elif before is not None:
+            del self._hosts[before.id]
+            self.fleet.remove_host(HostId(before.id))
+
+    def _pool_changed(self, before: Record | None, after: Record | None) -> None:
+        if isinstance(after, Pool):
+            self._pools[after.id] = after
+            for host in self._hosts.values():
+                if host.pool_id == after.id:
+                    self._describe(host)
+        elif before is not None:
+            del self._pools[before.id]
+
+    def _describe(self, host: Host) -> None:
+        # Kinds load in no particular order: a host that is there before its pool is described again with the pool.
+        pool = self._pools.get(host.pool_id)
+        if pool is not None:
+            self.fleet.put_host(view_of(host, pool))
+
+    def _instance_changed(self, before: Record | None, after: Record | None) -> None:
+        if not isinstance(after, Instance):
+            if before is not None:
+                self.fleet.release(before.id)
+        elif not isinstance(before, Instance) or _takes(before) != _takes(after):
+            self.fleet.promise(after.id, after.host_id, self._demand_of(after))
+
+    def _demand_of(self, instance: Instance) -> Demand:
+        pool = self._pools.get(instance.pool_id)
+        group = instance.server_group_id
+        return Demand(
+            vcpus=instance.vcpus,
+            memory_mib=instance.memory_mib,
+            disk_mib=instance.disk_gib * _GIB_IN_MIB,
+            project=instance.project_id,
+            pool=instance.pool_id,
+            pool_name=pool.name if pool else "",
+            group=GroupDemand(id=group, name="") if group else None,
+        )
+
+
+def _takes(instance: Instance) -> tuple[object, ...]:
+    return instance.host_id, instance.vcpus, instance.memory_mib, instance.disk_gib, instance.server_group_id
+
+
+def view_of(host: Host, pool: Pool) -> HostView:
+    """A host as the scheduler sees it."""
+    facts = host.facts
+    physical = Capacity()
+    if facts is not None:
+        memory = max(facts.memory_mib - _OWN_MEMORY_MIB, 0)
+        physical = Capacity(vcpus=facts.vcpus, memory_mib=memory, disk_mib=facts.disk_mib)
+    return HostView(
+        id=HostId(host.id),
+        name=host.name,
+        pool=PoolId(pool.id),
+        pool_name=pool.name,
+        physical=physical,
+        cpu_overcommit=pool.cpu_overcommit,
+        memory_overcommit=pool.memory_overcommit,
+        zone=host.zone,
+        room=host.room,
+        rack=host.rack,
+        traits=frozenset(facts.traits) if facts else frozenset(),
+        roles=frozenset(Role(each) for each in host.roles),
+        out_of_service=_out_of_service(host),
+    )
+
+
+def _out_of_service(host: Host) -> str | None:
+    if host.state is HostState.MAINTENANCE:
+        return "in maintenance"
+    return None if host.connected else "its agent is not connected"
+
+
+def demand_for(
+    state: State,
+    project: ProjectId,
+    size: tuple[int, int, int],
+    pool: Pool,
+    *,
+    zone: str | None,
+    server_group_id: str | None,
+) -> Demand:
+    """What a new instance of this size (vCPUs, memory in MiB, disk in GiB) needs."""
+    vcpus, memory_mib, disk_gib = size
+    group = state[SERVER_GROUPS].get(server_group_id) if server_group_id else None
+    return Demand(
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        disk_mib=disk_gib * _GIB_IN_MIB,
+        project=project,
+        pool=PoolId(pool.id),
+        pool_name=pool.name,
+        zone=zone,
+        group=GroupDemand(id=ServerGroupId(group.id), name=group.name, policy=group.policy) if group else None,
+    )
+
+
+def reasons(fleet: Fleet, demand: Demand, chosen: HostId) -> Sequence[Reason]:
+    """What speaks for and against each host, for a plan that is shown."""
+    return [
+        Reason(about=verdict.host.name, says=verdict.words, chosen=verdict.host.id == chosen)
+        for verdict in fleet.explain(demand)
+    ]
+
+
+def default_pool(state: State) -> Pool | None:
+    return state[POOLS].one("default", key=True)
+
+
+def running_on(state: State, host: HostId) -> frozenset[str]:
+    """The instances that run on a host, by the records."""
+    return frozenset(each.id for each in state[INSTANCES].by("host_id", host) if each.state is InstanceState.RUNNING)
+
+
+def host_name(state: State, id: HostId) -> str:
+    host = state[HOSTS].find(id)
+    return host.name if host is not None else id

@@ -1,0 +1,73 @@
+"""What a host is told of an instance: its guest and its volumes, made from the records. Pure."""
+
+from collections.abc import Callable
+
+from pileus.cloud.images.model import IMAGES, Image
+from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState
+from pileus.cloud.networks.model import NETWORKS, PORTS, Port
+from pileus.cloud.volumes.model import VOLUMES, Volume
+from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
+from pileus.kernel.units import GIB
+from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, ImageSource, NicSpec, Power, VolumeSpec
+from pileus.state.state import State
+
+_TO_RUN = frozenset({InstanceState.BUILDING, InstanceState.RUNNING, InstanceState.STARTING, InstanceState.REBOOTING})
+
+
+def guest_spec(state: State, instance: Instance) -> GuestSpec:
+    """The guest as it ought to be."""
+    told = state[FIRST_BOOTS].find(instance.id)
+    return GuestSpec(
+        id=InstanceId(instance.id),
+        generation=instance.generation,
+        name=instance.name,
+        project=instance.project_id,
+        vcpus=instance.vcpus,
+        memory_mib=instance.memory_mib,
+        power=Power.RUNNING if instance.state in _TO_RUN else Power.STOPPED,
+        disks=tuple(
+            GuestDisk(volume=VolumeId(volume.id), pool=volume.storage_pool, serial=volume.id[:20])
+            for volume in state[VOLUMES].by("instance", instance.id)
+        ),
+        nics=tuple(_nic(state, port) for port in state[PORTS].by("instance_id", instance.id)),
+        first_boot=FirstBoot(
+            hostname=told.hostname if told else "",
+            public_keys=told.public_keys if told else (),
+            user_data=told.user_data if told else "",
+            user_data_base64=True,
+            availability_zone=instance.zone,
+        ),
+    )
+
+
+def _nic(state: State, port: Port) -> NicSpec:
+    return NicSpec(
+        port=PortId(port.id),
+        network=port.network_id,
+        mac=port.mac,
+        addresses=tuple(each.address for each in port.addresses),
+        mtu=state[NETWORKS].get(port.network_id).mtu,
+    )
+
+
+def volume_spec(state: State, volume: Volume, image_url: Callable[[ImageId], str]) -> VolumeSpec:
+    """The volume as it ought to be; `image_url` says where its host may fetch the image."""
+    image = state[IMAGES].find(volume.image_id) if volume.image_id else None
+    return VolumeSpec(
+        id=VolumeId(volume.id),
+        generation=volume.generation,
+        size_bytes=volume.size_gib * GIB,
+        pool=volume.storage_pool,
+        image=None if image is None else _source(image, image_url(ImageId(image.id))),
+    )
+
+
+def _source(image: Image, url: str) -> ImageSource:
+    return ImageSource(
+        id=ImageId(image.id),
+        sha256=image.sha256,
+        size_bytes=image.size_bytes,
+        virtual_size_bytes=image.virtual_size_bytes,
+        format=image.format,
+        url=url,
+    )

@@ -1,0 +1,163 @@
+"""What one may do with projects."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import Field
+
+from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.identity.model import GRANTS, TOKEN_SECRETS, TOKENS
+from pileus.cloud.images.model import IMAGES
+from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.keypairs.model import KEYPAIRS
+from pileus.cloud.networks.model import NETWORKS, ROUTERS, SUBNETS, Network, NetworkKind
+from pileus.cloud.networks.operations import default_network
+from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits
+from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
+from pileus.cloud.securitygroups.operations import default_group
+from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.volumes.model import VOLUMES
+from pileus.kernel.errors import Conflict, Invalid
+from pileus.kernel.ids import ProjectId
+from pileus.operations.caller import Role
+from pileus.operations.declare import Answer, Exchange, Noun
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.usage import Usage
+from pileus.operations.wire import Description, Name, Wire
+from pileus.state.kinds import Kind
+from pileus.state.state import Change, put, remove
+
+_KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, VOLUMES, IMAGES, FLOATING_IPS)
+_GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
+    ROUTERS,
+    SUBNETS,
+    NETWORKS,
+    SECURITY_RULES,
+    SECURITY_GROUPS,
+    SERVER_GROUPS,
+    KEYPAIRS,
+    GRANTS,
+    TOKENS,
+)
+
+Limit = Annotated[int, Field(ge=-1, le=1_000_000_000)]
+"""-1 is no limit."""
+
+
+class ProjectCreate(Wire):
+    name: Name
+    description: Description = ""
+    quota: dict[str, Limit] = Field(default_factory=dict)
+
+
+class ProjectChange(Wire):
+    name: Name | None = None
+    description: Description | None = None
+    quota: dict[str, Limit] | None = None
+    """Limits to change; those not named stay as they are."""
+
+
+class QuotaLine(msgspec.Struct, frozen=True):
+    """One thing that is counted. A limit of -1 is none."""
+
+    used: int
+    limit: int
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """What a project may use, and does."""
+
+    project_id: ProjectId
+    usage: Mapping[str, QuotaLine]
+
+
+projects = Noun(
+    PROJECTS,
+    plural="projects",
+    columns=("name", "description"),
+    about="Projects (tenants): everything that is made belongs to one.",
+    visible=lambda ask, project: ask.caller.is_platform or project.id == ask.caller.project_id,
+    scope="",
+)
+projects.list(filters=("name",), sorts=("name",))
+projects.show()
+
+
+@projects.post(least=Role.PLATFORM)
+def create(ask: Ask, wish: ProjectCreate) -> Plan:
+    """Create a project, with a security group and a network to begin with."""
+    _check_quota(wish.quota)
+    project = Project(
+        id=ask.new_id(), created_at=ask.now, name=wish.name, description=wish.description, quota=wish.quota
+    )
+    return Plan(
+        summary=f"create project {wish.name}",
+        changes=(put(project), *beginnings(ask, ProjectId(project.id))),
+        answers=project,
+        undo="delete the project",
+    )
+
+
+@projects.patch(least=Role.PLATFORM)
+def change(ask: Ask, project: Project, wish: ProjectChange) -> Plan:
+    """Rename a project, describe it, change its quota. What is used beyond a lower quota stays."""
+    _check_quota(wish.quota or {})
+    changed = msgspec.structs.replace(
+        project,
+        name=wish.name or project.name,
+        description=project.description if wish.description is None else wish.description,
+        quota={**project.quota, **(wish.quota or {})},
+    )
+    return Plan(
+        summary=f"change project {project.name}", changes=(put(changed),), answers=changed, undo="change it back"
+    )
+
+
+@projects.delete(least=Role.PLATFORM)
+def delete(ask: Ask, project: Project) -> Plan:
+    """Delete a project that has no instances, images, volumes or floating IPs left; its networks go with it."""
+    if project.id == ask.caller.project_id:
+        raise Conflict("you are working in this project")
+    state = ask.state
+    for kind in _KEEP_A_PROJECT:
+        if left := state.table(kind).count_by("project", project.id):
+            raise Conflict(f"the project still has {left} {kind.name.replace('_', ' ')}s")
+    changes: list[Change] = [remove(project)]
+    for kind in _GO_WITH_A_PROJECT:
+        changes += [remove(record) for record in state.table(kind).by("project", project.id)]
+    changes += [
+        remove(secret)
+        for token in state[TOKENS].by("project", project.id)
+        if (secret := state[TOKEN_SECRETS].find(token.id)) is not None
+    ]
+    return Plan(summary=f"delete project {project.name}", changes=changes, undo="none: its networks and keys are gone")
+
+
+@projects.special("GET", "/{id}/quota", least=Role.READER, answers=Quota)
+async def quota(exchange: Exchange, project: Project) -> Answer:
+    """Show what a project may use, and does."""
+    ask = exchange.ask
+    id = ProjectId(project.id)
+    allowed = limits(ask.state, id)
+    used = ask.view(Usage).of(id)
+    lines = {
+        what: QuotaLine(used.get(what, 0), allowed.get(what, -1)) for what in sorted({*DEFAULT_QUOTA, *used, *allowed})
+    }
+    return Answer(status=200, body=msgspec.json.encode(Quota(id, lines)))
+
+
+def beginnings(ask: Ask, project: ProjectId) -> list[Change]:
+    """What every project begins with."""
+    return [*default_group(ask, project), *default_network(ask, project, _way_out(ask))]
+
+
+def _way_out(ask: Ask) -> Network | None:
+    external = ask.state[NETWORKS].by("kind", NetworkKind.EXTERNAL)
+    return external[0] if external else None
+
+
+def _check_quota(quota: Mapping[str, int]) -> None:
+    wrong = {f"quota.{what}": "is not counted" for what in quota if what not in DEFAULT_QUOTA}
+    if wrong:
+        raise Invalid(f"counted are {', '.join(DEFAULT_QUOTA)}", fields=wrong)

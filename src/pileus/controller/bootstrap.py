@@ -1,0 +1,129 @@
+"""The first records of a cloud: who administers it, what instances may be, the way out, and the first host's token."""
+
+import secrets
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from pileus.cloud.flavors.model import Flavor
+from pileus.cloud.hosts.model import Invited
+from pileus.cloud.identity.model import Grant, Password, Token, TokenSecret, User
+from pileus.cloud.identity.passwords import hashed
+from pileus.cloud.identity.tokens import new_token, token_hash
+from pileus.cloud.networks.addresses import Addresses
+from pileus.cloud.networks.operations import ExternalNetworkCreate, create_external
+from pileus.cloud.pools.model import Pool
+from pileus.cloud.projects.model import PROJECTS, Project
+from pileus.cloud.projects.operations import beginnings
+from pileus.kernel.clock import Clock
+from pileus.kernel.ids import PoolId, ProjectId, TokenId, UserId, new_id
+from pileus.link.certificates import Authority
+from pileus.link.join import Invitation
+from pileus.link.tokens import hashed as secret_hashed
+from pileus.link.tokens import new_token as new_join_token
+from pileus.operations.caller import Caller, Role
+from pileus.operations.plan import Ask
+from pileus.state.records import Record
+from pileus.state.state import Origin, State, put
+
+ORIGIN = Origin(actor="system", operation="bootstrap")
+
+FLAVORS = (
+    ("tiny", 1, 256, 1),
+    ("small", 1, 1024, 10),
+    ("medium", 2, 4096, 20),
+    ("large", 4, 8192, 40),
+    ("xlarge", 8, 16_384, 80),
+)
+"""Name, vCPUs, memory in MiB, disk in GiB."""
+
+
+class Outside(msgspec.Struct, frozen=True, kw_only=True):
+    """The external network that a cloud begins with."""
+
+    cidr: str
+    gateway: str
+    first: str
+    last: str
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told once, when a cloud begins."""
+
+    user: str
+    password: str
+    token: str
+    """An API token of the administrator, without an end, for the command line on this machine."""
+    project_id: ProjectId
+    join_token: str
+    """Lets the first host in."""
+
+
+async def bootstrap(
+    state: State, authority: Authority, clock: Clock, views: Mapping[type, Any], outside: Outside | None
+) -> Begun | None:
+    """Make the first records, in one transaction; None if the cloud has begun already."""
+    if len(state[PROJECTS]):
+        return None
+    now = clock.now()
+    password = "-".join(secrets.token_hex(3) for _ in range(4))
+    token = new_token()
+    join_token = new_join_token(authority.fingerprint)
+    project = Project(id=new_id(), created_at=now, name="default", description="The administrators' own project.")
+    pool = Pool(id=new_id(), created_at=now, name="default", is_default=True)
+    user = User(id=new_id(), created_at=now, name="admin", is_platform=True)
+    token_id = TokenId(new_id())
+    records: list[Record] = [
+        project,
+        pool,
+        user,
+        Password(id=user.id, created_at=now, hash=hashed(password)),
+        Grant(
+            id=new_id(),
+            created_at=now,
+            project_id=ProjectId(project.id),
+            user_id=UserId(user.id),
+            role=Role.ADMIN,
+        ),
+        Token(
+            id=token_id,
+            created_at=now,
+            project_id=ProjectId(project.id),
+            user_id=UserId(user.id),
+            name="command line of the first host",
+        ),
+        TokenSecret(id=token_id, created_at=now, token_id=token_id, hash=token_hash(token)),
+        Invited(
+            id=new_id(),
+            created_at=now,
+            pool_id=PoolId(pool.id),
+            roles=("gateway",),
+            invitation=Invitation(secret_hash=secret_hashed(join_token.secret), expires_at=now + timedelta(days=365)),
+        ),
+        *(
+            Flavor(id=new_id(), created_at=now, name=name, vcpus=vcpus, memory_mib=memory, disk_gib=disk)
+            for name, vcpus, memory, disk in FLAVORS
+        ),
+    ]
+    caller = Caller(user_id=UserId(user.id), user_name=user.name, project_id=ProjectId(project.id), role=Role.PLATFORM)
+    ask = Ask(state=state, caller=caller, now=now, views=views)
+    if outside is not None:
+        wish = ExternalNetworkCreate(
+            name="external",
+            cidr=outside.cidr,
+            gateway=outside.gateway,
+            first=outside.first,
+            last=outside.last,
+        )
+        state.apply(create_external(ask, wish).changes, ORIGIN)
+    assert Addresses in views
+    await state.commit([*map(put, records), *beginnings(ask, ProjectId(project.id))], ORIGIN)
+    return Begun(
+        user=user.name,
+        password=password,
+        token=token,
+        project_id=ProjectId(project.id),
+        join_token=str(join_token),
+    )

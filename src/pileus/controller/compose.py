@@ -1,0 +1,314 @@
+"""Composes a controller: the one place that knows what is behind each port."""
+
+import asyncio
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import uvicorn
+
+from pileus.cloud.events.feed import Feed
+from pileus.cloud.hosts.operations import Admissions, Loads
+from pileus.cloud.identity.passwords import Guesses
+from pileus.cloud.identity.tokens import TokenAuthenticator
+from pileus.cloud.images.files import ImageFiles
+from pileus.cloud.images.operations import transfer_url
+from pileus.cloud.instances.operations import Consoles
+from pileus.cloud.instances.placement import Placer
+from pileus.cloud.networks.addresses import Addresses
+from pileus.cloud.projects.model import limits
+from pileus.cloud.tasks.watch import TaskWatch
+from pileus.cloud.world import World
+from pileus.controller.bootstrap import Begun, Outside, bootstrap
+from pileus.controller.consoles import LinkedConsoles
+from pileus.controller.hosts import HostLinks
+from pileus.controller.housekeeping import Housekeeping
+from pileus.controller.nouns import KINDS, NOUNS, WORKFLOWS
+from pileus.kernel.clock import Clock, SystemClock
+from pileus.kernel.files import write_atomically
+from pileus.kernel.ids import HostId, ImageId
+from pileus.link.certificates import CONTROLLER_NAME, Authority, ServerIdentity
+from pileus.link.join import AUTHORITY_PATH, Admission, Invitation, JoinRequest, accept_join
+from pileus.link.server import LinkServer
+from pileus.link.tickets import Tickets
+from pileus.link.tokens import new_token
+from pileus.operations.declare import Answer
+from pileus.operations.engine import Performer
+from pileus.operations.http import Api
+from pileus.operations.openapi import document
+from pileus.operations.usage import Usage
+from pileus.ovn.following import follow
+from pileus.ovn.northbound import OvnNorthbound
+from pileus.ovn.port import Northbound
+from pileus.ovn.simulated import SimulatedNorthbound
+from pileus.state.sqlite import SqliteStore
+from pileus.state.state import State, opened
+from pileus.state.store import Store
+from pileus.workflow.engine import Engine
+
+log = structlog.stdlib.get_logger()
+
+API_PORT = 5870
+LINK_PORT = 5871
+_CERTIFICATES_LOOKED_AT_S = 3600.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a controller is told at its start, from `controller.json` in its data folder."""
+
+    api_host: str = "0.0.0.0"  # noqa: S104 - the API is for the network
+    api_port: int = API_PORT
+    """0 takes a free one."""
+    link_host: str = "0.0.0.0"  # noqa: S104 - agents come from other hosts
+    link_port: int = LINK_PORT
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    """Names and addresses by which the API is reached, for its certificate."""
+    database: str = ""
+    """`postgresql://...`; empty is SQLite in the data folder."""
+    northbound: str = ""
+    """OVN's northbound database, `unix:/path` or `tcp:address:port`; empty simulates the network."""
+    outside: Outside | None = None
+    """The external network that the cloud begins with."""
+    events_kept_days: int = 90
+
+
+class Controller:
+    """A controller that runs."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        authority: Authority,
+        engine: Engine[World],
+        hosts: HostLinks,
+        api: Api,
+        begun: Begun | None,
+        housekeeping: Housekeeping,
+    ) -> None:
+        self.state = state
+        self.authority = authority
+        self.engine = engine
+        self.hosts = hosts
+        self.api = api
+        self.begun = begun
+        """What is told once, if the cloud has just begun."""
+        self.housekeeping = housekeeping
+        self.api_port = 0
+        self.link_port = 0
+
+
+@asynccontextmanager
+async def running(
+    data: Path,
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    store: Store | None = None,
+    northbound: Northbound | None = None,
+) -> AsyncGenerator[Controller]:
+    """A controller over a data folder: loaded, its first records made, listening. Ends when left, or when it must.
+
+    Args:
+        data: its folder; made if it is not there.
+        settings: see `Settings`.
+        clock: the machine's own, unless a test brings another.
+        store: what the settings name, unless a test brings another.
+        northbound: what the settings name, unless a test brings another.
+    """
+    clock = clock or SystemClock()
+    await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True, mode=0o700)
+    authority = Authority.load_or_create(data / "authority", clock)
+    identity = ServerIdentity(authority, data / "authority", clock)
+    identity.ensure((*settings.names, CONTROLLER_NAME))
+    tickets = Tickets(_secret(data / "ticket.key"), clock)
+    placer, addresses, usage = Placer(), Addresses(), Usage(KINDS)
+    views: Mapping[type, Any] = {Placer: placer, Addresses: addresses, Usage: usage}
+    northbound = northbound or _northbound(settings)
+    async with opened(KINDS, store or _store(data, settings), clock, (placer, addresses, usage)) as state:
+        begun = await bootstrap(state, authority, clock, views, settings.outside)
+        hosts = HostLinks(state, placer, authority, clock)
+        watch = TaskWatch()
+        world = World(state=state, hosts=hosts, networks=northbound, images=_Urls(tickets), clock=clock)
+        engine = Engine(state, world, clock, WORKFLOWS, on_progress=watch.progress)
+        files = ImageFiles(data / "images")
+        housekeeping = Housekeeping(state, files, watch, clock, timedelta(days=settings.events_kept_days))
+        admissions = _Admissions(authority, settings, clock)
+        services: dict[type, Any] = {
+            Engine: engine,
+            TaskWatch: watch,
+            Feed: Feed(state),
+            Guesses: Guesses(clock.monotonic),
+            ImageFiles: files,
+            Tickets: tickets,
+            Admissions: admissions,
+            Loads: hosts,
+            Consoles: LinkedConsoles(hosts),
+        }
+        performer = Performer(state, engine, clock, usage, limits, views, services)
+        api = Api(performer, NOUNS, TokenAuthenticator(state, clock), _Mounted(authority))
+        controller = Controller(
+            state=state,
+            authority=authority,
+            engine=engine,
+            hosts=hosts,
+            api=api,
+            begun=begun,
+            housekeeping=housekeeping,
+        )
+        state.listen(watch.events)
+        unfollow = follow(state, northbound)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = [
+                    tasks.create_task(northbound.run(), name="northbound"),
+                    tasks.create_task(hosts.serve(), name="hosts"),
+                    tasks.create_task(engine.serve(), name="workflow engine"),
+                    tasks.create_task(housekeeping.run(), name="housekeeping"),
+                    tasks.create_task(_renew(identity, settings), name="certificates"),
+                    tasks.create_task(_die_with_the_log(state), name="log watch"),
+                ]
+                link = LinkServer(
+                    settings.link_host,
+                    settings.link_port,
+                    identity.link_context(),
+                    hosts.handlers,
+                    hosts.accompany,
+                    admit=hosts.admit,
+                )
+                async with link, _serving(api, settings, identity.api_context()) as api_port:
+                    controller.api_port, controller.link_port = api_port, link.port
+                    admissions.link_port = link.port
+                    log.info("controller runs", api_port=api_port, link_port=link.port, epoch=state.store.epoch)
+                    yield controller
+                for task in work:
+                    task.cancel()
+        finally:
+            unfollow()
+
+
+def _store(data: Path, settings: Settings) -> Store:
+    if settings.database:
+        from pileus.state.postgresql import PostgresqlStore
+
+        return PostgresqlStore(settings.database)
+    return SqliteStore(data)
+
+
+def _northbound(settings: Settings) -> Northbound:
+    return OvnNorthbound(settings.northbound) if settings.northbound else SimulatedNorthbound()
+
+
+def _secret(path: Path) -> bytes:
+    if not path.exists():
+        write_atomically(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()
+
+
+async def _renew(identity: ServerIdentity, settings: Settings) -> None:
+    while True:
+        await asyncio.sleep(_CERTIFICATES_LOOKED_AT_S)
+        if identity.ensure((*settings.names, CONTROLLER_NAME)):
+            log.info("server certificate renewed")
+
+
+async def _die_with_the_log(state: State) -> None:
+    """A controller whose log cannot be written must end: its memory is ahead of its disk."""
+    raise await state.broken_by()
+
+
+class _Urls:
+    def __init__(self, tickets: Tickets) -> None:
+        self._tickets = tickets
+
+    def url(self, image: ImageId, host: HostId) -> str:
+        return transfer_url(self._tickets, image, host)
+
+
+class _Admissions:
+    """Lets hosts in; see `pileus.cloud.hosts.operations.Admissions`."""
+
+    def __init__(self, authority: Authority, settings: Settings, clock: Clock) -> None:
+        self._clock = clock
+        self._authority = authority
+        self._addresses = tuple(name for name in settings.names if name not in ("localhost", "127.0.0.1"))
+        self.link_port = settings.link_port
+
+    def invite(self) -> tuple[str, str]:
+        token = new_token(self._authority.fingerprint)
+        return str(token), token.secret
+
+    @property
+    def fingerprint(self) -> str:
+        return self._authority.fingerprint
+
+    def admit(self, request: JoinRequest, invitation: Invitation, host: HostId) -> Admission:
+        return accept_join(
+            self._authority,
+            request,
+            invitation,
+            host=host,
+            now=self._clock.now(),
+            link_port=self.link_port,
+            addresses=self._addresses,
+        )
+
+
+class _Mounted:
+    """What is served besides the operations: the authority's certificate, the OpenAPI document."""
+
+    def __init__(self, authority: Authority) -> None:
+        openapi = msgspec.json.encode(document(NOUNS))
+        self._files = {
+            AUTHORITY_PATH: Answer(status=200, body=authority.pem, media_type="application/x-pem-file"),
+            "/openapi.json": Answer(status=200, body=openapi),
+            "/healthz": Answer(status=200, body=b'{"status":"ok"}'),
+        }
+
+    async def __call__(self, path: str) -> Answer | None:
+        return self._files.get(path)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to whoever composes."""
+
+    def capture_signals(self) -> Any:  # noqa: ANN401 - uvicorn's own signature
+        return nullcontext()
+
+
+@asynccontextmanager
+async def _serving(api: Api, settings: Settings, context: ssl.SSLContext) -> AsyncGenerator[int]:
+    """The API at its port, over TLS."""
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    listening = socket.create_server((settings.api_host, settings.api_port), family=family, backlog=1024)
+
+    def with_context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        return context
+
+    config = uvicorn.Config(
+        api,
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=2,
+        ssl_context_factory=with_context,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listening]), name="api")
+    try:
+        yield int(listening.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+        listening.close()

@@ -1,0 +1,196 @@
+"""The hosts, as the controller talks to them: who is connected, what they report, what is asked of them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from pileus.cloud.hosts.model import HOSTS, Host
+from pileus.cloud.instances.model import INSTANCES, SETTLED, Instance, InstanceState
+from pileus.cloud.instances.placement import Placer, running_on
+from pileus.cloud.instances.specs import guest_spec
+from pileus.kernel.clock import Clock
+from pileus.kernel.errors import PileusError, Unavailable
+from pileus.kernel.ids import HostId
+from pileus.link.certificates import Authority
+from pileus.link.channel import Channel
+from pileus.link.handlers import Call, Handlers
+from pileus.link.records import (
+    GuestObserved,
+    Hello,
+    HostReport,
+    Inventory,
+    Load,
+    Message,
+    Method,
+    Power,
+    Progress,
+    Welcome,
+)
+from pileus.link.renewal import answer_renewals
+from pileus.scheduler.model import Load as MeasuredLoad
+from pileus.state.state import Change, Origin, State, put
+from pileus.workflow.workflow import tell_progress
+
+log = structlog.stdlib.get_logger()
+
+T = TypeVar("T")
+
+_PER_HOST = 16
+"""Requests under way at one host at a time; more wait here, where they cost the host nothing."""
+_MEND_S = 180.0
+
+_progress = msgspec.json.Decoder(Progress)
+
+
+class HostLinks:
+    """Every host's agent. What an agent is asked waits here for its turn; what it tells becomes records and load."""
+
+    def __init__(self, state: State, placer: Placer, authority: Authority, clock: Clock) -> None:
+        self._state = state
+        self._placer = placer
+        self._clock = clock
+        self._channels: dict[HostId, Channel] = {}
+        self._turns: dict[HostId, asyncio.Semaphore] = {}
+        self._loads: dict[HostId, Load] = {}
+        self._inventories: dict[HostId, Inventory] = {}
+        self._changes = asyncio.TaskGroup()
+        self.handlers = Handlers()
+        self.handlers.add(Method.HELLO, Hello, self._hello)
+        answer_renewals(self.handlers, authority)
+        self.handlers.add_note(Method.REPORT, HostReport, self._report)
+        self.handlers.add_note(Method.GUEST_OBSERVED, GuestObserved, self._observed)
+
+    async def serve(self) -> None:
+        """Take in what hosts tell, until cancelled. Hosts count as away until they have said hello."""
+        away = [put(_connected(host, yes=False, clock=self._clock)) for host in self._state[HOSTS] if host.connected]
+        if away:
+            await self._state.commit(away, Origin(actor="system", operation="controller started"))
+        async with self._changes:
+            await asyncio.get_running_loop().create_future()
+
+    async def ask(self, host: HostId, method: Method, body: Message, answer: type[T], *, timeout_s: float) -> T:
+        """Ask a host's agent; see `pileus.cloud.world.Hosts`."""
+        turn = self._turns.get(host)
+        if turn is None:
+            turn = self._turns[host] = asyncio.Semaphore(_PER_HOST)
+        async with turn:
+            return await self._channel(host).request(method, body, answer, timeout_s=timeout_s, progress=_teller())
+
+    def _channel(self, host: HostId) -> Channel:
+        channel = self._channels.get(host)
+        if channel is None:
+            known = self._state[HOSTS].find(host)
+            raise Unavailable(f"the agent of host {known.name if known else host} is not connected")
+        return channel
+
+    def channel(self, host: HostId) -> Channel:
+        """The channel to a host, for streams. Raises Unavailable."""
+        return self._channel(host)
+
+    def load(self, host: HostId) -> Load | None:
+        return self._loads.get(host)
+
+    def admit(self, host: HostId, serial: int) -> str | None:
+        """Why a host with this certificate is not let in, or None."""
+        del serial  # a renewed certificate and the one before are both good until they are over
+        return None if host in self._state[HOSTS] else "this host is not one of ours, or was removed"
+
+    async def accompany(self, channel: Channel, host: HostId) -> None:
+        """Runs beside a host's channel until that is lost."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._gone(host, channel)
+
+    def _gone(self, host: HostId, channel: Channel) -> None:
+        if self._channels.get(host) is not channel:
+            return
+        del self._channels[host]
+        self._loads.pop(host, None)
+        known = self._state[HOSTS].find(host)
+        if known is not None and known.connected and self._state.broken is None:
+            self._state.apply(
+                [put(_connected(known, yes=False, clock=self._clock))],
+                Origin(actor=f"host:{host}", operation="host.lost"),
+            )
+        log.warning("host lost", host=host, name=known.name if known else "")
+
+    async def _hello(self, hello: Hello, call: Call) -> Welcome:
+        id = HostId(call.peer)
+        known = self._state[HOSTS].get(id)
+        now = msgspec.structs.replace(_connected(known, yes=True, clock=self._clock), facts=hello.facts)
+        await self._state.commit([put(now)], Origin(actor=f"host:{id}", operation="host.hello"))
+        self._channels[id] = call.channel
+        inventory = hello.inventory
+        orphans = tuple(guest.id for guest in inventory.guests if guest.id not in self._state[INSTANCES])
+        if orphans:
+            log.warning("guests without a record", host=known.name, guests=orphans)
+        for guest in inventory.guests:
+            self._take_in(id, guest)
+        self._changes.create_task(self._mend(id, {guest.id: guest for guest in inventory.guests}))
+        log.info("host connected", host=id, name=known.name, guests=len(inventory.guests))
+        return Welcome(host=id, orphans=orphans)
+
+    def _report(self, report: HostReport, channel: Channel) -> None:
+        host = HostId(channel.peer)
+        self._loads[host] = report.load
+        measured = MeasuredLoad(
+            cpu=report.load.cpu,
+            memory=report.load.memory,
+            disk=report.load.disk,
+            instances=running_on(self._state, host),
+        )
+        self._placer.report(host, measured)
+
+    def _observed(self, guest: GuestObserved, channel: Channel) -> None:
+        self._take_in(HostId(channel.peer), guest)
+
+    def _take_in(self, host: HostId, guest: GuestObserved) -> None:
+        """A guest is as nobody asked: it ended by itself, or was found running. The record follows."""
+        instance = self._state[INSTANCES].find(guest.id)
+        if instance is None or instance.host_id != host or instance.state not in SETTLED:
+            return
+        is_now = InstanceState.RUNNING if guest.power is Power.RUNNING else InstanceState.STOPPED
+        if guest.generation < instance.generation or is_now is instance.state:
+            return
+        changed: list[Change] = [put(instance.to(is_now, reason=guest.cause))]
+        self._state.apply(changed, Origin(actor=f"host:{host}", operation="guest.observed"))
+
+    async def _mend(self, host: HostId, found: dict[str, GuestObserved]) -> None:
+        """Have the host make those guests so that it has not, or has as they were before."""
+        for instance in self._to_mend(host, found):
+            try:
+                await self.ask(
+                    host, Method.GUEST_ENSURE, guest_spec(self._state, instance), GuestObserved, timeout_s=_MEND_S
+                )
+                log.info("guest mended", host=host, instance=instance.id)
+            except PileusError as refused:
+                log.warning("guest not mended", host=host, instance=instance.id, reason=refused.detail)
+
+    def _to_mend(self, host: HostId, found: dict[str, GuestObserved]) -> Sequence[Instance]:
+        return [
+            instance
+            for instance in self._state[INSTANCES].by("host_id", host)
+            if instance.state in SETTLED
+            and (instance.id not in found or found[instance.id].generation < instance.generation)
+        ]
+
+
+def _connected(host: Host, *, yes: bool, clock: Clock) -> Host:
+    return msgspec.structs.replace(host, connected=yes, since=clock.now())
+
+
+def _teller() -> Callable[[msgspec.Raw], None] | None:
+    """What an agent tells of its progress is the progress of the step that asks; it arrives outside of the step."""
+    tell = tell_progress.get(None)
+    if tell is None:
+        return None
+
+    def told(raw: msgspec.Raw) -> None:
+        progress = _progress.decode(raw)
+        tell(progress.step, progress.fraction)
+
+    return told

@@ -1,0 +1,62 @@
+"""Everything that the cloud knows: its nouns, its kinds of records, its workflows. A new noun is one line here."""
+
+from typing import Any
+
+from pileus.cloud.events.operations import events
+from pileus.cloud.flavors.operations import flavors
+from pileus.cloud.floatingips.operations import floating_ips
+from pileus.cloud.hosts.model import INVITATIONS
+from pileus.cloud.hosts.operations import hosts
+from pileus.cloud.identity.model import PASSWORDS, TOKEN_SECRETS
+from pileus.cloud.identity.operations import grants, tokens, users
+from pileus.cloud.images.operations import images
+from pileus.cloud.instances import workflows as of_instances
+from pileus.cloud.instances.model import FIRST_BOOTS
+from pileus.cloud.instances.operations import instances
+from pileus.cloud.keypairs.operations import keypairs
+from pileus.cloud.networks.operations import networks, ports, routers, subnets
+from pileus.cloud.pools.operations import pools
+from pileus.cloud.projects.operations import projects
+from pileus.cloud.securitygroups.operations import security_groups, security_rules
+from pileus.cloud.servergroups.operations import server_groups
+from pileus.cloud.tasks.operations import tasks
+from pileus.cloud.volumes.operations import volumes
+from pileus.operations.declare import Noun
+from pileus.operations.idempotency import KEPT_ANSWERS
+from pileus.state.kinds import Kind
+
+NOUNS: tuple[Noun[Any], ...] = (
+    instances,
+    images,
+    flavors,
+    keypairs,
+    volumes,
+    networks,
+    subnets,
+    routers,
+    ports,
+    security_groups,
+    security_rules,
+    floating_ips,
+    server_groups,
+    projects,
+    users,
+    grants,
+    tokens,
+    pools,
+    hosts,
+    tasks,
+    events,
+)
+
+WORKFLOWS = of_instances.WORKFLOWS
+
+KINDS: tuple[Kind[Any], ...] = (
+    *(noun.kind for noun in NOUNS if noun is not events),
+    PASSWORDS,
+    TOKEN_SECRETS,
+    INVITATIONS,
+    FIRST_BOOTS,
+    KEPT_ANSWERS,
+)
+"""All kinds of records, those without operations of their own last."""
