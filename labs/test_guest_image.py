@@ -1,7 +1,7 @@
 """The small guest image, built from Debian packages and booted in plain QEMU with user-mode networking.
 
-Three boots: from the metadata service (which at first is not ready), the same disk again with a config drive, and a
-fresh disk with UEFI and a NoCloud seed. Each test asks one of these guests one thing.
+Four boots: from the metadata service (which at first is not ready), the same disk again with a config drive, a fresh
+disk with UEFI and a NoCloud seed, and one whose metadata service comes late. Each test asks one of them one thing.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from typing import Any, TextIO, TypeVar
 import pytest
 
 from pileus.guestimage import BuiltImage, build
+from pileus.guestimage.debian import build_debian
 from pileus.guestimage.fat import fat16
 from pileus.kernel.units import GIB, MIB
 
@@ -167,7 +168,7 @@ class Guest:
                 *("ssh", "-F", "none", *options, "-o", "BatchMode=yes", "-o", "ConnectTimeout=20"),
                 *("-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={self._folder}/known_hosts"),
                 *("-p", str(self.port(22))),
-                *("root@127.0.0.1", command),
+                *("-l", "root", "127.0.0.1", command),
             ],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -292,6 +293,20 @@ def first_boot(place: Path, disk: Path, public_key: str) -> Iterator[Guest]:
 
 
 @pytest.fixture(scope="module")
+def extended(first_boot: Guest) -> Guest:
+    """The guest of the first boot, given another network card, disk and CPU while it runs."""
+    first_boot.monitor("netdev_add", type="user", id="n1", net="10.9.0.0/24")
+    first_boot.monitor("device_add", driver="virtio-net-pci", id="nic1", netdev="n1", bus="port1", romfile="")
+    first_boot.monitor(
+        "blockdev-add", driver="null-co", **{"node-name": "extra", "size": 64 * MIB, "read-zeroes": True}
+    )
+    first_boot.monitor("device_add", driver="virtio-blk-pci", id="disk1", drive="extra", bus="port2")
+    cpu = {"socket-id": 0, "core-id": 1, "thread-id": 0}
+    first_boot.monitor("device_add", driver="qemu64-x86_64-cpu", id="cpu1", **cpu)
+    return first_boot
+
+
+@pytest.fixture(scope="module")
 def second_boot(place: Path, disk: Path, first_boot: Guest, public_key: str) -> Iterator[Guest]:
     """The same disk, grown while it was off, and now with a config drive."""
     if first_boot.process.poll() is None:
@@ -323,6 +338,21 @@ def third_boot(place: Path, image: BuiltImage, public_key: str) -> Iterator[Gues
     # UEFI and GRUB together need more memory than the guest itself.
     with running(place / "3", disk, *raw_disk(seed), *firmware, memory_mib=256) as guest:
         guest.says("ready", within_s=120)
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def patient_boot(place: Path, image: BuiltImage, public_key: str) -> Iterator[Guest]:
+    """A guest whose metadata service, this time OpenStack's, comes long after it."""
+    meta_data = {"uuid": "i-0004", "hostname": "fourth", "public_keys": {"mine": public_key}}
+    answers = {"/openstack/latest/meta_data.json": json.dumps(meta_data)}
+    disk = overlay(image, place / "patient.qcow2", image.virtual_size_bytes)
+    with (
+        Metadata(answers, unready=sys.maxsize) as service,
+        running(place / "4", disk, metadata_port=service.port) as guest,
+    ):
+        guest.says("ready ip=169.254.77.5 hostname=pileus source=none")
+        service.unready = 0
         yield guest
 
 
@@ -388,19 +418,29 @@ def test_the_guest_agent_answers_and_executes(first_boot: Guest) -> None:
     assert (status["exitcode"], base64.b64decode(status["out-data"])) == (0, b"first\n")
 
 
-def test_devices_may_be_added_while_the_guest_runs(first_boot: Guest) -> None:
-    first_boot.monitor("netdev_add", type="user", id="n1", net="10.9.0.0/24")
-    first_boot.monitor("device_add", driver="virtio-net-pci", id="nic1", netdev="n1", bus="port1", romfile="")
-    first_boot.monitor(
-        "blockdev-add", driver="null-co", **{"node-name": "extra", "size": 64 * MIB, "read-zeroes": True}
-    )
-    first_boot.monitor("device_add", driver="virtio-blk-pci", id="disk1", drive="extra", bus="port2")
-    cpu = {"socket-id": 0, "core-id": 1, "thread-id": 0}
-    first_boot.monitor("device_add", driver="qemu64-x86_64-cpu", id="cpu1", **cpu)
-    first_boot.says("address eth1 10.9.0.15/24")
-    first_boot.says("disk vdb added")
-    first_boot.says("cpu1 online")
-    assert first_boot.tells()["cpus"] == 2
+def test_devices_may_be_added_while_the_guest_runs(extended: Guest) -> None:
+    extended.says("disk vdb added")
+    extended.says("cpu1 online")
+    extended.says("address eth1 10.9.0.15/24")
+    assert extended.tells()["cpus"] == 2
+
+
+def test_classless_routes_and_mtu_of_a_lease_are_followed(extended: Guest, key: Path) -> None:
+    extended.says("address eth1")
+    lease = "interface=eth1 ip=10.9.0.15 mask=24 router=10.9.0.9 mtu=1442"
+    routes = "169.254.1.1/32 10.9.0.2 10.77.0.0/16 192.0.2.1 10.78.0.0/16 0.0.0.0 0.0.0.0/0 10.9.0.3"
+    put_into_effect = f"{lease} staticroutes='{routes}' /usr/lib/pileus/dhcp renew; ip route show dev eth1; ip link"
+    answer = extended.ssh(put_into_effect, "-i", str(key)).stdout
+    for route in (
+        "default via 10.9.0.3",
+        "169.254.1.1 via 10.9.0.2",
+        "192.0.2.1 dev eth1 scope link",
+        "10.77.0.0/16 via 192.0.2.1",
+        "10.78.0.0/16 dev eth1 scope link",
+    ):
+        assert route in answer
+    assert re.search("eth1: .* mtu 1442", answer)
+    assert "10.9.0.9" not in answer
 
 
 def test_the_data_partition_follows_a_disk_that_grows_under_the_running_guest(first_boot: Guest) -> None:
@@ -461,3 +501,26 @@ def test_a_password_of_user_data_opens_the_door(third_boot: Guest, place: Path) 
         environment.setenv("SSH_ASKPASS", str(answer))
         environment.setenv("SSH_ASKPASS_REQUIRE", "force")
         assert third_boot.ssh("hostname", *options).stdout == "third\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("perl") is None, reason="not installed: perl")
+def test_a_full_debian_is_set_up_by_cloud_init(place: Path, key: Path, public_key: str) -> None:
+    image = asyncio.run(build_debian(place / "debian.qcow2", cache=place / "cache", say=print))
+    seed = place / "debian-seed"
+    user_data = f"#cloud-config\nhostname: large\nssh_authorized_keys:\n  - {public_key}\nruncmd:\n  - touch /ran\n"
+    files = {"meta-data": b"instance-id: i-0005\n", "user-data": user_data.encode()}
+    seed.write_bytes(fat16(files, label="cidata", size_bytes=4 * MIB))
+    disk = overlay(image, place / "debian-disk.qcow2", 5 * GIB)
+    with running(place / "5", disk, *raw_disk(seed), memory_mib=512) as guest:
+        eventually(lambda: re.search("Cloud-init .* finished", guest.serial()), "cloud-init has finished", within_s=300)
+        answer = guest.ssh("hostname; ls /ran; df --output=size -BG / | tail -n 1", "-i", str(key), "-l", "debian")
+        assert answer.stdout.split() == ["large", "/ran", "5G"], answer.stderr
+        assert guest.agent("guest-ping") == {}
+        guest.press_power_button(within_s=90)
+
+
+def test_a_guest_waits_for_its_metadata_as_long_as_it_takes(patient_boot: Guest, key: Path) -> None:
+    patient_boot.says("configured hostname=fourth source=metadata")
+    assert patient_boot.ssh("hostname", "-i", str(key)).stdout == "fourth\n"
+    assert patient_boot.tells()["instance_id"] == "i-0004"

@@ -13,7 +13,11 @@ from pileus.guestimage.packages import Packages
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
 
-GRUB_PACKAGES = ("grub-common", "grub-efi-amd64-bin", "grub-pc-bin")
+GRUB_PACKAGES = (
+    *("grub-common", "grub-efi-amd64-bin", "grub-pc-bin"),
+    *("libc6", "libdevmapper1.02.1", "liblzma5", "libpcre2-8-0", "libselinux1", "libudev1"),
+)
+"""GRUB's images, the program that puts them together, and its libraries."""
 
 _SECTOR_BYTES = 512
 _BOOT_AT = MIB
