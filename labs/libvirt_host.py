@@ -14,13 +14,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pileus.agent.hypervisor.libvirt.domain import Ground
 from pileus.machine import libvirtd
 from pileus.machine.daemons import Daemon
 from pileus.machine.enclosure import Kvm
 from pileus.machine.layout import Layout
 
 _TELLS_ITS_NAMESPACES = "ip link set lo up; touch $1/ready; while :; do sleep 1000; done"
-_PROGRAMS = ("ip", "libvirtd", "nsenter", "qemu-img", "qemu-system-x86_64", "setpriv", "unshare", "virtlogd")
+_PROGRAMS = ("ip", "libvirtd", "nsenter", "qemu-img", "qemu-system-x86_64", "setpriv", "unshare", "virsh", "virtlogd")
 
 
 def missing() -> str | None:
@@ -47,8 +48,7 @@ class LibvirtHost:
     def __init__(self, layout: Layout, namespaces: int) -> None:
         self.uri = libvirtd.uri(layout)
         self.disks = layout.data / "disks"
-        self.consoles = layout.run / "instances"
-        self.logs = layout.log / "instances"
+        self.ground = Ground(accelerator="tcg", sockets=layout.run / "instances", logs=layout.log / "instances")
         self._layout = layout
         self._namespaces = namespaces
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -66,6 +66,10 @@ class LibvirtHost:
     def run(self, *command: str) -> str:
         """What a program says that is run among the host's processes and networks."""
         return subprocess.run(self._inside(*command), check=True, capture_output=True, text=True, timeout=30).stdout
+
+    def virsh(self, *command: str) -> str:
+        """What virsh says, as an operator would ask it."""
+        return self.run("virsh", "--connect", self.uri, *command)
 
     def make_tap(self, name: str) -> None:
         """Have a tap device, as the network driver makes them."""

@@ -1,25 +1,34 @@
 """Guests on a real QEMU, by a real libvirtd that belongs to the test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from libvirt_host import LibvirtHost, libvirt_host, missing
 from msgspec.structs import replace
 
 from pileus.agent.hypervisor.libvirt import binding
-from pileus.agent.hypervisor.libvirt.domain import Ground, domain_name
+from pileus.agent.hypervisor.libvirt.connection import EngineFailed
+from pileus.agent.hypervisor.libvirt.domain import METADATA_NAMESPACE, console_log, domain_name
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
-from pileus.agent.hypervisor.port import GuestFound, GuestState
+from pileus.agent.hypervisor.port import ByteStream, GuestFound, GuestState, Hypervisor
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
-from pileus.kernel.errors import Unavailable
+from pileus.guestimage import build
+from pileus.guestimage.fat import fat16
+from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
+from pileus.kernel.programs import run
+from pileus.kernel.units import MIB
 from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
+from pileus.testing.contracts.hypervisor import Crash, HypervisorContract
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
-_WITHIN_S = 30.0
+WITHIN_S = 30.0
+BOOTS_WITHIN_S = 90.0
+PROMPT = b"root@guest:~# "
 
 
 @pytest.fixture(scope="module")
@@ -29,78 +38,111 @@ def host() -> Iterator[LibvirtHost]:
 
 
 @pytest.fixture
-def ground(host: LibvirtHost) -> Ground:
-    return Ground(accelerator="tcg", sockets=host.consoles, logs=host.logs)
+async def another(host: LibvirtHost) -> AsyncIterator[Callable[[], Awaitable[LibvirtHypervisor]]]:
+    """Makes drivers of the one hypervisor, as agents do that come one after the other."""
+    made: list[LibvirtHypervisor] = []
+
+    async def another() -> LibvirtHypervisor:
+        made.append(
+            LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
+        )
+        return made[-1]
+
+    yield another
+    for each in made:
+        await each.close()
 
 
 @pytest.fixture
-async def hypervisor(host: LibvirtHost, ground: Ground) -> AsyncIterator[LibvirtHypervisor]:
-    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=ground, accelerator_reason="for the test")
+async def hypervisor(
+    host: LibvirtHost, another: Callable[[], Awaitable[LibvirtHypervisor]]
+) -> AsyncIterator[LibvirtHypervisor]:
+    hypervisor = await another()
     yield hypervisor
     for id in await hypervisor.list():
         await hypervisor.undefine(id)
-    assert [*host.consoles.glob("*"), *host.logs.glob("*")] == []
-    await hypervisor.close()
-
-
-class Guest:
-    """A guest with an empty disk and a tap of its own: its firmware runs, and finds nothing to boot."""
-
-    def __init__(self, host: LibvirtHost) -> None:
-        self.volume, self.port = VolumeId(new_id()), PortId(new_id())
-        self.disk = host.disks / self.volume
-        with self.disk.open("wb") as file:
-            file.truncate(2**20)
-        tap = f"tap{self.port[-10:]}"
-        host.make_tap(tap)
-        self.spec = GuestSpec(
-            id=InstanceId(new_id()),
-            generation=1,
-            name="a & <b> 'c' \"d\" \x00é",
-            project=ProjectId(new_id()),
-            vcpus=1,
-            memory_mib=64,
-            power=Power.RUNNING,
-            disks=(GuestDisk(volume=self.volume),),
-            nics=(
-                NicSpec(
-                    port=self.port,
-                    network=NetworkId(new_id()),
-                    mac=f"52:54:00:{self.port[-6:-4]}:{self.port[-4:-2]}:{self.port[-2:]}",
-                    addresses=(),
-                    mtu=1442,
-                ),
-            ),
-            first_boot=FirstBoot(hostname="guest"),
-        )
-        self.disks = {self.volume: DiskSource(kind="file", path=str(self.disk), format="raw")}
-        self.plugs = {self.port: Plug(device=tap, offload=False)}
-
-    @property
-    def id(self) -> InstanceId:
-        return self.spec.id
-
-    async def define(self, hypervisor: LibvirtHypervisor, *, generation: int = 1) -> None:
-        await hypervisor.define(replace(self.spec, generation=generation), self.disks, self.plugs)
+    assert [*host.ground.sockets.glob("*"), *host.ground.logs.glob("*")] == []
 
 
 @pytest.fixture
-def guest(host: LibvirtHost) -> Guest:
-    return Guest(host)
+def guest() -> GuestSpec:
+    """A guest with an empty disk: its firmware runs, and finds nothing to boot."""
+    port = PortId(new_id())
+    return GuestSpec(
+        id=InstanceId(new_id()),
+        generation=1,
+        name="a & <b> 'c' \"d\" \x00é",
+        project=ProjectId(new_id()),
+        vcpus=1,
+        memory_mib=64,
+        power=Power.RUNNING,
+        disks=(GuestDisk(volume=VolumeId(new_id())),),
+        nics=(
+            NicSpec(
+                port=port,
+                network=NetworkId(new_id()),
+                mac=f"52:54:00:{port[-6:-4]}:{port[-4:-2]}:{port[-2:]}",
+                addresses=("192.0.2.5",),
+                mtu=1442,
+            ),
+        ),
+        first_boot=FirstBoot(hostname="guest"),
+    )
 
 
-async def comes_to_be(hypervisor: LibvirtHypervisor, id: InstanceId, state: GuestState) -> GuestFound:
-    """Wait for a state, listening for changes as the agent does."""
-    async with asyncio.timeout(_WITHIN_S):
+@pytest.fixture
+def disks(host: LibvirtHost, guest: GuestSpec) -> Mapping[VolumeId, DiskSource]:
+    volume = guest.disks[0].volume
+    disk = host.disks / volume
+    with disk.open("wb") as file:
+        file.truncate(MIB)
+    return {volume: DiskSource(kind="file", path=str(disk), format="raw")}
+
+
+@pytest.fixture
+def plugs(host: LibvirtHost, guest: GuestSpec) -> Mapping[PortId, Plug]:
+    port = guest.nics[0].port
+    tap = f"tap{port[-10:]}"
+    host.make_tap(tap)
+    return {port: Plug(device=tap, offload=False)}
+
+
+@pytest.fixture
+def crash(host: LibvirtHost) -> Crash:
+    async def kill(id: InstanceId) -> None:
+        host.kill(host.qemu(domain_name(id)))
+
+    return kill
+
+
+class TestLibvirtHypervisor(HypervisorContract):
+    pass
+
+
+@pytest.fixture
+async def running(
+    hypervisor: LibvirtHypervisor,
+    guest: GuestSpec,
+    disks: Mapping[VolumeId, DiskSource],
+    plugs: Mapping[PortId, Plug],
+) -> InstanceId:
+    await hypervisor.define(guest, disks, plugs)
+    await hypervisor.start(guest.id)
+    return guest.id
+
+
+async def becomes(hypervisor: Hypervisor, id: InstanceId, state: GuestState) -> GuestFound:
+    """Wait for a state by listening for changes, as the agent does."""
+    async with asyncio.timeout(WITHIN_S):
         changes = hypervisor.changes()
         while (found := (await hypervisor.list())[id]).state is not state:
             await anext(changes)
     return found
 
 
-async def answers(hypervisor: LibvirtHypervisor) -> None:
-    """Wait until libvirtd has come back."""
-    async with asyncio.timeout(_WITHIN_S):
+async def answers(hypervisor: Hypervisor) -> None:
+    """Wait until libvirtd is back."""
+    async with asyncio.timeout(WITHIN_S):
         while True:
             try:
                 await hypervisor.list()
@@ -110,44 +152,176 @@ async def answers(hypervisor: LibvirtHypervisor) -> None:
                 return
 
 
-async def test_a_host_tells_what_it_is(hypervisor: LibvirtHypervisor) -> None:
-    facts = await hypervisor.facts()
-    assert (facts.name, facts.accelerator, facts.architecture) == ("libvirt", "tcg", "x86_64")
-    assert facts.version.startswith("libvirt ")
-    assert "QEMU " in facts.version
-
-
-async def test_a_killed_qemu_is_a_crash_and_is_told_of(
-    hypervisor: LibvirtHypervisor, host: LibvirtHost, guest: Guest
-) -> None:
-    await guest.define(hypervisor)
-    await hypervisor.start(guest.id)
-    changes = hypervisor.changes()
-    assert (await hypervisor.list())[guest.id].state is GuestState.RUNNING
-    host.kill(host.qemu(domain_name(guest.id)))
-    async with asyncio.timeout(_WITHIN_S):
-        assert await anext(changes) == guest.id
-    found = await comes_to_be(hypervisor, guest.id, GuestState.CRASHED)
-    assert found.cause
-    await hypervisor.start(guest.id)
-    assert (await hypervisor.list())[guest.id] == GuestFound(state=GuestState.RUNNING, generation=1)
-
-
 async def test_a_guest_goes_on_while_libvirtd_is_down_and_is_found_again(
-    hypervisor: LibvirtHypervisor, host: LibvirtHost, guest: Guest
+    hypervisor: LibvirtHypervisor, host: LibvirtHost, running: InstanceId
 ) -> None:
-    await guest.define(hypervisor)
-    await hypervisor.start(guest.id)
-    qemu = host.qemu(domain_name(guest.id)).read_text(encoding="ascii")
+    process = host.qemu(domain_name(running)).read_text()
     changes = hypervisor.changes()
-    await hypervisor.list()
+    console = await hypervisor.console(running)
     host.kill_libvirtd()
-    async with asyncio.timeout(_WITHIN_S):
+    async with asyncio.timeout(WITHIN_S):
         with pytest.raises(StopAsyncIteration):
             await anext(changes)
     with pytest.raises(Unavailable):
         await hypervisor.list()
+    with pytest.raises(Unavailable):
+        await anext(hypervisor.changes())
+    await console.write(b"the console needs no libvirtd")
     host.restart_libvirtd()
     await answers(hypervisor)
-    assert (await hypervisor.list())[guest.id].state is GuestState.RUNNING
-    assert host.qemu(domain_name(guest.id)).read_text(encoding="ascii") == qemu
+    assert (await hypervisor.list())[running].state is GuestState.RUNNING
+    assert host.qemu(domain_name(running)).read_text() == process
+
+
+async def test_a_guest_that_died_while_libvirtd_was_down_has_crashed(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost, running: InstanceId, crash: Crash
+) -> None:
+    host.kill_libvirtd()
+    await crash(running)
+    host.restart_libvirtd()
+    await answers(hypervisor)
+    assert (await becomes(hypervisor, running, GuestState.CRASHED)).cause
+
+
+async def test_why_a_guest_ended_is_known_after_libvirtd_has_forgotten_it(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost, running: InstanceId, crash: Crash
+) -> None:
+    await crash(running)
+    found = await becomes(hypervisor, running, GuestState.CRASHED)
+    host.kill_libvirtd()
+    host.restart_libvirtd()
+    await answers(hypervisor)
+    assert (await hypervisor.list())[running] == found
+
+
+async def test_a_call_after_a_restart_of_libvirtd_needs_no_second_try(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost, running: InstanceId
+) -> None:
+    host.kill_libvirtd()
+    host.restart_libvirtd()
+    assert (await hypervisor.list())[running].state is GuestState.RUNNING
+
+
+async def test_guests_of_others_are_not_seen(hypervisor: LibvirtHypervisor, host: LibvirtHost, tmp_path: Path) -> None:
+    definition = tmp_path / "other.xml"
+    definition.write_text(
+        "<domain type='qemu'><name>pileus-other</name><memory>65536</memory><os><type>hvm</type></os></domain>"
+    )
+    host.virsh("define", str(definition))
+    assert await hypervisor.list() == {}
+    host.virsh("undefine", "pileus-other")
+
+
+async def test_a_guest_whose_definition_was_taken_away_is_still_found(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost, running: InstanceId
+) -> None:
+    host.virsh("undefine", domain_name(running))
+    assert (await hypervisor.list())[running] == GuestFound(state=GuestState.RUNNING, generation=1)
+
+
+async def test_a_guest_stopped_behind_our_back_says_so(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost, running: InstanceId
+) -> None:
+    host.virsh("destroy", domain_name(running))
+    assert (await becomes(hypervisor, running, GuestState.SHUT_DOWN)).cause
+
+
+async def test_a_guest_whose_process_hangs_can_be_stopped_and_holds_up_no_other_call(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost, running: InstanceId
+) -> None:
+    host.kill(host.qemu(domain_name(running)), "STOP")
+    hangs = asyncio.create_task(hypervisor.reboot(running, hard=True))
+    assert (await hypervisor.list())[running].state is GuestState.RUNNING
+    await hypervisor.stop(running)
+    with pytest.raises(PileusError):
+        await hangs
+    assert (await hypervisor.list())[running].state is GuestState.SHUT_DOWN
+
+
+async def test_a_guest_that_does_not_run_has_no_console_and_is_not_rebooted(
+    hypervisor: LibvirtHypervisor, running: InstanceId
+) -> None:
+    await hypervisor.stop(running)
+    for hard in (True, False):
+        with pytest.raises(Conflict):
+            await hypervisor.reboot(running, hard=hard)
+    with pytest.raises(Conflict):
+        await hypervisor.console(running)
+
+
+async def test_a_console_ends_with_its_guest(hypervisor: LibvirtHypervisor, running: InstanceId) -> None:
+    console = await hypervisor.console(running)
+    await hypervisor.stop(running)
+    async with asyncio.timeout(WITHIN_S):
+        while await console.read():
+            pass
+    await console.close()
+
+
+async def test_a_guest_that_cannot_be_started_says_why_to_the_log_only(
+    hypervisor: LibvirtHypervisor,
+    host: LibvirtHost,
+    guest: GuestSpec,
+    disks: Mapping[VolumeId, DiskSource],
+    plugs: Mapping[PortId, Plug],
+) -> None:
+    await hypervisor.define(guest, disks, plugs)
+    for disk in disks.values():
+        Path(disk.path).unlink()
+    with pytest.raises(EngineFailed) as failed:
+        await hypervisor.start(guest.id)
+    assert str(host.disks) in failed.value.internal
+    assert str(host.disks) not in failed.value.detail
+    assert (await hypervisor.list())[guest.id].state is not GuestState.RUNNING
+
+
+async def test_nobody_but_root_gets_at_a_console(host: LibvirtHost, running: InstanceId) -> None:
+    assert [each.stat().st_mode & 0o777 for each in (host.ground.sockets, host.ground.logs)] == [0o700, 0o700]
+
+
+async def test_the_accepted_definition_is_valid_to_libvirt(host: LibvirtHost) -> None:
+    golden = Path(__file__).parents[1] / "tests/golden/domain/linux-tcg.xml"
+    host.virsh("define", "--validate", str(golden))
+    assert METADATA_NAMESPACE in host.virsh("dumpxml", "pileus-b302099a8057")
+    host.virsh("undefine", "pileus-b302099a8057")
+
+
+async def test_a_real_guest_boots_talks_reboots_and_ends_as_it_is_told(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost, guest: GuestSpec, tmp_path: Path, plugs: Mapping[PortId, Plug]
+) -> None:
+    image = await build(tmp_path / "guest.qcow2", cache=tmp_path / "cache")
+    root, seed = guest.disks[0].volume, VolumeId(new_id())
+    await run("qemu-img", "convert", "-O", "raw", str(image.path), str(host.disks / root))
+    files = {"meta-data": b"instance-id: i-1\nlocal-hostname: guest\n", "user-data": b""}
+    (host.disks / seed).write_bytes(fat16(files, label="cidata", size_bytes=4 * MIB))
+    spec = replace(guest, memory_mib=128, disks=(GuestDisk(volume=root), GuestDisk(volume=seed)))
+    disks = {each: DiskSource(kind="file", path=str(host.disks / each), format="raw") for each in (root, seed)}
+    await hypervisor.define(spec, disks, plugs)
+    await hypervisor.start(spec.id)
+
+    console = await hypervisor.console(spec.id)
+    await says(console, PROMPT)
+    await hypervisor.reboot(spec.id, hard=False)
+    await says(console, b"pileus-guest: stopping")
+    await says(console, PROMPT)
+    await hypervisor.shut_down(spec.id)
+    assert await becomes(hypervisor, spec.id, GuestState.SHUT_DOWN) == GuestFound(
+        state=GuestState.SHUT_DOWN, generation=1
+    )
+
+    await hypervisor.start(spec.id)
+    console = await hypervisor.console(spec.id)
+    await says(console, PROMPT)
+    await console.write(b"poweroff\r")
+    assert (await becomes(hypervisor, spec.id, GuestState.SHUT_DOWN)).cause == "the guest shut itself down"
+    assert b"pileus-guest: stopping" in console_log(host.ground, spec.id).read_bytes()
+
+
+async def says(console: ByteStream, words: bytes) -> None:
+    """Read a console up to these words."""
+    said = b""
+    async with asyncio.timeout(BOOTS_WITHIN_S):
+        while words not in said:
+            more = await console.read()
+            assert more, f"the console ended; it said: {said.decode(errors='replace')}"
+            said += more

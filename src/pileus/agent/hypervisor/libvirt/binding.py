@@ -93,7 +93,7 @@ def load() -> Library:
     Raises:
         Unavailable: there is no binding for this Python; it says what to install.
     """
-    library = cast("Library", _module())  # an extension module without types; Library names what we rely on
+    library = cast("Library", _module(_DEBIAN))  # an extension module without types; Library names what we rely on
     # It prints every error to stderr by itself; they arrive as exceptions too.
     library.registerErrorHandler(lambda _, __: None, None)
     library.virEventRegisterDefaultImpl()
@@ -110,12 +110,12 @@ class _Coded(Protocol):
     def get_error_code(self) -> int: ...
 
 
-def _module() -> ModuleType:
+def _module(distribution: Path) -> ModuleType:
     if importlib.util.find_spec("libvirt") is not None:
         return importlib.import_module("libvirt")
     # Only these two files: the whole folder on sys.path would put the distribution's packages beside ours.
-    extension = _DEBIAN / f"libvirtmod{importlib.machinery.EXTENSION_SUFFIXES[0]}"
-    source = _DEBIAN / "libvirt.py"
+    extension = distribution / f"libvirtmod{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    source = distribution / "libvirt.py"
     if not (extension.exists() and source.exists()):
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise Unavailable(
@@ -130,12 +130,12 @@ def _execute(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
+        # libvirt.py imports libvirtmod by its name.
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except ImportError as broken:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise Unavailable(f"libvirt's Python binding cannot be loaded: {broken}") from broken
     return module
 

@@ -37,6 +37,8 @@ class SocketConsole:
 
     async def write(self, data: bytes) -> None:
         """Raises Unavailable if the console has ended."""
+        if self._writer.is_closing() or self._reader.at_eof():
+            raise Unavailable("the console has ended")
         try:
             self._writer.write(data)
             await self._writer.drain()

@@ -102,7 +102,8 @@ class LibvirtHypervisor:
             direct = frozenset(id for id, source in disks.items() if _takes_direct_io(source.path))
             xml = domain_xml(guest, disks, plugs, self._ground, direct=direct)
             for folder in (self._ground.sockets, self._ground.logs):
-                folder.mkdir(parents=True, exist_ok=True)
+                # Whoever reaches the socket of a console is at the guest's keyboard.
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             libvirt.defineXML(xml)
 
         await self._do("define the guest", guest.id, define)
@@ -158,7 +159,8 @@ class LibvirtHypervisor:
         except NotFound:
             pass  # as it ought to be; its files may still be there
         self._recalled.pop(id, None)
-        self._consoles.pop(id, None)
+        if (console := self._consoles.pop(id, None)) is not None:
+            await console.close()
         await asyncio.to_thread(_remove_console, self._ground, id)
 
     async def list(self) -> dict[InstanceId, GuestFound]:
@@ -218,7 +220,7 @@ class LibvirtHypervisor:
         try:
             yield
         except NotFound:
-            del self._recalled[id]
+            self._recalled.pop(id, None)
             raise
 
     def _look(self, libvirt: VirConnect) -> dict[InstanceId, tuple[DomainState, int, int]]:
