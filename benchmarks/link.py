@@ -27,6 +27,9 @@ from pileus.link.channel import Channel
 from pileus.link.handlers import Call, Handlers
 from pileus.testing.links import LoopbackCloud, Pair
 
+_IN_TURN = 10
+"""Requests that one task makes, as a workflow does."""
+
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """About what a desired record or a report holds: some 400 bytes of JSON."""
@@ -106,12 +109,16 @@ async def bare_echo(cloud: LoopbackCloud, agents: int, in_flight: int, seconds: 
 async def requests(pairs: list[Pair], in_flight: int, seconds: float) -> float:
     """Round trips of typed requests from controller to agents."""
 
+    async def ask_in_turn(pair: Pair) -> None:
+        for _ in range(_IN_TURN):
+            await pair.controller.request("guest.ensure", GUEST, Guest, timeout_s=30)
+
     async def round_trips() -> int:
         async with asyncio.TaskGroup() as tasks:
             for pair in pairs:
                 for _ in range(in_flight):
-                    tasks.create_task(pair.controller.request("guest.ensure", GUEST, Guest, timeout_s=30))
-        return len(pairs) * in_flight
+                    tasks.create_task(ask_in_turn(pair))
+        return len(pairs) * in_flight * _IN_TURN
 
     return await per_cpu_second(round_trips, seconds)
 

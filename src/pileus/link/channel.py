@@ -13,7 +13,9 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 import structlog
 from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import broadcast
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from pileus.kernel.errors import PileusError, TimedOut, TooLarge, Unavailable
 from pileus.link import envelope
@@ -42,9 +44,18 @@ MOST_IN_FLIGHT: Final = 256
 """Requests and streams of one peer that are served at the same time; more are refused as Unavailable."""
 _MOST_AT_A_TIME: Final = 64
 """Frames taken from one connection before the others get their turn."""
+_WRITE_LIMIT: Final = 32 * 1024
+"""Bytes that wait for the peer to read, above which senders wait too; the connection's own limit is the same."""
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger()
+
+
+def _frame(message: Outgoing) -> bytes:
+    frame = envelope.encode(message)
+    if len(frame) > LARGEST_FRAME:
+        raise TooLarge(f"a message of {len(frame)} bytes does not fit the link's frame of {LARGEST_FRAME}")
+    return frame
 
 
 class _Waiting(NamedTuple):
@@ -70,7 +81,7 @@ class Channel:
         self._opened: dict[int, Stream] = {}
         self._accepted: dict[int, Stream] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        # Uncontended but while the peer does not read: then one sender waits in the connection and the others here,
+        # Taken only while the peer does not read: one sender waits in the connection and the others here,
         # with their messages not yet encoded.
         self._sending = asyncio.Lock()
         self._log = log.bind(peer=peer)
@@ -197,15 +208,25 @@ class Channel:
     # Sending.
 
     async def _send(self, message: Outgoing) -> None:
+        if self._has_room():
+            # The same as `send` for one connection, without what that spends on waiting: a tenth of a request.
+            broadcast((self._connection,), _frame(message), text=True)
+            return
         async with self._sending:
-            frame = envelope.encode(message)
-            if len(frame) > LARGEST_FRAME:
-                raise TooLarge(f"a message of {len(frame)} bytes does not fit the link's frame of {LARGEST_FRAME}")
-            await self._transmit(frame, text=True)
+            await self._transmit(_frame(message), text=True)
 
     async def _send_piece(self, frame: bytes) -> None:
         async with self._sending:
             await self._transmit(frame, text=False)
+
+    def _has_room(self) -> bool:
+        """Whether a frame can be written at once, with nobody waiting before it."""
+        return (
+            self._tasks is not None
+            and not self._sending.locked()
+            and self._connection.state is State.OPEN
+            and self._connection.transport.get_write_buffer_size() < _WRITE_LIMIT
+        )
 
     async def _transmit(self, frame: bytes, *, text: bool) -> None:
         if self._tasks is None:
