@@ -92,7 +92,11 @@ class Controller:
         api: Api,
         begun: Begun | None,
         housekeeping: Housekeeping,
+        admissions: "_Admissions",
+        identity: ServerIdentity,
     ) -> None:
+        self.admissions = admissions
+        self.identity = identity
         self.state = state
         self.authority = authority
         self.engine = engine
@@ -107,6 +111,28 @@ class Controller:
 
 @asynccontextmanager
 async def running(
+    data: Path, settings: Settings, *, clock: Clock | None = None, northbound: Northbound | None = None
+) -> AsyncGenerator[Controller]:
+    """A controller that listens: for agents at its link, for everybody at its API. Ends when left, or when it must."""
+    async with composed(data, settings, clock=clock, northbound=northbound) as controller:
+        hosts, identity = controller.hosts, controller.identity
+        link = LinkServer(
+            settings.link_host,
+            settings.link_port,
+            identity.link_context(),
+            hosts.handlers,
+            hosts.accompany,
+            admit=hosts.admit,
+        )
+        async with link, _serving(controller.api, settings, identity.api_context()) as api_port:
+            controller.api_port = api_port
+            controller.link_port = controller.admissions.link_port = link.port
+            log.info("controller runs", api_port=api_port, link_port=link.port, epoch=controller.state.store.epoch)
+            yield controller
+
+
+@asynccontextmanager
+async def composed(
     data: Path,
     settings: Settings,
     *,
@@ -114,7 +140,7 @@ async def running(
     store: Store | None = None,
     northbound: Northbound | None = None,
 ) -> AsyncGenerator[Controller]:
-    """A controller over a data folder: loaded, its first records made, listening. Ends when left, or when it must.
+    """A controller over a data folder: loaded, its first records made, its tasks running; it does not listen.
 
     Args:
         data: its folder; made if it is not there.
@@ -153,16 +179,6 @@ async def running(
             Consoles: LinkedConsoles(hosts),
         }
         performer = Performer(state, engine, clock, usage, limits, views, services)
-        api = Api(performer, NOUNS, TokenAuthenticator(state, clock), _Mounted(authority))
-        controller = Controller(
-            state=state,
-            authority=authority,
-            engine=engine,
-            hosts=hosts,
-            api=api,
-            begun=begun,
-            housekeeping=housekeeping,
-        )
         state.listen(watch.events)
         unfollow = follow(state, northbound)
         try:
@@ -173,21 +189,20 @@ async def running(
                     tasks.create_task(engine.serve(), name="workflow engine"),
                     tasks.create_task(housekeeping.run(), name="housekeeping"),
                     tasks.create_task(_renew(identity, settings), name="certificates"),
-                    tasks.create_task(_die_with_the_log(state), name="log watch"),
+                    tasks.create_task(_end_with_the_log(state), name="log watch"),
                 ]
-                link = LinkServer(
-                    settings.link_host,
-                    settings.link_port,
-                    identity.link_context(),
-                    hosts.handlers,
-                    hosts.accompany,
-                    admit=hosts.admit,
+                await hosts.ready.wait()
+                yield Controller(
+                    state=state,
+                    authority=authority,
+                    engine=engine,
+                    hosts=hosts,
+                    api=Api(performer, NOUNS, TokenAuthenticator(state, clock), _Mounted(authority)),
+                    begun=begun,
+                    housekeeping=housekeeping,
+                    admissions=admissions,
+                    identity=identity,
                 )
-                async with link, _serving(api, settings, identity.api_context()) as api_port:
-                    controller.api_port, controller.link_port = api_port, link.port
-                    admissions.link_port = link.port
-                    log.info("controller runs", api_port=api_port, link_port=link.port, epoch=state.store.epoch)
-                    yield controller
                 for task in work:
                     task.cancel()
         finally:
@@ -219,7 +234,7 @@ async def _renew(identity: ServerIdentity, settings: Settings) -> None:
             log.info("server certificate renewed")
 
 
-async def _die_with_the_log(state: State) -> None:
+async def _end_with_the_log(state: State) -> None:
     """A controller whose log cannot be written must end: its memory is ahead of its disk."""
     raise await state.broken_by()
 

@@ -21,7 +21,6 @@ from pileus.link.records import (
     GuestObserved,
     Hello,
     HostReport,
-    Inventory,
     Load,
     Message,
     Method,
@@ -55,8 +54,8 @@ class HostLinks:
         self._channels: dict[HostId, Channel] = {}
         self._turns: dict[HostId, asyncio.Semaphore] = {}
         self._loads: dict[HostId, Load] = {}
-        self._inventories: dict[HostId, Inventory] = {}
         self._changes = asyncio.TaskGroup()
+        self.ready = asyncio.Event()
         self.handlers = Handlers()
         self.handlers.add(Method.HELLO, Hello, self._hello)
         answer_renewals(self.handlers, authority)
@@ -69,6 +68,7 @@ class HostLinks:
         if away:
             await self._state.commit(away, Origin(actor="system", operation="controller started"))
         async with self._changes:
+            self.ready.set()
             await asyncio.get_running_loop().create_future()
 
     async def ask(self, host: HostId, method: Method, body: Message, answer: type[T], *, timeout_s: float) -> T:

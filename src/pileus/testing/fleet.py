@@ -7,6 +7,7 @@ An idle host takes some 50 KiB with both ends of its connection in memory, and 2
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Final, cast
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosedOK
+from websockets.protocol import State
 
 from pileus.agent.agent import Agent, Engines, Pace
 from pileus.agent.faults import Faults
@@ -169,7 +171,12 @@ class _Wire:
         self._inbox = inbox
         self._outbox = outbox
         self._closed = False
-        self.transport = SimpleNamespace(abort=self._end)
+        # Never room to be written to at once: a channel then takes the one way that there is here, `send`.
+        self.transport = SimpleNamespace(abort=self._end, get_write_buffer_size=lambda: sys.maxsize)
+
+    @property
+    def state(self) -> State:
+        return State.CLOSED if self._closed else State.OPEN
 
     async def send(self, frame: bytes, *, text: bool) -> None:  # noqa: ARG002 - both ways are the same here
         if self._closed:
