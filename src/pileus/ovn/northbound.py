@@ -7,9 +7,9 @@ the start, a connection that was lost, a refusal, and now and then the clock. No
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -18,30 +18,37 @@ from pileus.kernel.ids import HostId, PortId
 from pileus.ovn.ovsdb import Ovsdb, TransactionRefused
 from pileus.ovn.pending import Part, Pending, joined
 from pileus.ovn.projection import project
-from pileus.ovn.rows import TABLES, Difference, Fact, Key, facts_read, operations, selections
+from pileus.ovn.rows import TABLES, Difference, Fact, Key, facts_of, operations, selections
 from pileus.ovn.view import NetworkRecord, Owner, View
 from pileus.state.state import Change
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+T = TypeVar("T")
+
 _DATABASE = "OVN_Northbound"
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
 _BETWEEN_COMPARISONS_S = 0.2
 """Somebody who writes all the time costs us so many readings of everything, and no more."""
-_OWNERS_AT_ONCE = 500
-"""How many are projected before others have their turn: some 10 ms."""
+_AT_ONCE = 200
+"""How many owners or rows are worked through before others have their turn: some milliseconds."""
+_PARTS_AT_ONCE = 1000
+"""How many owners are written in one transaction: some 50 ms of ours, and as much of the server's."""
+_BFD = {"bfd-min-rx": "200", "bfd-min-tx": "200", "bfd-mult": "3"}
+"""How hosts watch their gateways, in milliseconds: a router moves to another after 0.6 s; by OVN's own figures, 3."""
 
 
 class OvnNorthbound:
     """Writes to the database at `remote` (`unix:PATH` or `tcp:HOST:PORT`). See `pileus.ovn.port.Northbound`."""
 
-    def __init__(self, remote: str, *, compare_every_s: float = 300.0) -> None:
+    def __init__(self, remote: str, *, compare_every_s: float = 3600.0) -> None:
         self._remote = remote
         self._compare_every_s = compare_every_s
         self._pending = Pending(View())
         self._connection: Ovsdb | None = None
         self._work = asyncio.Event()
         self._comparing_is_due = True
+        self._bfd_is_due = False
         self._updates_of_ours: int | None = None
         """How many updates came while a transaction of ours was under way; None while none is."""
         self._asked = _Waiters()
@@ -124,7 +131,10 @@ class OvnNorthbound:
         self._comparing_is_due, compared_at, first = True, -_BETWEEN_COMPARISONS_S, True
         while not connection.lost:
             self._work.clear()
-            if self._comparing_is_due and loop.time() >= compared_at + _BETWEEN_COMPARISONS_S:
+            if self._bfd_is_due:
+                self._bfd_is_due = False
+                await self._set_bfd(connection)
+            elif self._comparing_is_due and loop.time() >= compared_at + _BETWEEN_COMPARISONS_S:
                 await self._compare_everything(connection, first=first)
                 compared_at, first = loop.time(), False
             elif self._pending and not self._comparing_is_due:
@@ -139,19 +149,21 @@ class OvnNorthbound:
                 self._comparing_is_due |= loop.time() >= compared_at + self._compare_every_s
         raise self._unreachable()
 
+    async def _set_bfd(self, connection: Ovsdb) -> None:
+        change = [["options", "delete", ["set", list(_BFD)]], ["options", "insert", ["map", list(_BFD.items())]]]
+        await connection.transact([{"op": "mutate", "table": "NB_Global", "where": [], "mutations": change}])
+
     async def _compare_everything(self, connection: Ovsdb, *, first: bool) -> None:
         """Read what is there, and write the difference from what is wanted."""
         self._comparing_is_due = False
-        found = facts_read(await connection.transact(selections()))
+        found = await self._read_everything(connection)
         wanted, asked = await self._project_everything()
-        known: set[Key] = set()
         parts: list[Part] = []
-        for owner, facts in wanted.items():
-            known.update(fact.key for fact in facts)
-            written = tuple(there for fact in facts if (there := found.get(fact.key)) is not None)
+        async for owner, facts in _in_turns(wanted.items()):
+            written = tuple(there for fact in facts if (there := found.pop(fact.key, None)) is not None)
             if written != facts:
                 parts.append(Part(owner, written, facts))
-        foreign = [fact for key, fact in found.items() if key not in known]
+        foreign = list(found.values())
         if (foreign or parts) and not first:
             log.warning(
                 "northbound database was changed by others",
@@ -161,23 +173,30 @@ class OvnNorthbound:
         await self._write(connection, parts, foreign)
         self._asked.reach(asked)
 
+    async def _read_everything(self, connection: Ovsdb) -> dict[Key, Fact]:
+        results = await connection.transact(selections())
+        rows = ((table, row) for table, result in zip(TABLES, results, strict=True) for row in result["rows"])
+        return {fact.key: fact async for table, row in _in_turns(rows) for fact in facts_of(table, row)}
+
     async def _project_everything(self) -> tuple[dict[Owner, Sequence[Fact]], int]:
         """What every owner projects, slice by slice; and up to which question that has the answers."""
         self._pending.clear()
         wanted: dict[Owner, Sequence[Fact]] = {}
-        for at, owner in enumerate(list(self._pending.view.owners())):
+        async for owner in _in_turns(list(self._pending.view.owners())):
             wanted[owner] = tuple(project(self._pending.view, owner))
-            if at % _OWNERS_AT_ONCE == 0:
-                await asyncio.sleep(0)
         for part in self._pending.pop():  # changed meanwhile
             wanted[part.owner] = part.wanted
         return wanted, self._asked.last
 
     async def _write(self, connection: Ovsdb, parts: Sequence[Part], foreign: Sequence[Fact] = ()) -> bool:
-        """Write in one transaction; if that is refused in ever smaller ones: one bad record harms only itself.
+        """Write this, in one transaction unless it is very much; says whether nothing of it was refused."""
+        written = await self._write_once(connection, (), foreign)  # first: a stranger may have a name that ours need
+        for at in range(0, len(parts), _PARTS_AT_ONCE):
+            written &= await self._write_once(connection, parts[at : at + _PARTS_AT_ONCE])
+        return written
 
-        Says whether the first attempt did it.
-        """
+    async def _write_once(self, connection: Ovsdb, parts: Sequence[Part], foreign: Sequence[Fact] = ()) -> bool:
+        """Write in one transaction; if that is refused in ever smaller ones: one bad record harms only itself."""
         change = joined(parts)
         change = Difference(gone=[*foreign, *change.gone], come=change.come, changed=change.changed)
         if not change:
@@ -197,13 +216,10 @@ class OvnNorthbound:
             return True
         finally:
             self._updates_of_ours = None
-        if foreign:
-            await self._write(connection, (), foreign)
-            await self._write(connection, parts)
-        elif len(parts) > 1:
+        if len(parts) > 1:
             half = len(parts) // 2
-            await self._write(connection, parts[:half])
-            await self._write(connection, parts[half:])
+            await self._write_once(connection, parts[:half])
+            await self._write_once(connection, parts[half:])
         return False
 
     def _ask(self) -> None:
@@ -232,9 +248,11 @@ class OvnNorthbound:
             else:
                 self._up.discard(name)
         for row in updates.get("NB_Global", {}).values():
-            state = row.get("new", {})
+            state = row.get("new", {"options": ["map", []]})
+            self._bfd_is_due = not _BFD.items() <= dict(state["options"][1]).items()
             self._on_hosts.last = max(self._on_hosts.last, state.get("nb_cfg", 0))
             self._on_hosts.reach(state.get("hv_cfg", 0))
+            self._work.set()
 
     async def _within(self, timeout_s: float, what: "asyncio.Future[None]", otherwise: str) -> None:
         try:
@@ -250,7 +268,15 @@ class OvnNorthbound:
 
 
 TABLES_OF_OURS = {table: list(columns) for table, columns in TABLES.items()}
-TABLES_OF_OVN = {"Logical_Switch_Port": ["name", "up"], "NB_Global": ["nb_cfg", "hv_cfg"]}
+TABLES_OF_OVN = {"Logical_Switch_Port": ["name", "up"], "NB_Global": ["nb_cfg", "hv_cfg", "options"]}
+
+
+async def _in_turns(many: Iterable[T]) -> AsyncIterator[T]:
+    """Each of these; others have their turn now and then."""
+    for at, each in enumerate(many, 1):
+        yield each
+        if at % _AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 class _Waiters:

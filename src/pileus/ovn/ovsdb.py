@@ -72,6 +72,8 @@ class Ovsdb:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
     async def transact(self, operations: Sequence[Json]) -> list[Mapping[str, Json]]:
         """Do all operations or none, and return their results.
@@ -129,10 +131,10 @@ class Ovsdb:
         return Unavailable(f"the connection to the database {self._database} is lost", internal=self._remote)
 
     async def _receive(self) -> None:
-        messages = _Messages()
+        messages = Messages()
         try:
             while data := await self._reader.read(_READ_AT_ONCE):
-                for message in messages.in_(data):
+                for message in messages.complete(data):
                     self._take(msgspec.json.decode(message))
         except (OSError, msgspec.DecodeError) as failed:
             log.warning("database connection failed", database=self._database, remote=self._remote, error=str(failed))
@@ -160,7 +162,7 @@ class Ovsdb:
                 log.warning("database said something unknown", database=self._database)
 
 
-class _Messages:
+class Messages:
     """Cuts a stream of JSON objects, which nothing separates, where the braces are balanced."""
 
     # One match for each brace that is not in a string. Possessive, so that what is incomplete fails at once.
@@ -171,18 +173,18 @@ class _Messages:
         self._seen = 0
         self._depth = 0
 
-    def in_(self, data: bytes) -> list[bytes]:
+    def complete(self, data: bytes) -> list[bytes]:
         """The messages that are complete with this data."""
         self._buffer += data
-        complete: list[bytes] = []
+        found: list[bytes] = []
         begin = 0
         while (brace := self._BRACE.match(self._buffer, self._seen)) is not None:
             self._seen = brace.end()
             self._depth += 1 if self._buffer[self._seen - 1] == _OPEN else -1
             if self._depth == 0:
-                complete.append(bytes(self._buffer[begin : self._seen]))
+                found.append(bytes(self._buffer[begin : self._seen]))
                 begin = self._seen
             del brace  # a match holds the buffer, which must be free to change its size
         del self._buffer[:begin]
         self._seen -= begin
-        return complete
+        return found

@@ -156,7 +156,7 @@ def project_port(view: View, port: Port) -> Iterator[Fact]:
     yield _Made(Kind.PORT, port.id).row("Logical_Switch_Port", id, name=port.id, **columns)
     yield _reference("Logical_Switch", row_id("Logical_Switch", port.network_id), "ports", id)
     yield _reference("Port_Group", row_id("Port_Group", port.network_id), "ports", id)
-    for group in port.security_group_ids:
+    for group in dict.fromkeys(port.security_group_ids):
         if group in view.groups:
             yield _reference("Port_Group", row_id("Port_Group", group), "ports", id)
 
@@ -253,7 +253,7 @@ def project_router(view: View, router: Router) -> Iterator[Fact]:
 
 
 def _subnets_joined(view: View, router: Router) -> list[Subnet]:
-    found = (view.subnets.get(id) for id in router.subnet_ids)
+    found = (view.subnets.get(id) for id in dict.fromkeys(router.subnet_ids))
     return [
         each for each in found if each is not None and each.gateway is not None and each.network_id in view.networks
     ]

@@ -8,8 +8,9 @@ Columns that many records add to (the ports of a switch, the members of a group,
 of the row but made of *elements*: one port more is one element more, whatever the size of the switch.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID, uuid5
 
@@ -21,8 +22,9 @@ Columns = Mapping[str, Value]
 _NAMESPACE = UUID("6f1a0c1e-7a4b-5b7e-9a52-0d5c6f0e4b11")
 
 
+@lru_cache(maxsize=4096)
 def row_id(table: str, *of: str) -> str:
-    """The UUID of the row that is made of these ids."""
+    """The UUID of the row that is made of these ids. Kept for a while: ports share their switches and groups."""
     return str(uuid5(_NAMESPACE, "/".join((table, *of))))
 
 
@@ -248,26 +250,30 @@ def selections() -> list[Json]:
 
 def facts_read(results: Sequence[Mapping[str, Json]]) -> dict[Key, Fact]:
     """The facts in the answer to `selections`."""
-    found: dict[Key, Fact] = {}
-    for (table, shapes), result in zip(TABLES.items(), results, strict=True):
-        for row in result["rows"]:
-            id = str(row["_uuid"][1])
-            columns: dict[str, Value] = {}
-            for name, shape in shapes.items():
-                value = _read(row[name], shape)
-                if shape not in COLLECTED:
-                    if value or value == 0:
-                        columns[name] = value
-                elif isinstance(value, frozenset):
-                    for entry in value:
-                        found[table, id, name, entry] = Element(table=table, id=id, column=name, entry=entry)
-                elif isinstance(value, Mapping):
-                    for entry, text in value.items():
-                        found[table, id, name, entry] = Element(
-                            table=table, id=id, column=name, entry=entry, value=text
-                        )
-            found[table, id, "", ""] = Row(table=table, id=id, columns=columns)
-    return found
+    return {
+        fact.key: fact
+        for table, result in zip(TABLES, results, strict=True)
+        for row in result["rows"]
+        for fact in facts_of(table, row)
+    }
+
+
+def facts_of(table: str, row: Mapping[str, Json]) -> Iterator[Fact]:
+    """The facts in one row as it was read, with all columns of TABLES."""
+    id = str(row["_uuid"][1])
+    columns: dict[str, Value] = {}
+    for name, shape in TABLES[table].items():
+        value = _read(row[name], shape)
+        if shape not in COLLECTED:
+            if value or value == 0:
+                columns[name] = value
+        elif isinstance(value, frozenset):
+            for entry in value:
+                yield Element(table=table, id=id, column=name, entry=entry)
+        elif isinstance(value, Mapping):
+            for entry, text in value.items():
+                yield Element(table=table, id=id, column=name, entry=entry, value=text)
+    yield Row(table=table, id=id, columns=columns)
 
 
 def _is(id: str) -> Json:

@@ -13,6 +13,7 @@ import asyncio
 import socket
 from collections.abc import Mapping
 from functools import partial
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -47,7 +48,7 @@ class OvnHostNetwork:
         self._switch = Switch(switch, bridge)
         self._forwarder = forwarder or Forwarder()
         self._served: dict[NetworkId, _Served] = {}
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def plug(self, instance: InstanceId, nic: NicSpec) -> Plug:
         device = tap_of(nic.port)
