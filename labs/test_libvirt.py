@@ -301,6 +301,8 @@ async def test_a_real_guest_boots_talks_reboots_and_ends_as_it_is_told(
 
     console = await hypervisor.console(spec.id)
     await says(console, PROMPT)
+    await console.write(b"cat /sys/class/dmi/id/chassis_asset_tag\r")
+    await says(console, b"OpenStack Nova")
     await hypervisor.reboot(spec.id, hard=False)
     await says(console, b"pileus-guest: stopping")
     await says(console, PROMPT)

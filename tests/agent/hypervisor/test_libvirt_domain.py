@@ -87,6 +87,12 @@ def test_the_generation_is_read_back_from_the_mark() -> None:
     assert generation_of(ET.tostring(mark, encoding="unicode")) == 7
 
 
+def test_cloud_init_is_told_where_its_metadata_comes_from() -> None:
+    definition = tree(xml())
+    assert definition.find("os/smbios[@mode='sysinfo']") is not None
+    assert definition.findtext("sysinfo/chassis/entry[@name='asset']") == "OpenStack Nova"
+
+
 def test_a_guest_has_no_open_port() -> None:
     definition = tree(xml())
     assert definition.find("devices/graphics") is None

@@ -21,6 +21,9 @@ METADATA_NAMESPACE = "urn:pileus:instance:1"
 """Marks a domain as ours; its element carries what the definition was made from."""
 
 _TCG_CACHE_MIB = 64
+# Tells cloud-init (19.2 and later) which layout to expect at 169.254.169.254:
+# https://cloudinit.readthedocs.io/en/latest/reference/datasources/openstack.html
+_METADATA_LAYOUT = "OpenStack Nova"
 # The whole of virtio's offload: what one side does not offer, the other must not leave undone.
 _HOST_OFFLOADS = ("csum", "gso", "tso4", "tso6", "ecn", "ufo")
 _GUEST_OFFLOADS = ("csum", "tso4", "tso6", "ecn", "ufo")
@@ -94,7 +97,10 @@ def domain_xml(
     _add(domain, "vcpu", text=str(guest.vcpus), placement="static")
     if kvm:
         _add(domain, "iothreads", text="1")
-    _add(_add(domain, "os"), "type", text="hvm", arch="x86_64", machine=template.machine)
+    system = _add(domain, "os")
+    _add(system, "type", text="hvm", arch="x86_64", machine=template.machine)
+    _add(system, "smbios", mode="sysinfo")
+    _add_identity(domain)
     _add_processor(domain, kvm=kvm)
     _add_clock(domain, template, kvm=kvm)
     # A guest that ended stays ended: whether it is started again is the agent's to decide.
@@ -136,6 +142,14 @@ def _sayable(text: str) -> str:
 def _add_metadata(domain: ET.Element, guest: GuestSpec) -> None:
     marks = {"generation": str(guest.generation), "project": guest.project, "name": guest.name}
     _add(_add(domain, "metadata"), "pileus:instance", **{"xmlns:pileus": METADATA_NAMESPACE}, **marks)
+
+
+def _add_identity(domain: ET.Element) -> None:
+    identity = _add(domain, "sysinfo", type="smbios")
+    machine = _add(identity, "system")
+    _add(machine, "entry", text="Pileus", name="manufacturer")
+    _add(machine, "entry", text="Pileus", name="product")
+    _add(_add(identity, "chassis"), "entry", text=_METADATA_LAYOUT, name="asset")
 
 
 def _add_processor(domain: ET.Element, *, kvm: bool) -> None:
