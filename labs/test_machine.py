@@ -25,6 +25,7 @@ from pileus.machine.external import guard, unguard
 from pileus.machine.openvswitch import Datapath
 from pileus.machine.ovnprefix import ovn_programs
 from pileus.machine.processes import identify, processes_below, read_pidfile
+from pileus.machine.tunnel import Tunnel
 
 pytestmark = pytest.mark.lab
 
@@ -66,13 +67,13 @@ def network_namespace() -> Generator[str]:
 
 
 @contextlib.contextmanager
-def host() -> Generator[Engines]:
+def host(settings: EngineSettings | None = None) -> Generator[Engines]:
     """The engines of a host in the present network namespace, purged afterwards."""
     data = Path(tempfile.mkdtemp(prefix="pl"))
     data.chmod(0o711)
     if (CACHE / "ovn").exists():
         shutil.copytree(CACHE / "ovn/packages", data / "cache/ovn/packages")
-    engines = Engines(data, say=lambda _: None)
+    engines = Engines(data, say=lambda _: None, settings=settings or EngineSettings())
     try:
         yield engines
     finally:
@@ -293,6 +294,61 @@ def test_two_hosts_live_side_by_side(engines: Engines) -> None:
         assert "there" not in asyncio.run(virsh(here, "list", "--name"))
         # It is purged with its guest running.
     assert asyncio.run(all_works(here))
+
+
+def test_two_hosts_are_one_network(engines: Engines) -> None:
+    wire = fresh_name()
+    here, there = (
+        EngineSettings(
+            tunnel=Tunnel(link=wire, address=IPv4Interface(f"10.198.0.{number}/24")),
+            listen="10.198.0.1" if number == 1 else None,
+            southbound=None if number == 1 else "tcp:10.198.0.1:6642",
+        )
+        for number in (1, 2)
+    )
+    with network_namespace() as first, host(here) as one:
+        subprocess.run(["ip", "link", "add", wire, "type", "veth", "peer", f"{wire}-"], check=True)
+        subprocess.run(["ip", "link", "set", wire, "up"], check=True)
+        # Frames between kernels need their checksums here, as they do not on a wire.
+        subprocess.run(["ethtool", "-K", wire, "tx", "off"], check=True, stdout=subprocess.DEVNULL)
+        at_one = asyncio.run(one.up())
+        with network_namespace() as second, host(there) as two:
+            subprocess.run(["ip", "-n", first, "link", "set", f"{wire}-", "netns", second, "name", wire], check=True)
+            subprocess.run(["ip", "link", "set", wire, "up"], check=True)
+            subprocess.run(["ethtool", "-K", wire, "tx", "off"], check=True, stdout=subprocess.DEVNULL)
+            at_two = asyncio.run(two.up())
+            assert at_two.northbound is None
+            asyncio.run(two_ports_reach_each_other(at_one, at_two, (first, second)))
+
+
+async def two_ports_reach_each_other(one: EngineAddresses, two: EngineAddresses, namespaces: tuple[str, str]) -> None:
+    await nbctl(one, "ls-add", "vpc")
+    guests = fresh_name(), fresh_name()
+    try:
+        for number, (at, namespace, guest) in enumerate(zip((one, two), namespaces, guests, strict=True), start=1):
+            port, mac = f"{guest}-", f"02:00:00:00:00:{number:02x}"
+            await run("ip", "netns", "add", guest)
+            await run("ip", "-n", namespace, "link", "add", port, "type", "veth", "peer", "nic", "netns", guest)
+            await run("ip", "-n", namespace, "link", "set", port, "up")
+            await run("ip", "-n", guest, "link", "set", "nic", "address", mac, "up")
+            await run("ip", "-n", guest, "address", "add", f"10.0.0.{number}/24", "dev", "nic")
+            await nbctl(one, "lsp-add", "vpc", guest, "--", "lsp-set-addresses", guest, f"{mac} 10.0.0.{number}")
+            await vsctl(
+                at,
+                *("add-port", at.integration_bridge, port),
+                *("--", "set", "Interface", port, f"external_ids:iface-id={guest}"),
+            )
+            await nbctl(one, "wait-until", "Logical_Switch_Port", guest, "up=true")
+
+        async def reaches() -> bool:
+            # A full frame: the guest's MTU less what Geneve adds.
+            ping = ("ping", "-c1", "-W1", "-s1372", "10.0.0.2")
+            return " 1 received" in await run("ip", "netns", "exec", guests[0], *ping, accept=(0, 1, 2))
+
+        assert await until(reaches, within_s=10)
+    finally:
+        for guest in guests:
+            await run("ip", "netns", "delete", guest)
 
 
 async def test_down_leaves_no_process_and_up_brings_everything_back(engines: Engines, at: EngineAddresses) -> None:

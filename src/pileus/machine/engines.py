@@ -29,8 +29,10 @@ from pileus.machine.ovnprefix import OvnPrograms, known_programs, ovn_programs
 from pileus.machine.processes import end, identify, processes_below
 from pileus.machine.supervised import Supervised
 from pileus.machine.systemd import Systemd
+from pileus.machine.tunnel import Tunnel, tunnel_up
 
 _GUEST_ENDS_WITHIN_S = 5.0
+_ALONE = "127.0.0.1"
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +40,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     external: IPv4Interface = DEFAULT_ADDRESS
     """The address of this machine on the external network, which is its gateway; and the size of that network."""
-    tunnel_address: str = "127.0.0.1"
-    """The address of this host that other hosts send tunnelled frames to; the default is for a host that is alone."""
+    tunnel: Tunnel | None = None
+    """What leads to the other hosts; None: this host is alone."""
     listen: str | None = None
     """The address on which OVN's databases listen for other hosts; None: on this machine only."""
     southbound: str | None = None
@@ -114,14 +116,15 @@ class Engines:
         self.layout.make()
         programs = await ovn_programs(self.layout.cache, self._say)
         accelerator = await kvm.accelerator(self.layout.run)
-        user = await self._libvirt_up(accelerator)
+        user = libvirtd.guest_user(self.layout)
+        await self._libvirt_up(accelerator, user)
         switch = self._switch(programs)
         datapath, reason = await self._switch_up(switch)
         await self._external.up()
         await switch.await_chassis(self.layout.identity(), southbound=self._southbound(switch))
         addresses = EngineAddresses(
             libvirt_uri=libvirtd.SYSTEM_URI if packages.has_systemd() else libvirtd.uri(self.layout),
-            guest_user=user,
+            guest_user=user.name,
             accelerator=accelerator,
             switch=switch.sockets.switch,
             northbound=None if self._settings.southbound else switch.sockets.northbound,
@@ -137,28 +140,26 @@ class Engines:
             programs=programs,
         )
         if addresses != self.addresses():
+            if not self.layout.run.is_relative_to(self.layout.data):
+                self._say(f"sockets are in {self.layout.run}: the path of the data folder is too long for them")
+            if user.reason:
+                self._say(f"guests run as {user.name}: {user.reason}")
             self._say(f"guests run on {accelerator.accelerator.name}: {accelerator.reason}")
             self._say(f"Open vSwitch {programs.ovs} and OVN {programs.ovn}: {reason}")
             write_atomically(self._addresses, msgspec.json.encode(addresses))
         return addresses
 
-    async def _libvirt_up(self, verdict: Verdict) -> str:
-        user = libvirtd.guest_user(self.layout)
-        if user.reason:
-            self._say(f"guests run as {user.name}: {user.reason}")
+    async def _libvirt_up(self, verdict: Verdict, user: libvirtd.GuestUser) -> None:
         device = Kvm.HIDDEN
         if verdict.accelerator is Accelerator.KVM:
             device = Kvm.AS_IT_IS if kvm.open_to_guests() else Kvm.GIVEN
         libvirtd.configure(self.layout, user)
         await self.daemons.keep(libvirtd.daemons(self.layout, kvm=device))
-        return user.name
 
     async def _switch_up(self, switch: OpenVSwitch) -> tuple[Datapath, str]:
         central = self._settings.southbound is None
         await switch.make_databases(central=central)
         await self.daemons.keep([*switch.database(), *(switch.central() if central else ())])
-        if central and self._settings.listen is not None:
-            await switch.listen(self._settings.listen)
         datapath, reason = await switch.probe_datapath()
         if datapath is Datapath.SYSTEM and not switch.by_units and await other_switch_runs():
             datapath, reason = Datapath.NETDEV, "another Open vSwitch has the kernel's datapath; ours is in user space"
@@ -166,12 +167,16 @@ class Engines:
             SwitchSettings(
                 chassis=self.layout.identity(),
                 southbound=self._southbound(switch),
-                tunnel_address=self._settings.tunnel_address,
+                tunnel_address=_ALONE if self._settings.tunnel is None else str(self._settings.tunnel.address.ip),
                 datapath=datapath,
             )
         )
         await self.daemons.keep(switch.forwarding())
         await switch.make_bridges(datapath)
+        if self._settings.tunnel is not None:
+            await tunnel_up(switch, self._settings.tunnel, datapath)
+        if central and self._settings.listen is not None:
+            await switch.listen(self._settings.listen)
         return datapath, reason
 
     def _switch(self, programs: OvnPrograms) -> OpenVSwitch:

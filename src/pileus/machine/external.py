@@ -55,7 +55,7 @@ class ExternalNetwork:
 
     async def up(self) -> None:
         """Give the bridge its address and open the way out; says each change to the machine that it makes."""
-        if str(self._address) not in await _addresses(EXTERNAL_BRIDGE):
+        if str(self._address) not in await addresses_of(EXTERNAL_BRIDGE):
             await run("ip", "address", "replace", str(self._address), "dev", EXTERNAL_BRIDGE)
             await run("ip", "link", "set", EXTERNAL_BRIDGE, "up")
             self._say(f"this machine has the address {self._address} on {EXTERNAL_BRIDGE}, the external network")
@@ -173,7 +173,8 @@ def masquerade_table(rule: str) -> str:
     )
 
 
-async def _addresses(link: str) -> list[str]:
+async def addresses_of(link: str) -> list[str]:
+    """The IPv4 addresses of a link, each with the length of its prefix."""
     links = json.loads(await run("ip", "-json", "-4", "address", "show", "dev", link))
     return [f"{each['local']}/{each['prefixlen']}" for link in links for each in link.get("addr_info", [])]
 

@@ -20,6 +20,7 @@ from pileus.machine.ovnprefix import OvnPrograms
 
 INTEGRATION_BRIDGE = "br-int"
 EXTERNAL_BRIDGE = "br-ex"
+TUNNEL_BRIDGE = "br-tun"
 EXTERNAL_NETWORK = "external"
 """The name by which OVN knows the network behind the external bridge (`network_name` of a localnet port)."""
 NORTHBOUND_PORT = 6641
@@ -91,7 +92,12 @@ class OpenVSwitch:
         )
 
     async def make_databases(self, *, central: bool) -> None:
-        """Make the databases that are not there yet, and bring old ones to the schema of the present version."""
+        """Make the databases that are not there yet, and bring old ones to the schema of the present version.
+
+        Units of the distribution do that by themselves.
+        """
+        if self.by_units:
+            return
         self._run.mkdir(exist_ok=True)
         await self._make_database("conf", "openvswitch/vswitch.ovsschema", self.sockets.switch)
         if central:
@@ -232,18 +238,28 @@ class OpenVSwitch:
 
     async def make_bridges(self, datapath: Datapath) -> None:
         """Have the integration and the external bridge; returns once they are links of the machine."""
-        commands: list[str] = []
-        for bridge, more in ((EXTERNAL_BRIDGE, ()), (INTEGRATION_BRIDGE, ("fail-mode=secure",))):
-            commands += ["--", "--may-exist", "add-br", bridge]
-            commands += ["--", "set", "Bridge", bridge, f"datapath_type={datapath}", *more]
-        await self.vsctl(*commands[1:])
+        await self.make_bridge(EXTERNAL_BRIDGE, datapath)
+        await self.make_bridge(INTEGRATION_BRIDGE, datapath, "--", "set-fail-mode", INTEGRATION_BRIDGE, "secure")
+
+    async def make_bridge(self, bridge: str, datapath: Datapath, *more: str) -> None:
+        """Have a bridge; returns once it is a link of the machine.
+
+        Args:
+            bridge: its name.
+            datapath: where it switches.
+            more: further commands for ovs-vsctl, in the same transaction.
+        """
+        await self.vsctl(
+            *("--may-exist", "add-br", bridge),
+            *("--", "set", "Bridge", bridge, f"datapath_type={datapath}", *more),
+        )
 
         async def made() -> bool:
-            return {EXTERNAL_BRIDGE, INTEGRATION_BRIDGE}.issubset(await switch_links())
+            return bridge in await switch_links()
 
         # ovs-vsctl waits for new bridges only; those that the database knew are made when ovs-vswitchd comes to it.
         if not await until(made, within_s=_BRIDGES_WITHIN_S):
-            raise TimedOut(f"Open vSwitch did not make its bridges within {_BRIDGES_WITHIN_S:g} s")
+            raise TimedOut(f"Open vSwitch did not make {bridge} within {_BRIDGES_WITHIN_S:g} s")
 
     async def vsctl(self, *arguments: str) -> str:
         """Run ovs-vsctl on this switch."""
@@ -301,7 +317,7 @@ class OpenVSwitch:
 
 async def switch_links() -> list[str]:
     """The links in this network namespace that are of our switch."""
-    ours = {_NETDEV_LINK, _KERNEL_DATAPATH, EXTERNAL_BRIDGE, INTEGRATION_BRIDGE}
+    ours = {_NETDEV_LINK, _KERNEL_DATAPATH, EXTERNAL_BRIDGE, INTEGRATION_BRIDGE, TUNNEL_BRIDGE}
     found: list[dict[str, object]] = json.loads(await run("ip", "-json", "link"))
     return [str(each["ifname"]) for each in found if each["ifname"] in ours]
 

@@ -68,7 +68,7 @@ async def install(packages: Sequence[Package], say: Callable[[str], None]) -> No
     apt = ("env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", "apt-get", "-q", "--no-install-recommends")
     await run(*apt, "update", timeout_s=300)
     say(sizes(await run(*apt, "install", "--assume-no", *names, accept=(0, 1))))
-    with _services_stay_off():
+    with services_stay_off():
         await run(*apt, "install", "--yes", *names, timeout_s=_INSTALL_WITHIN_S)
 
 
@@ -84,7 +84,7 @@ def has_systemd() -> bool:
 
 
 @contextlib.contextmanager
-def _services_stay_off(policy: Path = _POLICY) -> Generator[None]:
+def services_stay_off(policy: Path = _POLICY) -> Generator[None]:
     """Let no package's script start its service; a policy that somebody else placed is theirs, and stays."""
     if has_systemd():
         yield
