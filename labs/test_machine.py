@@ -30,7 +30,7 @@ from pileus.machine.tunnel import Tunnel
 pytestmark = pytest.mark.lab
 
 CACHE = Path(tempfile.gettempdir()) / "pileus-lab-cache"
-"""What was fetched once, for all later runs: there is no way to the archive from within our network namespaces."""
+"""What is fetched and unpacked once: there is no way to the archive from within our network namespaces."""
 
 GUEST = """
 <domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
@@ -71,8 +71,8 @@ def host(settings: EngineSettings | None = None) -> Generator[Engines]:
     """The engines of a host in the present network namespace, purged afterwards."""
     data = Path(tempfile.mkdtemp(prefix="pl"))
     data.chmod(0o711)
-    if (CACHE / "ovn").exists():
-        shutil.copytree(CACHE / "ovn/packages", data / "cache/ovn/packages")
+    (data / "cache").mkdir()
+    (data / "cache/ovn").symlink_to(CACHE / "ovn")
     engines = Engines(data, say=lambda _: None, settings=settings or EngineSettings())
     try:
         yield engines

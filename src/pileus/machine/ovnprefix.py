@@ -72,12 +72,17 @@ async def ovn_programs(cache: Path, say: Callable[[str], None]) -> OvnPrograms:
     Raises:
         Unavailable: they are needed, and neither cached nor to be had.
     """
-    return await known_programs(cache) or await _of_our_own(cache / "ovn", say)
+    return await known_programs(cache) or await _of_our_own(_folder(cache), say)
 
 
 async def known_programs(cache: Path) -> OvnPrograms | None:
     """The programs to use, if nothing has to be fetched or unpacked for them."""
-    return await _of_the_machine() or _read_made(cache / "ovn" / "prefix")
+    return await _of_the_machine() or _read_made(_folder(cache) / "prefix")
+
+
+def _folder(cache: Path) -> Path:
+    """Where the packages and the prefix are; a prefix works only under the path for which it was made."""
+    return (cache / "ovn").resolve()
 
 
 async def _of_the_machine() -> OvnPrograms | None:
