@@ -12,7 +12,6 @@ from pileus.cloud.hosts.model import Invited
 from pileus.cloud.identity.model import Grant, Password, Token, TokenSecret, User
 from pileus.cloud.identity.passwords import hashed
 from pileus.cloud.identity.tokens import new_token, token_hash
-from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.operations import ExternalNetworkCreate, create_external
 from pileus.cloud.pools.model import Pool
 from pileus.cloud.projects.model import PROJECTS, Project
@@ -23,6 +22,7 @@ from pileus.link.certificates import Authority
 from pileus.link.join import Invitation
 from pileus.link.tokens import hashed as secret_hashed
 from pileus.link.tokens import new_token as new_join_token
+from pileus.link.tokens import read_token
 from pileus.operations.caller import Caller, Role
 from pileus.operations.plan import Ask
 from pileus.state.records import Record
@@ -49,28 +49,33 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True):
     last: str
 
 
-class Begun(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told once, when a cloud begins."""
+class FirstSecrets(msgspec.Struct, frozen=True, kw_only=True):
+    """What lets the first people and the first host in. Told once; the cloud keeps hashes only."""
 
-    user: str
     password: str
+    """Of the user `admin`."""
     token: str
     """An API token of the administrator, without an end, for the command line on this machine."""
-    project_id: ProjectId
     join_token: str
     """Lets the first host in."""
 
 
+def new_secrets(authority: Authority) -> FirstSecrets:
+    """Fresh secrets for a cloud that is about to begin."""
+    return FirstSecrets(
+        password="-".join(secrets.token_hex(3) for _ in range(4)),
+        token=new_token(),
+        join_token=str(new_join_token(authority.fingerprint)),
+    )
+
+
 async def bootstrap(
-    state: State, authority: Authority, clock: Clock, views: Mapping[type, Any], outside: Outside | None
-) -> Begun | None:
-    """Make the first records, in one transaction; None if the cloud has begun already."""
+    state: State, clock: Clock, views: Mapping[type, Any], outside: Outside | None, first: FirstSecrets
+) -> bool:
+    """Make the first records, all or none of them; False if the cloud has begun already."""
     if len(state[PROJECTS]):
-        return None
+        return False
     now = clock.now()
-    password = "-".join(secrets.token_hex(3) for _ in range(4))
-    token = new_token()
-    join_token = new_join_token(authority.fingerprint)
     project = Project(id=new_id(), created_at=now, name="default", description="The administrators' own project.")
     pool = Pool(id=new_id(), created_at=now, name="default", is_default=True)
     user = User(id=new_id(), created_at=now, name="admin", is_platform=True)
@@ -79,7 +84,7 @@ async def bootstrap(
         project,
         pool,
         user,
-        Password(id=user.id, created_at=now, hash=hashed(password)),
+        Password(id=user.id, created_at=now, hash=hashed(first.password)),
         Grant(
             id=new_id(),
             created_at=now,
@@ -94,13 +99,15 @@ async def bootstrap(
             user_id=UserId(user.id),
             name="command line of the first host",
         ),
-        TokenSecret(id=token_id, created_at=now, token_id=token_id, hash=token_hash(token)),
+        TokenSecret(id=token_id, created_at=now, token_id=token_id, hash=token_hash(first.token)),
         Invited(
             id=new_id(),
             created_at=now,
             pool_id=PoolId(pool.id),
             roles=("gateway",),
-            invitation=Invitation(secret_hash=secret_hashed(join_token.secret), expires_at=now + timedelta(days=365)),
+            invitation=Invitation(
+                secret_hash=secret_hashed(read_token(first.join_token).secret), expires_at=now + timedelta(days=365)
+            ),
         ),
         *(
             Flavor(id=new_id(), created_at=now, name=name, vcpus=vcpus, memory_mib=memory, disk_gib=disk)
@@ -118,12 +125,7 @@ async def bootstrap(
             last=outside.last,
         )
         state.apply(create_external(ask, wish).changes, ORIGIN)
-    assert Addresses in views
+    # The project's router takes an address of the external network, so that has to be there first. Nobody is told of
+    # either before both are on disk together.
     await state.commit([*map(put, records), *beginnings(ask, ProjectId(project.id))], ORIGIN)
-    return Begun(
-        user=user.name,
-        password=password,
-        token=token,
-        project_id=ProjectId(project.id),
-        join_token=str(join_token),
-    )
+    return True

@@ -26,7 +26,7 @@ from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.projects.model import limits
 from pileus.cloud.tasks.watch import TaskWatch
 from pileus.cloud.world import World
-from pileus.controller.bootstrap import Begun, Outside, bootstrap
+from pileus.controller.bootstrap import FirstSecrets, Outside, bootstrap, new_secrets
 from pileus.controller.consoles import LinkedConsoles
 from pileus.controller.hosts import HostLinks
 from pileus.controller.housekeeping import Housekeeping
@@ -90,7 +90,7 @@ class Controller:
         engine: Engine[World],
         hosts: HostLinks,
         api: Api,
-        begun: Begun | None,
+        first: FirstSecrets | None,
         housekeeping: Housekeeping,
         admissions: "_Admissions",
         identity: ServerIdentity,
@@ -102,8 +102,8 @@ class Controller:
         self.engine = engine
         self.hosts = hosts
         self.api = api
-        self.begun = begun
-        """What is told once, if the cloud has just begun."""
+        self.first = first
+        """What is to be told, once, if the cloud has just begun."""
         self.housekeeping = housekeeping
         self.api_port = 0
         self.link_port = 0
@@ -111,10 +111,15 @@ class Controller:
 
 @asynccontextmanager
 async def running(
-    data: Path, settings: Settings, *, clock: Clock | None = None, northbound: Northbound | None = None
+    data: Path,
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    northbound: Northbound | None = None,
+    first: FirstSecrets | None = None,
 ) -> AsyncGenerator[Controller]:
     """A controller that listens: for agents at its link, for everybody at its API. Ends when left, or when it must."""
-    async with composed(data, settings, clock=clock, northbound=northbound) as controller:
+    async with composed(data, settings, clock=clock, northbound=northbound, first=first) as controller:
         hosts, identity = controller.hosts, controller.identity
         link = LinkServer(
             settings.link_host,
@@ -139,6 +144,7 @@ async def composed(
     clock: Clock | None = None,
     store: Store | None = None,
     northbound: Northbound | None = None,
+    first: FirstSecrets | None = None,
 ) -> AsyncGenerator[Controller]:
     """A controller over a data folder: loaded, its first records made, its tasks running; it does not listen.
 
@@ -148,6 +154,7 @@ async def composed(
         clock: the machine's own, unless a test brings another.
         store: what the settings name, unless a test brings another.
         northbound: what the settings name, unless a test brings another.
+        first: what lets the first people in, if the cloud is about to begin; made up and logged nowhere without.
     """
     clock = clock or SystemClock()
     await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True, mode=0o700)
@@ -159,7 +166,8 @@ async def composed(
     views: Mapping[type, Any] = {Placer: placer, Addresses: addresses, Usage: usage}
     northbound = northbound or _northbound(settings)
     async with opened(KINDS, store or _store(data, settings), clock, (placer, addresses, usage)) as state:
-        begun = await bootstrap(state, authority, clock, views, settings.outside)
+        first = first or new_secrets(authority)
+        begun = await bootstrap(state, clock, views, settings.outside, first)
         hosts = HostLinks(state, placer, authority, clock)
         watch = TaskWatch()
         world = World(state=state, hosts=hosts, networks=northbound, images=_Urls(tickets), clock=clock)
@@ -198,7 +206,7 @@ async def composed(
                     engine=engine,
                     hosts=hosts,
                     api=Api(performer, NOUNS, TokenAuthenticator(state, clock), _Mounted(authority)),
-                    begun=begun,
+                    first=first if begun else None,
                     housekeeping=housekeeping,
                     admissions=admissions,
                     identity=identity,

@@ -96,8 +96,8 @@ def client_of(controller: Controller, token: str) -> httpx2.AsyncClient:
 
 async def administrator(controller: Controller, clock: Clock) -> str:
     """A token of the cloud's administrator, in their own project."""
-    if controller.begun is not None:
-        return controller.begun.token
+    if controller.first is not None:
+        return controller.first.token
     state = controller.state
     text, id = new_token(), TokenId(new_id())
     user = UserId(next(user.id for user in state[USERS] if user.is_platform))
