@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from pileus.kernel.errors import Conflict, Unavailable
-from pileus.state.rows import Damaged
+from pileus.state.rows import Damaged, wanted
 from pileus.state.schema import SQLITE, upgrade_sqlite
 from pileus.state.sqlite import SqliteStore, restore
-from pileus.state.store import Store
-from pileus.testing.contracts.store import EVERYTHING, StoreContract, bodies, entry, numbers
+from pileus.state.store import EventFilter, Store
+from pileus.testing.contracts.store import EVERYTHING, NOON, StoreContract, bodies, entry, numbers
 
 
 @pytest.fixture
@@ -140,6 +140,33 @@ def test_a_step_that_fails_changes_nothing() -> None:
         upgrade_sqlite(on, (*SQLITE, "DROP TABLE events; DROP TABLE no_such_table"))
     assert on.execute("PRAGMA user_version").fetchone() == (1,)
     assert on.execute("SELECT count(*) FROM events").fetchone() == (0,)
+    on.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "index"),
+    [
+        (EventFilter(id="i", kind="k", task="t", projects=frozenset({"p"})), "events_by_id"),
+        (EventFilter(task="t", kind="k", projects=frozenset({"p"})), "events_by_task"),
+        (EventFilter(projects=frozenset({"p", "q"}), kind="k", since=NOON), "events_by_project"),
+        (EventFilter(kind="k", until=NOON), "events_by_kind"),
+        (EventFilter(since=NOON, until=NOON), "INTEGER PRIMARY KEY"),
+    ],
+)
+def test_the_narrowest_condition_leads_to_the_index(where: EventFilter, index: str) -> None:
+    on = sqlite3.connect(":memory:", isolation_level=None)
+    upgrade_sqlite(on)
+    arguments: list[int | str] = []
+
+    def argument(value: int | str) -> str:
+        arguments.append(value)
+        return "?"
+
+    condition = wanted((0, 100), where, argument)
+    ((*_, plan),) = on.execute(
+        f"EXPLAIN QUERY PLAN SELECT * FROM events WHERE {condition} ORDER BY +sequence", arguments
+    ).fetchall()[:1]
+    assert f"{index} (" in plan
     on.close()
 
 

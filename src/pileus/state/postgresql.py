@@ -13,6 +13,7 @@ import asyncio
 import os
 import socket
 import sqlite3
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -38,6 +39,7 @@ from pileus.state.rows import (
     event_from,
     final_entries,
     microseconds,
+    span,
     wanted,
 )
 from pileus.state.schema import POSTGRESQL, check_version, upgrade_sqlite
@@ -81,7 +83,7 @@ SELECT count(*) FROM mine
 """  # noqa: S608 - our own columns
 
 _LEAD = """
-UPDATE lead SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint), holder = $1,
+UPDATE lead SET epoch = greatest(epoch + 1, (1000 * extract(epoch FROM clock_timestamp()))::bigint), holder = $1,
     backend = pg_backend_pid(), lease_until = clock_timestamp() + $2 * interval '1 second'
 WHERE lease_until < clock_timestamp() RETURNING epoch, last_sequence
 """
@@ -98,6 +100,8 @@ _LOST = (
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.TooManyConnectionsError,
+    # Of a query begun between the server's farewell and the end of the connection.
+    asyncpg.InternalClientError,
 )
 
 
@@ -216,11 +220,16 @@ class PostgresqlStore:
             arguments.append(value)
             return f"${len(arguments)}"
 
-        return await self._events(f"{wanted(after, where, argument)} ORDER BY sequence LIMIT {limit:d}", arguments)
+        async def ask(query: str, value: int) -> int | None:
+            async with self._reader() as on:
+                return await on.fetchval(query.format("$1"), value)
+
+        condition = wanted(await span(after, where, ask), where, argument)
+        return await self._events(f"{condition} ORDER BY sequence LIMIT {limit:d}", arguments)
 
     async def history(self, kind: str, id: str) -> list[Event]:
         """Every event of one record that is still kept, oldest first."""
-        return await self._events("kind = $1 AND id = $2 ORDER BY sequence", (kind, id))
+        return await self.events(0, sys.maxsize, EventFilter(kind=kind, id=id))
 
     async def trim(self, before: datetime) -> int:
         """Forget events older than this; says how many. In slices, and so that what stays has no gap."""

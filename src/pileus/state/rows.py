@@ -1,6 +1,6 @@
 """How events and records become rows: the same columns in every store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -78,24 +78,50 @@ def final_entries(entries: Sequence[Entry]) -> list[Entry]:
     return list({(entry.event.kind, entry.event.id): entry for entry in entries}.values())
 
 
-def wanted(after: int, where: EventFilter, argument: Callable[[int | str], str]) -> str:
+_EARLIEST = "SELECT min(+sequence) FROM events WHERE at >= {}"
+_LATEST = "SELECT max(+sequence) FROM events WHERE at < {}"
+_END = 2**63 - 1
+
+
+async def span(after: int, where: EventFilter, ask: Callable[[str, int], Awaitable[int | None]]) -> tuple[int, int]:
+    """Between which sequence numbers (above the first, up to the second) the times of a filter lie.
+
+    Found from the narrow index of times alone, to which the `+` leads the planner: a page from the end of a long log
+    must not read the whole log. `ask` puts its own placeholder into a query and returns the number found.
+    """
+    last = _END
+    if where.since:
+        after = max(after, (await ask(_EARLIEST, microseconds(where.since)) or _END) - 1)
+    if where.until:
+        last = await ask(_LATEST, microseconds(where.until)) or 0
+    return after, last
+
+
+def wanted(span: tuple[int, int], where: EventFilter, argument: Callable[[int | str], str]) -> str:
     """The condition of a query for events; `argument` takes a value and returns the placeholder for it.
 
-    A time restricts the sequence numbers too, found from the narrow index of times alone: without that, a page from the
-    end of a long log would read the whole log. The `+` keeps the planner from taking that index and sorting instead.
+    Only the narrowest condition may lead to an index: SQLite keeps no statistics, and would as soon read all events of
+    a kind as the ten of an id. The `coalesce` and the `+` hide the others from it.
     """
-    conditions = [f"sequence > {argument(after)}"]
-    if where.projects is not None:
-        projects = ", ".join(argument(each) for each in sorted(where.projects))
-        conditions.append(f"project IN ({projects})" if projects else "false")
-    exact = {"kind": where.kind, "id": where.id, "task": where.task, "actor": where.actor}
-    conditions += [f"{column} = {argument(value)}" for column, value in exact.items() if value]
+    after, last = span
+    conditions = [f"sequence > {argument(after)}", f"sequence <= {argument(last)}"]
+    narrow: list[tuple[str, str]] = [
+        (column, f"= {argument(value)}") for column, value in (("id", where.id), ("task", where.task)) if value
+    ]
+    if where.projects:
+        narrow.append(("project", f"IN ({', '.join(argument(each) for each in sorted(where.projects))})"))
+    elif where.projects is not None:
+        conditions.append("false")
+    if where.kind:
+        narrow.append(("kind", f"= {argument(where.kind)}"))
+    conditions += [f"{column} {test}" for column, test in narrow[:1]]
+    conditions += [f"coalesce({column}, '') {test}" for column, test in narrow[1:]]
+    if where.task:
+        conditions.append("task <> ''")  # the condition of the index, which a planner does not see in an argument
+    if where.actor:
+        conditions.append(f"actor = {argument(where.actor)}")
     if where.since:
-        since = microseconds(where.since)
-        first = f"(SELECT min(sequence) FROM events WHERE at >= {argument(since)})"  # noqa: S608 - a placeholder
-        conditions += [f"sequence >= {first}", f"+at >= {argument(since)}"]
+        conditions.append(f"+at >= {argument(microseconds(where.since))}")
     if where.until:
-        until = microseconds(where.until)
-        last = f"(SELECT max(sequence) FROM events WHERE at < {argument(until)})"  # noqa: S608 - a placeholder
-        conditions += [f"sequence <= {last}", f"+at < {argument(until)}"]
+        conditions.append(f"+at < {argument(microseconds(where.until))}")
     return " AND ".join(conditions)

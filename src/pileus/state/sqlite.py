@@ -27,6 +27,7 @@ from pileus.state.rows import (
     event_from,
     final_entries,
     microseconds,
+    span,
     wanted,
 )
 from pileus.state.schema import upgrade_sqlite
@@ -59,11 +60,14 @@ CREATE TEMP TRIGGER append INSTEAD OF INSERT ON batch BEGIN
 END;
 """  # noqa: S608 - our own columns
 
-# The same reason as above: one row, however many events.
+# The same reason as above: one row, however many events. Numbers first, rows then: only numbers are sorted.
 _READ = f"""
 SELECT CAST(json_group_array(json_array(
     {", ".join(EVENT_COLUMNS[:-2])}, CAST(before AS TEXT), CAST(after AS TEXT))) AS BLOB)
-FROM (SELECT * FROM events WHERE %s ORDER BY sequence LIMIT ?)
+FROM (
+    SELECT * FROM events WHERE sequence IN (SELECT sequence FROM events WHERE %s ORDER BY sequence LIMIT ?)
+    ORDER BY sequence
+)
 """  # noqa: S608 - our own columns
 _rows = msgspec.json.Decoder(list[tuple[int, int, str, str, str, str, str, str, str, str, int, str, str]])
 
@@ -146,11 +150,15 @@ class SqliteStore:
             arguments.append(value)
             return "?"
 
-        return await self._events(wanted(after, where, argument), (*arguments, limit))
+        async def ask(query: str, value: int) -> int:
+            return await self._reader.run(lambda on: _number(on, query.format("?"), value))
+
+        condition = wanted(await span(after, where, ask), where, argument)
+        return await self._events(condition, (*arguments, limit))
 
     async def history(self, kind: str, id: str) -> list[Event]:
         """Every event of one record that is still kept, oldest first."""
-        return await self._events("kind = ? AND id = ?", (kind, id, -1))
+        return await self.events(0, -1, EventFilter(kind=kind, id=id))
 
     async def trim(self, before: datetime) -> int:
         """Forget events older than this; says how many.
@@ -199,11 +207,13 @@ class SqliteStore:
             held.callback(on.close)
             # FULL: a commit is on disk before it is acknowledged. A checkpoint each 16 MB needs fewer syncs.
             on.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000")
+            # The log beside the database grows while a backup reads, and would keep that size.
+            on.execute(f"PRAGMA journal_size_limit = {64 << 20}")
             upgrade_sqlite(on)
             check_structure(on, "lead", "records")
             # The clock makes it greater than every epoch before even when an older backup was restored.
             (self._epoch,) = on.execute(
-                "UPDATE lead SET epoch = max(epoch + 1, ?) RETURNING epoch", (int(time.time()),)
+                "UPDATE lead SET epoch = max(epoch + 1, ?) RETURNING epoch", (time.time_ns() // 1_000_000,)
             ).fetchone()
             on.executescript(_APPEND)
             self._held = held.pop_all()

@@ -33,7 +33,7 @@ class Cluster:
     def database(self) -> Generator[str]:
         """The address of a fresh database."""
         name = f"test{next(self._numbers)}"
-        self._run("createdb", "--template=template0", name)
+        self._run("createdb", "--template=template0", "--strategy=file_copy", name)
         try:
             yield f"postgresql://pileus@/{name}?host={self._folder}"
         finally:
