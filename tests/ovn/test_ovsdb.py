@@ -82,10 +82,10 @@ async def test_updates_are_told_before_the_transaction_that_made_them_returns(tm
     told: list[object] = []
 
     def reply(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        if request["method"] == "monitor":
+        if request["method"] == "monitor_cond":
             names.append(request["params"][1])
             return [result(request, {"T": "initial"})]
-        return [{"method": "update", "params": [names[0], {"T": "changed"}], "id": None}, result(request, [])]
+        return [{"method": "update2", "params": [names[0], {"T": "changed"}], "id": None}, result(request, [])]
 
     names: list[str] = []
     async with served(tmp_path, reply) as connection:

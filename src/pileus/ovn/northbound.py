@@ -15,11 +15,10 @@ import structlog
 
 from pileus.kernel.errors import TimedOut, Unavailable
 from pileus.kernel.ids import HostId, PortId
-from pileus.ovn.ovsdb import Ovsdb, TransactionRefused
+from pileus.ovn.ovsdb import Ovsdb, TransactionRefused, now
 from pileus.ovn.pending import Part, Pending, joined
-from pileus.ovn.projection import project
-from pileus.ovn.rows import TABLES, Difference, Fact, Key, facts_of, operations, selections
-from pileus.ovn.view import NetworkRecord, Owner, View
+from pileus.ovn.rows import TABLES, Difference, Fact, Key, facts_of, operations, row_id, selections
+from pileus.ovn.view import NetworkRecord, View
 from pileus.state.state import Change
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -54,6 +53,7 @@ class OvnNorthbound:
         self._asked = _Waiters()
         self._on_hosts = _Waiters()
         self._up: set[str] = set()
+        """The rows of the ports that are connected."""
         self._coming_up: dict[str, set[asyncio.Future[None]]] = {}
 
     def load(self, records: Iterable[NetworkRecord], *, gateways: Sequence[HostId] = ()) -> None:
@@ -88,17 +88,18 @@ class OvnNorthbound:
         await self._within(deadline - loop.time(), there, "the network is not at work on every host")
 
     async def up(self, port: PortId, *, timeout_s: float = 10.0) -> None:
-        if port in self._up:
+        row = row_id("Logical_Switch_Port", port)
+        if row in self._up:
             return
         future = asyncio.get_running_loop().create_future()
-        waiting = self._coming_up.setdefault(port, set())
+        waiting = self._coming_up.setdefault(row, set())
         waiting.add(future)
         try:
             await self._within(timeout_s, future, "the port is not connected on its host")
         finally:
             waiting.discard(future)
             if not waiting:
-                self._coming_up.pop(port, None)
+                self._coming_up.pop(row, None)
 
     async def run(self) -> None:
         retry_s = _FIRST_RETRY_S
@@ -137,7 +138,7 @@ class OvnNorthbound:
             elif self._comparing_is_due and loop.time() >= compared_at + _BETWEEN_COMPARISONS_S:
                 await self._compare_everything(connection, first=first)
                 compared_at, first = loop.time(), False
-            elif self._pending and not self._comparing_is_due:
+            elif (self._pending or self._asked.behind) and not self._comparing_is_due:
                 asked = self._asked.last
                 self._comparing_is_due |= not await self._write(connection, self._pending.pop())
                 self._asked.reach(asked)
@@ -156,13 +157,15 @@ class OvnNorthbound:
     async def _compare_everything(self, connection: Ovsdb, *, first: bool) -> None:
         """Read what is there, and write the difference from what is wanted."""
         self._comparing_is_due = False
+        asked = self._asked.last
         found = await self._read_everything(connection)
-        wanted, asked = await self._project_everything()
         parts: list[Part] = []
-        async for owner, facts in _in_turns(wanted.items()):
-            written = tuple(there for fact in facts if (there := found.pop(fact.key, None)) is not None)
-            if written != facts:
-                parts.append(Part(owner, written, facts))
+        async for owner in _in_turns(list(self._pending.view.owners())):
+            # From here on this owner is compared as it is now; what changes later is pending again.
+            wanted = self._pending.forget(owner)
+            written = tuple(there for fact in wanted if (there := found.pop(fact.key, None)) is not None)
+            if written != wanted:
+                parts.append(Part(owner, written, wanted))
         foreign = list(found.values())
         if (foreign or parts) and not first:
             log.warning(
@@ -177,16 +180,6 @@ class OvnNorthbound:
         results = await connection.transact(selections())
         rows = ((table, row) for table, result in zip(TABLES, results, strict=True) for row in result["rows"])
         return {fact.key: fact async for table, row in _in_turns(rows) for fact in facts_of(table, row)}
-
-    async def _project_everything(self) -> tuple[dict[Owner, Sequence[Fact]], int]:
-        """What every owner projects, slice by slice; and up to which question that has the answers."""
-        self._pending.clear()
-        wanted: dict[Owner, Sequence[Fact]] = {}
-        async for owner in _in_turns(list(self._pending.view.owners())):
-            wanted[owner] = tuple(project(self._pending.view, owner))
-        for part in self._pending.pop():  # changed meanwhile
-            wanted[part.owner] = part.wanted
-        return wanted, self._asked.last
 
     async def _write(self, connection: Ovsdb, parts: Sequence[Part], foreign: Sequence[Fact] = ()) -> bool:
         """Write this, in one transaction unless it is very much; says whether nothing of it was refused."""
@@ -237,22 +230,24 @@ class OvnNorthbound:
             self._updates_of_ours += 1
 
     def _state_changed(self, updates: Mapping[str, Mapping[str, Any]]) -> None:
-        for row in updates.get("Logical_Switch_Port", {}).values():
-            state = row.get("new") or {"up": False, **row["old"]}
-            name = str(state["name"])
-            if "new" in row and state["up"] is True:
-                self._up.add(name)
-                for waiting in self._coming_up.get(name, ()):
+        for id, update in updates.get("Logical_Switch_Port", {}).items():
+            if "delete" in update:
+                self._up.discard(id)
+            elif now(update).get("up") is True:
+                self._up.add(id)
+                for waiting in self._coming_up.get(id, ()):
                     if not waiting.done():
                         waiting.set_result(None)
-            else:
-                self._up.discard(name)
-        for row in updates.get("NB_Global", {}).values():
-            state = row.get("new", {"options": ["map", []]})
-            self._bfd_is_due = not _BFD.items() <= dict(state["options"][1]).items()
+            elif "up" in now(update):
+                self._up.discard(id)
+        for update in updates.get("NB_Global", {}).values():
+            state = now(update)
+            if "modify" not in update and "delete" not in update:
+                self._bfd_is_due = not _BFD.items() <= dict(state["options"][1]).items()
+                self._work.set()
             self._on_hosts.last = max(self._on_hosts.last, state.get("nb_cfg", 0))
-            self._on_hosts.reach(state.get("hv_cfg", 0))
-            self._work.set()
+            if "hv_cfg" in state:
+                self._on_hosts.reach(state["hv_cfg"])
 
     async def _within(self, timeout_s: float, what: "asyncio.Future[None]", otherwise: str) -> None:
         try:
@@ -268,7 +263,7 @@ class OvnNorthbound:
 
 
 TABLES_OF_OURS = {table: list(columns) for table, columns in TABLES.items()}
-TABLES_OF_OVN = {"Logical_Switch_Port": ["name", "up"], "NB_Global": ["nb_cfg", "hv_cfg", "options"]}
+TABLES_OF_OVN = {"Logical_Switch_Port": ["up"], "NB_Global": ["nb_cfg", "hv_cfg", "options"]}
 
 
 async def _in_turns(many: Iterable[T]) -> AsyncIterator[T]:
@@ -287,6 +282,10 @@ class _Waiters:
         """The highest number that somebody may wait for."""
         self._reached = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def behind(self) -> bool:
+        return self._reached < self.last
 
     def reaching(self, number: int) -> "asyncio.Future[None]":
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -97,15 +97,16 @@ class Ovsdb:
         *,
         initial: bool = True,
     ) -> None:
-        """Call `told` with the `<table-updates>` (RFC 7047, section 4.1.6) of these columns, now and on each change.
+        """Call `told` with the `<table-updates2>` (ovsdb-server(7), 4.1.14) of these columns, now and on each change.
 
-        Updates by a transaction of this connection are told before `transact` returns.
+        Of a large set these have what came and went; those of RFC 7047 have all of it, before and after. Updates by a
+        transaction of this connection are told before `transact` returns.
         """
         name = str(next(self._ids))
         self._told[name] = told
         select = {"initial": initial}
         requests = {table: [{"columns": columns, "select": select}] for table, columns in tables.items()}
-        told(await self._call("monitor", [self._database, name, requests]))  # no update comes before this answer
+        told(await self._call("monitor_cond", [self._database, name, requests]))  # no update comes before this answer
 
     async def _call(self, method: str, parameters: Json) -> Json:
         if self.lost:
@@ -148,7 +149,7 @@ class Ovsdb:
         match message:
             case {"method": "echo", "params": parameters, "id": id}:
                 self._send({"result": parameters, "error": None, "id": id})
-            case {"method": "update", "params": [name, updates]}:
+            case {"method": "update2", "params": [name, updates]}:
                 if name in self._told:
                     self._told[name](updates)
             case {"id": int(id), "error": None, "result": result}:
@@ -160,6 +161,12 @@ class Ovsdb:
                     answer.set_exception(refused)
             case _:
                 log.warning("database said something unknown", database=self._database)
+
+
+def now(update: Mapping[str, Json]) -> Mapping[str, Json]:
+    """The columns of a `<row-update2>` that are new or changed; sets and maps of one that changed are what did."""
+    row = update.get("initial") or update.get("insert") or update.get("modify")
+    return row or {}
 
 
 class Messages:

@@ -69,6 +69,11 @@ class Pending:
         self._written.clear()
         return [part for part in parts if part.written != part.wanted]
 
+    def forget(self, owner: Owner) -> tuple[Fact, ...]:
+        """What this owner projects now, which somebody else will write: nothing of it is pending any more."""
+        self._written.pop(owner, None)
+        return tuple(project(self.view, owner))
+
     def clear(self) -> None:
         self._written.clear()
 

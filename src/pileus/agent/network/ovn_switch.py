@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from pileus.kernel.errors import TimedOut, Unavailable
-from pileus.ovn.ovsdb import Json, Ovsdb
+from pileus.ovn.ovsdb import Json, Ovsdb, now
 
 _DATABASE = "Open_vSwitch"
 
@@ -87,7 +87,7 @@ class Switch:
 
     def _told(self, updates: Mapping[str, Mapping[str, Json]]) -> None:
         for row in updates.get("Open_vSwitch", {}).values():
-            self._done = row.get("new", {}).get("cur_cfg", 0)
+            self._done = now(row).get("cur_cfg", self._done)
         self._doing.set()
         self._doing = asyncio.Event()
 
