@@ -437,10 +437,14 @@ class Guests:
                     log.warning("port plugged again", guest=id, port=nic.port)
                     await self._network.plug(id, nic)
         if not anything_strange:
-            for port in plugged:
-                if not any(port in record.ports for _, record in self._records.items()):
+            for port in plugged.keys() - self._claimed():
+                # Looked up again, for time passes with every one.
+                if port not in self._claimed():
                     log.warning("port unplugged, it is nobody's", port=port)
                     await self._network.unplug(port)
+
+    def _claimed(self) -> set[PortId]:
+        return {port for _, record in self._records.items() for port in record.ports}
 
     def _missing(self, plugged: Mapping[PortId, Plug]) -> list[tuple[InstanceId, NicSpec]]:
         return [
