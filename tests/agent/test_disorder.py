@@ -11,7 +11,7 @@ from msgspec import structs
 from pileus.agent.agent import Agent, Pace
 from pileus.agent.hypervisor.port import GuestState
 from pileus.agent.records import AgentRecords, GuestRecord, Removed, VolumeRecord
-from pileus.kernel.errors import PileusError, Stale, Unavailable
+from pileus.kernel.errors import Conflict, PileusError, Stale, Unavailable
 from pileus.link.records import GuestRemoval, Power, VolumeRemoval
 
 from .conftest import HostBench, a_guest, a_nic, a_volume
@@ -104,10 +104,10 @@ class Disorder:
         return guest is not None and guest.state is GuestState.RUNNING
 
     async def accepted(self, asked: Awaitable[object]) -> bool:
-        """Whether it was not late; it may have failed nevertheless."""
+        """Whether it was neither late nor refused; it may have failed nevertheless."""
         try:
             await asked
-        except Stale:
+        except (Stale, Conflict):
             return False
         except PileusError:
             return True

@@ -7,9 +7,9 @@ from msgspec import structs
 
 from pileus.kernel.errors import Conflict, NotFound, Stale, Unavailable
 from pileus.kernel.units import GIB, TIB
-from pileus.link.records import VolumeRemoval
+from pileus.link.records import GuestRemoval, VolumeRemoval
 
-from .conftest import HostBench, a_volume, an_image
+from .conftest import HostBench, a_guest, a_volume, an_image
 
 
 async def test_a_volume_is_made_from_its_image(bench: HostBench) -> None:
@@ -107,3 +107,15 @@ async def test_records_are_for_the_agent_alone(bench: HostBench) -> None:
     folder = bench.data / "volumes"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+
+
+async def test_a_volume_that_is_a_guests_disk_is_not_removed(bench: HostBench) -> None:
+    agent, volume = bench.agent(), a_volume()
+    guest = a_guest(volume)
+    await agent.ensure_volume(volume, bench.tell)
+    await agent.ensure_guest(guest, bench.tell)
+    with pytest.raises(Conflict, match="hello"):
+        await agent.remove_volume(VolumeRemoval(id=volume.id, generation=1))
+    await agent.remove_guest(GuestRemoval(id=guest.id, generation=1))
+    await agent.remove_volume(VolumeRemoval(id=volume.id, generation=1))
+    assert not bench.storage.volumes

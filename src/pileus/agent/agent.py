@@ -1,6 +1,7 @@
 """An agent: makes the desired records of one host so, keeps them so, and tells what is. Knows nothing of the wire."""
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -15,7 +16,7 @@ from pileus.agent.records import AgentRecords
 from pileus.agent.storage.port import Fetch, StoragePool
 from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import PileusError
+from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import InstanceId
 from pileus.link.records import (
     GuestObserved,
@@ -83,6 +84,8 @@ class Agent:
         return await self._volumes.ensure(spec, tell)
 
     async def remove_volume(self, removal: VolumeRemoval) -> None:
+        if (user := self._guests.user_of(removal.id)) is not None:
+            raise Conflict(f"the volume is a disk of guest {user.name!r}")
         await self._volumes.remove(removal)
 
     async def ensure_guest(self, spec: GuestSpec, tell: Tell) -> GuestObserved:
@@ -180,7 +183,9 @@ class Agent:
 
     async def _until_next_round(self) -> None:
         due_s = self._guests.due_in_s()
-        wait_s = self._pace.between_rounds_s if due_s is None else min(due_s, self._pace.between_rounds_s)
+        # Agents that started together do not go on looking together.
+        wait_s = self._pace.between_rounds_s * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        wait_s = wait_s if due_s is None else min(due_s, wait_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()

@@ -17,7 +17,7 @@ from pileus.agent.turns import Turns
 from pileus.agent.volumes import REMEMBERED, Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, NotFound, PileusError, Stale, Unavailable
-from pileus.kernel.ids import InstanceId, NetworkId, PortId
+from pileus.kernel.ids import InstanceId, NetworkId, PortId, VolumeId
 from pileus.link.records import GuestObserved, GuestReboot, GuestRemoval, GuestSpec, NicSpec, Power, Progress
 
 AT_ONCE: Final = 8
@@ -185,6 +185,10 @@ class Guests:
     def running(self) -> int:
         """How many guests ran when the hypervisor was last asked."""
         return sum(_is_up(each) for each in self._found.values()) if self._found else 0
+
+    def user_of(self, volume: VolumeId) -> GuestSpec | None:
+        """The guest that has this volume as a disk, if any has."""
+        return next((spec for spec in self._specs() for disk in spec.disks if disk.volume == volume), None)
 
     # Making.
 

@@ -4,6 +4,7 @@ An operation once begun goes on when the link is lost: whoever asked for it asks
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from types import NoneType
 from typing import Final, TypeVar
@@ -22,7 +23,6 @@ from pileus.link.records import (
     GuestReboot,
     GuestRemoval,
     GuestSpec,
-    HostReport,
     Inventory,
     Method,
     Progress,
@@ -97,10 +97,12 @@ class AgentService:
             await channel.notify(Method.GUEST_OBSERVED, await news.get())
 
     async def _report(self, channel: Channel, every_s: float) -> None:
+        # Hosts that came together do not go on reporting together.
+        wait_s = random.uniform(0, every_s)  # noqa: S311 - no secret
         while True:
-            report: HostReport = await self._agent.report()
-            await channel.notify(Method.REPORT, report)
-            await asyncio.sleep(every_s)
+            await channel.notify(Method.REPORT, await self._agent.report())
+            await asyncio.sleep(wait_s)
+            wait_s = every_s
 
     async def _ensure_volume(self, spec: VolumeSpec, call: Call) -> VolumeObserved:
         return await self._carry_out(call, lambda tell: self._agent.ensure_volume(spec, tell))

@@ -71,7 +71,8 @@ async def convert_to_raw(source: Path, target: Path, *, format: str, virtual_siz
 
 
 async def _limited(*command: str, cpu_s: int, largest_file_bytes: int) -> str:
-    limits = (f"--as={_MEMORY_BYTES}", f"--cpu={cpu_s}", f"--fsize={largest_file_bytes}", "--core=0")
+    # Not the address space: the stacks of qemu-img's threads, of which little is used, do not fit into a safe one.
+    limits = (f"--data={_MEMORY_BYTES}", f"--cpu={cpu_s}", f"--fsize={largest_file_bytes}", "--core=0")
     return await run("prlimit", *limits, *command, timeout_s=2 * cpu_s)
 
 
