@@ -61,6 +61,7 @@ class LibvirtHost:
     def end(self) -> None:
         """Forget the daemons, which ended with their namespaces."""
         for process in self._processes:
+            process.kill()  # nsenter stops itself with a daemon that was stopped
             process.wait()
 
     def run(self, *command: str) -> str:

@@ -202,6 +202,23 @@ async def test_a_call_after_a_restart_of_libvirtd_needs_no_second_try(
     assert (await hypervisor.list())[running].state is GuestState.RUNNING
 
 
+async def test_agents_that_meet_do_not_disturb_each_other(
+    hypervisor: LibvirtHypervisor,
+    another: Callable[[], Awaitable[LibvirtHypervisor]],
+    guest: GuestSpec,
+    disks: Mapping[VolumeId, DiskSource],
+    plugs: Mapping[PortId, Plug],
+) -> None:
+    drivers = [hypervisor, await another(), await another()]
+    await asyncio.gather(*(each.define(guest, disks, plugs) for each in drivers for _ in range(3)))
+    await asyncio.gather(*(each.start(guest.id) for each in drivers for _ in range(3)))
+    assert (await hypervisor.list())[guest.id].state is GuestState.RUNNING
+    await asyncio.gather(*(each.stop(guest.id) for each in drivers for _ in range(3)))
+    assert (await hypervisor.list())[guest.id].state is GuestState.SHUT_DOWN
+    await asyncio.gather(*(each.undefine(guest.id) for each in drivers for _ in range(3)))
+    assert await hypervisor.list() == {}
+
+
 async def test_guests_of_others_are_not_seen(hypervisor: LibvirtHypervisor, host: LibvirtHost, tmp_path: Path) -> None:
     definition = tmp_path / "other.xml"
     definition.write_text(
