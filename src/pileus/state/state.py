@@ -256,6 +256,7 @@ class State:
             raise
         except Exception as failed:
             self._break(group, Unavailable("the event log cannot be written", internal=repr(failed)))
+            log.critical("event log cannot be written", exc_info=failed)
             raise
         finally:
             self._writing = None

@@ -28,7 +28,9 @@ class MemoryStore:
 
     def __init__(self, disk: Disk | None = None, fuse: Fuse | None = None) -> None:
         self.disk = disk or Disk()
-        self._fuse = fuse
+        self.fuse = fuse
+        self.appends = 0
+        """How often something was appended."""
         self._blown = 0
         self._epoch = 0
 
@@ -50,13 +52,14 @@ class MemoryStore:
         yield list(self.disk.records.values())
 
     def _burn(self) -> None:
-        if self._fuse is not None:
+        if self.fuse is not None:
             self._blown += 1
-            self._fuse(self._blown)
+            self.fuse(self._blown)
 
     async def append(self, entries: Sequence[Entry]) -> None:
         if self._epoch != self.disk.epoch:
             raise Deposed("another controller leads")
+        self.appends += 1
         self._burn()
         for entry in entries:
             event = entry.event

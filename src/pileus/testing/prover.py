@@ -1,0 +1,236 @@
+"""Proves of a deed that it is all or nothing: whatever fails, whoever dies at whatever moment, nothing is half-made.
+
+A deed is done on a whole simulated cloud, again and again: once to see which moments there are (each write of the log,
+each call of a driver on a host), then once for every moment with something going wrong at it:
+
+* the controller loses its power before or behind a write of the log, and another starts over what is on disk;
+* a driver refuses what it is asked, for good;
+* the agent dies in a driver's call, before or behind its effect, and is started again;
+* a driver refuses, and the controller loses its power at every write on the way back.
+
+Afterwards every task has come to its end, and hosts and records agree about everything.
+"""
+
+import asyncio
+import copy
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pileus.agent.hypervisor.port import GuestState
+from pileus.cloud.hosts.model import HOSTS
+from pileus.cloud.instances.model import INSTANCES, SETTLED, InstanceState
+from pileus.cloud.networks.model import PORTS
+from pileus.cloud.volumes.model import VOLUMES
+from pileus.kernel.clock import SystemClock
+from pileus.kernel.errors import Conflict, PileusError
+from pileus.testing.cloud import SimulatedCloud, simulated_cloud
+from pileus.testing.fleet import SimulatedAgent, SimulatedFleet
+from pileus.testing.links import until
+from pileus.testing.memorystore import Disk, MemoryStore
+from pileus.workflow.task import TASKS, UNFINISHED
+
+Deed = Callable[[SimulatedCloud], Awaitable[None]]
+"""Something asked of a cloud through its client. It must bear being answered with an error."""
+
+HOSTS_IN_PROOF = 2
+_SETTLES_WITHIN_S = 20.0
+
+
+class PowerCut(PileusError):
+    """The controller's machine lost its power."""
+
+    code, title = "power-cut", "The power was cut"
+
+
+class Prover:
+    """Proves deeds, each begun on the same cloud: a few hosts, and what `prepare` made there."""
+
+    def __init__(self, folder: Path, prepare: Deed, deed: Deed) -> None:
+        self._folder = folder
+        self._prepare = prepare
+        self._deed = deed
+        self._begun: Disk | None = None
+        self._ids: list[str] = []
+
+    async def prove(self) -> int:
+        """Break the deed at every moment there is; says how many runs that took, for a test to pin.
+
+        Raises:
+            AssertionError: hosts and records disagree after one of them, which it names.
+        """
+        writes, calls = await self._moments()
+        runs = 0
+        for moment in range(1, 2 * writes + 1):
+            await self._power_cut(moment, refused_call=None)
+            runs += 1
+        for call in range(1, calls + 1):
+            await self._refused(call)
+            await self._agent_dies(2 * call - 1)
+            await self._agent_dies(2 * call)
+            runs += 3
+        for moment in range(1, 2 * (writes + 2) + 1):
+            await self._power_cut(moment, refused_call=calls)
+            runs += 1
+        return runs
+
+    async def _moments(self) -> tuple[int, int]:
+        """How often the log is written and a driver called when nothing goes wrong."""
+        store, fleet = await self._fresh()
+        calls: list[str] = []
+        async with self._cloud(store, fleet) as cloud:
+            await self._prepare(cloud)
+            appended = store.appends
+            for host in fleet.hosts:
+                host.faults.calls = calls
+            await self._deed(cloud)
+            await _settled(cloud)
+            writes = store.appends - appended
+            await _agree(cloud, "nothing went wrong")
+        assert calls, "the deed calls no driver"
+        return writes, len([each for each in calls if not _looks_only(each)])
+
+    async def _power_cut(self, moment: int, refused_call: int | None) -> None:
+        what = f"power cut at moment {moment} of the log" + (f", call {refused_call} refused" if refused_call else "")
+        store, fleet = await self._fresh()
+        blown = 0
+
+        def fuse(_: int) -> None:
+            nonlocal blown
+            blown += 1
+            if blown == moment:
+                raise PowerCut(what)
+
+        try:
+            async with self._cloud(store, fleet) as cloud:
+                await self._prepare(cloud)
+                if refused_call is not None:
+                    _refuse(fleet, refused_call)
+                store.fuse = fuse
+                await self._deed(cloud)
+                await _settled(cloud)
+        except* PowerCut:
+            pass
+        for host in fleet.hosts:
+            host.faults.mend()
+        async with self._cloud(MemoryStore(store.disk), fleet) as cloud:
+            await _settled(cloud)
+            await _agree(cloud, what)
+
+    async def _refused(self, call: int) -> None:
+        store, fleet = await self._fresh()
+        async with self._cloud(store, fleet) as cloud:
+            await self._prepare(cloud)
+            _refuse(fleet, call)
+            await self._deed(cloud)
+            await _settled(cloud)
+            await _agree(cloud, f"driver call {call} refused")
+
+    async def _agent_dies(self, moment: int) -> None:
+        store, fleet = await self._fresh()
+        seen = 0
+        async with self._cloud(store, fleet) as cloud:
+            await self._prepare(cloud)
+
+            def die(host: SimulatedAgent, call: str) -> None:
+                nonlocal seen
+                if not _looks_only(call):
+                    seen += 1
+                    if seen == moment:
+                        host.kill_agent()
+                        raise asyncio.CancelledError
+
+            for host in fleet.hosts:
+                host.faults.watch = partial(die, host)
+            await self._deed(cloud)
+            await _settled(cloud)
+            await _agree(cloud, f"the agent died at moment {moment} of the drivers")
+
+    async def _fresh(self) -> tuple[MemoryStore, SimulatedFleet]:
+        """A disk as the cloud began, and hosts with nothing on them."""
+        fleet = SimulatedFleet(HOSTS_IN_PROOF, clock=SystemClock())
+        if self._begun is None:
+            store = MemoryStore()
+            async with self._cloud(store, fleet):
+                pass
+            self._begun = store.disk
+            self._ids = [host.id for host in fleet.hosts]
+            fleet = SimulatedFleet(HOSTS_IN_PROOF, clock=SystemClock())
+        for host, id in zip(fleet.hosts, self._ids, strict=True):
+            host.id = type(host.id)(id)
+        return MemoryStore(copy.deepcopy(self._begun)), fleet
+
+    @asynccontextmanager
+    async def _cloud(self, store: MemoryStore, fleet: SimulatedFleet) -> AsyncGenerator[SimulatedCloud]:
+        async with simulated_cloud(self._folder, fleet=fleet, store=store) as cloud:
+            yield cloud
+
+
+def _refuse(fleet: SimulatedFleet, call: int) -> None:
+    """Let the call of this number fail, on whichever host it is made, without having had any effect."""
+    seen = 0
+
+    def watch(name: str) -> None:
+        nonlocal seen
+        if not _looks_only(name):
+            seen += 1
+            if seen == 2 * call - 1:
+                raise Conflict(f"{name} refuses")
+
+    for host in fleet.hosts:
+        host.faults.watch = watch
+
+
+def _looks_only(call: str) -> bool:
+    """Whether a driver's call changes nothing: agents look whenever they like, so that looks are no moments."""
+    return call.rpartition(".")[2] in ("facts", "list", "source", "use", "console")
+
+
+async def _settled(cloud: SimulatedCloud) -> None:
+    """Wait until every task has come to its end."""
+    tasks = cloud.state[TASKS]
+    await until(lambda: not any(tasks.count_by("state", state) for state in UNFINISHED), within_s=_SETTLES_WITHIN_S)
+
+
+async def _agree(cloud: SimulatedCloud, what: str) -> None:
+    """Raises AssertionError if hosts and records do not come to say the same."""
+    deadline = asyncio.get_running_loop().time() + _SETTLES_WITHIN_S
+    while (differences := await disagreements(cloud)) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert not differences, f"{what}: {differences}"
+
+
+async def disagreements(cloud: SimulatedCloud) -> list[str]:
+    """Where the records and what is on the hosts differ."""
+    state = cloud.state
+    found = [f"{task.workflow} is {task.state}" for task in state[TASKS] if task.state in UNFINISHED]
+    found += [f"instance {each.id} is {each.state}" for each in state[INSTANCES] if each.state not in SETTLED]
+    for table, owner in ((state[VOLUMES], "instance_id"), (state[PORTS], "instance_id")):
+        found += [
+            f"{table.kind.name} {each.id} belongs to nobody"
+            for each in table
+            if getattr(each, owner) not in state[INSTANCES]
+        ]
+    for host in cloud.fleet.hosts:
+        if not state[HOSTS].get(host.id).connected:
+            found.append(f"{host.name} is not connected")
+        instances = {each.id: each for each in state[INSTANCES].by("host_id", host.id)}
+        guests = await host.hypervisor.list()
+        found += _differ(f"guests of {host.name}", set(guests), set(instances))
+        found += _differ(
+            f"volumes of {host.name}", set(await host.storage.list()), set(state[VOLUMES].ids_by("host", host.id))
+        )
+        found += _differ(
+            f"ports of {host.name}", set(await host.network.list()), set(state[PORTS].ids_by("host_id", host.id))
+        )
+        for id, guest in guests.items():
+            runs = guest.state is GuestState.RUNNING
+            if id in instances and runs != (instances[id].state is InstanceState.RUNNING):
+                found.append(f"instance {id} is {instances[id].state}, its guest {guest.state}")
+    return found
+
+
+def _differ(what: str, has: set[Any], wants: set[Any]) -> list[str]:
+    return [f"{what}: {sorted(has - wants)} too many, {sorted(wants - has)} missing"] if has != wants else []
