@@ -93,8 +93,8 @@ class Connection:
     async def close(self) -> None:
         """Hang up; the next call opens it again."""
         if (opened := self._open) is not None:
-            self._open = None
-            await in_thread(lambda: self._hang_up(opened), timeout_s=_OPEN_S, turn=asyncio.Lock())
+            self._open, events = None, self._events
+            await in_thread(lambda: self._hang_up(opened, events), timeout_s=_OPEN_S, turn=asyncio.Lock())
 
     def _dial(self, loop: asyncio.AbstractEventLoop) -> None:
         """Runs in a thread, as do its callbacks: libvirt's own."""
@@ -120,7 +120,7 @@ class Connection:
         if self._open is connection:
             self._open = None
             log.warning("libvirt lost", uri=self._uri, reason=reason)
-            Thread(target=self._hang_up, args=(connection,), name="libvirt close", daemon=True).start()
+            Thread(target=self._hang_up, args=(connection, self._events), name="libvirt close", daemon=True).start()
             self._lost()
 
     def _alive(self, connection: VirConnect) -> bool:
@@ -130,10 +130,10 @@ class Connection:
         except self._library.libvirtError:
             return False
 
-    def _hang_up(self, connection: VirConnect) -> None:
+    def _hang_up(self, connection: VirConnect, events: int) -> None:
         # Callbacks hold a connection open until they are taken back, which a dead one refuses to do.
         with suppress(self._library.libvirtError):
-            connection.domainEventDeregisterAny(self._events)
+            connection.domainEventDeregisterAny(events)
         with suppress(self._library.libvirtError):
             connection.unregisterCloseCallback()
         with suppress(self._library.libvirtError):
