@@ -35,6 +35,7 @@ class Shelf:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.breaks: list[int] = []
+        self.ranges = True
         self.port = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,7 +50,7 @@ class Shelf:
     def _answer(self, head: str) -> bytes:
         if "ticket=good" not in head:
             return b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"
-        found = re.search(r"range: bytes=(\d+)-", head, re.IGNORECASE)
+        found = re.search(r"range: bytes=(\d+)-", head, re.IGNORECASE) if self.ranges else None
         start = int(found[1]) if found else 0
         body = CONTENT[start:]
         status = "206 Partial Content" if found else "200 OK"
@@ -94,6 +95,14 @@ async def test_a_transfer_that_breaks_off_goes_on_where_it_was(cloud: LoopbackCl
         shelf.breaks = [100_000, 50_000, 0]
         assert await all_of(fetcher_of(cloud, shelf.address)) == CONTENT
         assert len(shelf.asked) == 4
+
+
+async def test_a_server_that_does_no_ranges_may_break_off_too(cloud: LoopbackCloud) -> None:
+    async with shelf_of(cloud) as shelf:
+        shelf.ranges = False
+        shelf.breaks = [100_000, 250_000]
+        assert await all_of(fetcher_of(cloud, shelf.address)) == CONTENT
+        assert len(shelf.asked) == 3
 
 
 async def test_an_address_where_nobody_is_does_no_harm(cloud: LoopbackCloud) -> None:

@@ -71,10 +71,17 @@ class ImageFetcher:
             httpx2.AsyncClient(verify=self._context(), timeout=_SILENCE_S, trust_env=False) as client,
             client.stream("GET", _url(image.url, address), headers=headers, extensions=extensions) as answer,
         ):
-            if answer.status_code != (HTTPStatus.PARTIAL_CONTENT if start else HTTPStatus.OK):
-                raise _RefusedError(f"status {answer.status_code}")
+            match answer.status_code:
+                case HTTPStatus.PARTIAL_CONTENT:
+                    known = 0
+                case HTTPStatus.OK:  # it does not do ranges: what is known comes again
+                    known = start
+                case status:
+                    raise _RefusedError(f"status {status}")
             async for piece in answer.aiter_bytes(MIB):
-                yield piece
+                if news := piece[known:]:
+                    yield news
+                known = max(0, known - len(piece))
 
 
 class _RefusedError(Exception):
