@@ -89,6 +89,25 @@ async def test_a_killed_agent_comes_back_with_its_guests(tmp_path: Path) -> None
         assert host.hypervisor.guests[guest.id].starts == 1
 
 
+async def test_a_fleet_with_a_folder_is_the_same_one_in_the_next_process(tmp_path: Path) -> None:
+    volume = a_volume(image=an_image())
+    guest = a_guest(volume)
+    ids: list[HostId] = []
+    for life in range(2):
+        fleet, controller = SimulatedFleet(2, clock=SystemClock(), folder=tmp_path), Controller()
+        host = fleet.hosts[1]
+        ids.append(host.id)
+        async with running(fleet, in_memory(controller.handlers, controller.connected)):
+            await until(lambda: len(controller.hellos) == 2)  # noqa: B023 - awaited in the loop
+            if not life:
+                channel = controller.channels[host.id]
+                await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5)
+                await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+            await until(lambda: [each.id for each in host.hypervisor.running()] == [guest.id])  # noqa: B023
+            assert host.storage.volumes.keys() == {volume.id}
+    assert ids[0] == ids[1]
+
+
 async def test_a_fleet_in_memory_dials_again_when_a_link_is_lost() -> None:
     fleet, controller = SimulatedFleet(1, clock=SystemClock()), Controller()
     async with running(fleet, in_memory(controller.handlers, controller.connected)):

@@ -22,18 +22,19 @@ from pileus.agent.faults import Faults
 from pileus.agent.host import Machine, SimulatedHost
 from pileus.agent.hypervisor.simulated import SimulatedHypervisor
 from pileus.agent.network.simulated import SimulatedNetwork
-from pileus.agent.records import AgentRecords
+from pileus.agent.records import AgentRecords, VolumeRecord
 from pileus.agent.service import AgentService
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Unavailable
+from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import HostId, new_id
 from pileus.link.addresses import Address
 from pileus.link.certificates import AgentIdentity
 from pileus.link.channel import Channel
 from pileus.link.dialler import Dialler
 from pileus.link.handlers import Handlers
-from pileus.link.records import HostFacts, ImageSource
+from pileus.link.records import HostFacts, ImageSource, VolumeObserved
 from pileus.link.renewal import keep_renewed
 
 MACHINE: Final = Machine(name="", vcpus=32, memory_mib=131_072, disk_mib=1_048_576)
@@ -46,8 +47,11 @@ class SimulatedAgent:
     def __init__(
         self, name: str, *, clock: Clock, machine: Machine = MACHINE, data: Path | None = None, pace: Pace | None = None
     ) -> None:
-        """A host of this name. Its agent keeps records in the folder `data`, or without one in memory."""
-        self.id = HostId(new_id())
+        """A host of this name.
+
+        With a folder `data` it is the same one, with the same guests, in the next process too; else in memory only.
+        """
+        self.id = HostId(new_id()) if data is None else _kept_id(data)
         """Under which it is linked in memory; one that has joined a cloud has the id of its certificate."""
         self.name = name
         self.faults = Faults()
@@ -63,6 +67,8 @@ class SimulatedAgent:
         self._records = AgentRecords(data)
         self._data = data
         self._life: asyncio.Task[None] | None = None
+        if data is not None:
+            self._have_volumes_again()
 
     async def facts(self) -> HostFacts:
         """What this host would say of itself: needed to join."""
@@ -85,6 +91,15 @@ class SimulatedAgent:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(service.run())
             tasks.create_task(link(self, service))
+
+    def _have_volumes_again(self) -> None:
+        """A real disk would have them still. The guests are for the agent to start, as after a power cut."""
+        self._records.load()
+        for id, record in self._records.volumes.items():
+            if isinstance(record, VolumeRecord) and record.made:
+                self.storage.volumes[id] = VolumeObserved(
+                    id=id, generation=record.spec.generation, size_bytes=record.spec.size_bytes
+                )
 
     def _new_agent(self) -> Agent:
         if self._data is not None:
@@ -116,7 +131,7 @@ class SimulatedFleet:
         folder: Path | None = None,
         pace: Pace | None = None,
     ) -> None:
-        """Hosts named `host-1` and so on; their agents keep records below `folder`, or without one in memory."""
+        """Hosts named `host-1` and so on, kept below `folder`, or without one in memory only."""
         names = [f"host-{number + 1}" for number in range(size)]
         self.hosts: Sequence[SimulatedAgent] = [
             SimulatedAgent(name, clock=clock, machine=machine, data=folder and folder / name, pace=pace)
@@ -204,6 +219,14 @@ def _wires() -> tuple[Connection, Connection]:
     one, two = asyncio.Queue[bytes | None](), asyncio.Queue[bytes | None]()
     # The rest of a Connection is never asked for.
     return cast("Connection", _Wire(one, two)), cast("Connection", _Wire(two, one))
+
+
+def _kept_id(data: Path) -> HostId:
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = data / "id"
+    if not file.exists():
+        write_atomically(file, new_id().encode())
+    return HostId(file.read_text(encoding="ascii"))
 
 
 def _no_images(image: ImageSource) -> AsyncIterator[bytes]:
