@@ -263,6 +263,7 @@ class Ping:
 
     def __init__(self, namespace: str, address: str) -> None:
         self._namespace, self._address = namespace, address
+        self._id = id(self) >> 4 & 0xFFFF  # of its own, as ping has: routers tell echoes apart by it
         self.sent = 0
         self.lost: list[int] = []
 
@@ -288,7 +289,7 @@ class Ping:
             async def send() -> None:
                 while True:
                     self.sent += 1
-                    head = struct.pack("!BBHHH", 8, 0, 0, 7, self.sent)
+                    head = struct.pack("!BBHHH", 8, 0, 0, self._id, self.sent)
                     await loop.sock_sendall(echo, head[:2] + _checksum(head) + head[4:])
                     await asyncio.sleep(0.01)
 
@@ -310,6 +311,7 @@ class Ping:
 
 def _checksum(head: bytes) -> bytes:
     total = sum(struct.unpack("!4H", head))
+    total = (total & 0xFFFF) + (total >> 16)
     return struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF)
 
 
@@ -494,6 +496,20 @@ async def test_an_agent_that_is_killed_and_comes_back_finds_everything(made: Clo
     assert ping.lost == []
     said = await guest.run("busybox", "wget", "-q", "-O", "-", "http://169.254.169.254/x")
     assert said == "GET /x by 10.0.0.11 of blue"
+
+
+@lasting
+async def test_a_device_that_was_lost_is_made_again(made: Cloud) -> None:
+    host, device = made.lab.hosts["h1"], tap_of(PortId("lost"))
+    nic = NicSpec(port=PortId("lost"), network=NetworkId("blue"), mac="02:00:00:00:00:bb", addresses=(), mtu=1442)
+    first = await host.plug(nic)
+    await host.run("ip", "link", "delete", "dev", device)  # as a restart of the machine does
+    assert await host.plug(nic) == first
+    guard = await host.run("nft", "list", "chain", "netdev", "pileus", device)
+    assert f'hook ingress device "{device}"' in guard
+    number = await host.vsctl("get", "Interface", device, "ofport")
+    assert int(number) > 0
+    await host.ask(AgentRequest(unplug="lost"))
 
 
 @lasting
