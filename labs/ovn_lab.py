@@ -1,4 +1,4 @@
-"""Three hosts with real Open vSwitch and OVN on one machine, for labs: every host is a network namespace.
+"""Four hosts with real Open vSwitch and OVN on one machine, for labs: every host is a network namespace.
 
 Everything is in namespaces whose names only this lab sees, and every process dies with the one that began it: nothing
 is left, also after a kill. Guests are namespaces too; what QEMU is to a real one, a thread here is: it opens the tap
@@ -8,7 +8,6 @@ As a program this is the agent of one host: `ovn_lab.py SWITCH`, with one JSON r
 """
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import selectors
@@ -18,7 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -28,15 +27,15 @@ import msgspec
 from pileus.agent.network.ovn import OvnHostNetwork
 from pileus.agent.network.ovn_dns import Forwarder
 from pileus.agent.network.ovn_namespace import compute_checksums, within
-from pileus.agent.network.port import Plug
-from pileus.kernel.errors import PileusError
+from pileus.agent.network.port import MetadataListener, Plug
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
 from pileus.kernel.programs import run
 from pileus.link.records import NicSpec
 from pileus.machine.ovnprefix import OvnPrograms, ovn_programs
+from pileus.testing.contracts.network import Echo
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pileus"
-HOSTS = ("h1", "h2", "h3")
+HOSTS = ("h1", "h2", "h3", "h4")
 OUTSIDE = "172.24.0.1"
 """The address of the internet, which is one namespace."""
 _PROGRAMS = ("ip", "nft", "nsenter", "setpriv", "unshare", "busybox", "apt-get")
@@ -128,6 +127,7 @@ class Host:
         self._env = {"OVS_RUNDIR": str(self.folder), "OVN_RUNDIR": str(self.folder), "OVS_LOGDIR": str(self.folder)}
         self._agent: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self.network = DistantNetwork(self)
 
     @property
     def namespace(self) -> str:
@@ -215,7 +215,7 @@ class Host:
             self._agent.kill()
             await self._agent.wait()
 
-    async def ask(self, request: "AgentRequest") -> dict[str, Plug]:
+    async def ask(self, request: "AgentRequest") -> dict[PortId, Plug]:
         """Have the agent do this; the answer is what it lists afterwards."""
         async with self._turn:
             assert self._agent is not None
@@ -224,21 +224,40 @@ class Host:
             self._agent.stdin.write(msgspec.json.encode(request) + b"\n")
             answer = await self._agent.stdout.readline()
         assert answer, f"the agent of {self.name} died"
-        return msgspec.json.decode(answer, type=dict[str, Plug])
+        return msgspec.json.decode(answer, type=dict[PortId, Plug])
 
-    async def plug(self, nic: NicSpec) -> Plug:
-        return (await self.ask(AgentRequest(plug=nic)))[nic.port]
 
-    async def serve(self, *networks: str) -> None:
-        await self.ask(AgentRequest(serve=networks))
+class DistantNetwork:
+    """The network driver of a host's agent, as a HostNetwork here. Whoever is to answer metadata, it is `Echo`."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def plug(self, instance: InstanceId, nic: NicSpec) -> Plug:
+        del instance
+        return (await self._host.ask(AgentRequest(plug=nic)))[nic.port]
+
+    async def unplug(self, port: PortId) -> None:
+        await self._host.ask(AgentRequest(unplug=port))
+
+    async def list(self) -> dict[PortId, Plug]:
+        return await self._host.ask(AgentRequest())
+
+    async def serve(self, networks: Mapping[NetworkId, int], listener: MetadataListener) -> None:
+        del listener
+        await self._host.ask(AgentRequest(serve=networks))
+
+    async def close(self) -> None:
+        await self._host.ask(AgentRequest(restart=True))
 
 
 class AgentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the agent of a host is to do."""
 
     plug: NicSpec | None = None
-    unplug: str | None = None
-    serve: Sequence[str] | None = None
+    unplug: PortId | None = None
+    serve: Mapping[NetworkId, int] | None = None
+    restart: bool = False
 
 
 class Guest:
@@ -248,19 +267,27 @@ class Guest:
         self.lab, self.nic, self.host = lab, nic, host
         self.namespace = f"g-{nic.port}"
         self.lease: dict[str, str] = {}
+        self.ends: tuple[int, ...] = ()
 
     @property
     def path(self) -> str:
         return self.lab.path(self.namespace)
 
     async def make(self) -> None:
-        plug = await self.host.plug(self.nic)
+        plug = await self.host.network.plug(InstanceId("lab"), self.nic)
         await self.lab.ip("netns", "add", self.namespace)
         inner = await within(self.path, partial(_open_tap, "eth0"))
         outer = await within(self.host.namespace, partial(_open_tap, plug.device))
         await self.run("ip", "link", "set", "lo", "up")
         await self.run("ip", "link", "set", "eth0", "address", self.nic.mac, "mtu", str(self.nic.mtu), "up")
+        self.ends = inner, outer
         self.lab.wires.join(inner, outer)
+
+    async def remove(self) -> None:
+        """Leave nothing of the guest but what the agent made for it."""
+        self.lab.wires.part(*self.ends)
+        self.ends = ()
+        await self.lab.ip("netns", "delete", self.namespace)
 
     async def run(self, *command: str, timeout_s: float = 15.0) -> str:
         return await run("nsenter", f"--net={self.path}", *command, timeout_s=timeout_s)
@@ -290,33 +317,59 @@ class Wires:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._files: list[int] = []
+        self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._copy, name="wires", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="wires", daemon=True)
         self._thread.start()
 
     def join(self, one: int, other: int) -> None:
-        self._files += (one, other)
-        self._selector.register(one, selectors.EVENT_READ, other)
-        self._selector.register(other, selectors.EVENT_READ, one)
+        with self._lock:
+            self._selector.register(one, selectors.EVENT_READ, other)
+            self._selector.register(other, selectors.EVENT_READ, one)
 
-    def cut(self) -> None:
+    def part(self, *ends: int) -> None:
+        with self._lock:
+            for file in ends:
+                if file in self._selector.get_map():
+                    self._selector.unregister(file)
+                os.close(file)
+
+    def end(self) -> None:
         self._stop.set()
         self._thread.join()
-        for file in self._files:
-            os.close(file)
         self._selector.close()
 
-    def _copy(self) -> None:
+    def _work(self) -> None:
         while not self._stop.is_set():
-            for key, _ in self._selector.select(0.05):
-                with contextlib.suppress(OSError):
-                    while True:
-                        os.write(key.data, os.read(key.fd, 1 << 16))
+            ready = self._selector.select(0.05)
+            with self._lock:
+                for key, _ in ready:
+                    if key.fd in self._selector.get_map():
+                        self._copy(key.fd, key.data)
+
+    def _copy(self, source: int, target: int) -> None:
+        try:
+            while True:
+                os.write(target, os.read(source, 1 << 16))
+        except BlockingIOError:
+            pass
+        except OSError:  # one of the two is down, or was deleted
+            if not _is_there(source):
+                self._selector.unregister(source)
+
+
+def _is_there(tap: int) -> bool:
+    """Whether the device of an open tap file still exists."""
+    get_flags = 0x800454D2
+    try:
+        fcntl.ioctl(tap, get_flags, bytes(40))
+    except OSError:
+        return False
+    return True
 
 
 class Lab:
-    """A fabric of two wires (underlay and outside), OVN's central daemons, three hosts, and an internet."""
+    """A fabric of two wires (underlay and outside), OVN's central daemons, four hosts, and an internet."""
 
     def __init__(self, programs: OvnPrograms, folder: Path) -> None:
         self.programs, self.folder = programs, folder
@@ -359,7 +412,9 @@ class Lab:
     async def end(self) -> None:
         for host in self.hosts.values():
             await host.kill_agent()
-        self.wires.cut()
+        for guest in self.guests.values():
+            self.wires.part(*guest.ends)
+        self.wires.end()
         self.processes.end()
 
     async def add(self, host: str, nic: NicSpec) -> Guest:
@@ -433,13 +488,6 @@ def _bridges_do_not_filter() -> None:
         each.write_text("0", encoding="ascii")
 
 
-class _TellsWhoAsked:
-    """A metadata listener that says who it takes the guest for."""
-
-    async def answer(self, network: NetworkId, address: str, method: str, path: str) -> tuple[int, str, bytes]:
-        return 200, "text/plain", f"{method} {path} by {address} of {network}".encode()
-
-
 class _NamesElsewhere(asyncio.DatagramProtocol):
     """A resolver that knows one answer: 192.0.2.80 for whatever it is asked."""
 
@@ -455,19 +503,19 @@ class _NamesElsewhere(asyncio.DatagramProtocol):
 async def _agent(switch: str) -> None:
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(_NamesElsewhere, local_addr=("127.0.0.1", _DNS_PORT))
-    network = OvnHostNetwork(switch, forwarder=Forwarder(lambda: ["127.0.0.1"], port=_DNS_PORT))
+    forwarder = Forwarder(lambda: ["127.0.0.1"], port=_DNS_PORT)
+    network = OvnHostNetwork(switch, forwarder=forwarder)
     while line := await asyncio.to_thread(sys.stdin.buffer.readline):
         request = msgspec.json.decode(line, type=AgentRequest)
-        try:
-            if request.plug is not None:
-                await network.plug(InstanceId("lab"), request.plug)
-            if request.unplug is not None:
-                await network.unplug(PortId(request.unplug))
-            if request.serve is not None:
-                await network.serve({NetworkId(each): 1442 for each in request.serve}, _TellsWhoAsked())
-        except PileusError as failed:
-            print(failed.detail, failed.internal, file=sys.stderr, flush=True)
-            raise
+        if request.plug is not None:
+            await network.plug(InstanceId("lab"), request.plug)
+        if request.unplug is not None:
+            await network.unplug(request.unplug)
+        if request.serve is not None:
+            await network.serve(request.serve, Echo())
+        if request.restart:
+            await network.close()
+            network = OvnHostNetwork(switch, forwarder=forwarder)
         sys.stdout.buffer.write(msgspec.json.encode(await network.list()) + b"\n")
         sys.stdout.buffer.flush()
 

@@ -4,22 +4,23 @@ import asyncio
 import re
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
-from ovn_lab import CACHE, HOSTS, OUTSIDE, AgentRequest, Database, Guest, Lab, Processes, lab, missing, until
+from ovn_lab import CACHE, HOSTS, OUTSIDE, Database, DistantNetwork, Guest, Lab, Processes, lab, missing, until
 
 from pileus.agent.network.ovn import namespace_of, tap_of
 from pileus.agent.network.ovn_namespace import within
 from pileus.cloud.networks.model import NetworkKind, Port
 from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.errors import PileusError, Unavailable
-from pileus.kernel.ids import HostId, NetworkId, PortId
+from pileus.kernel.ids import HostId, InstanceId, NetworkId, PortId
 from pileus.link.records import NicSpec
 from pileus.machine.ovnprefix import ovn_programs
 from pileus.ovn.northbound import OvnNorthbound
@@ -28,6 +29,7 @@ from pileus.ovn.projection import project_everything
 from pileus.ovn.rows import Fact, Key, Row, facts_read, selections
 from pileus.ovn.view import NetworkRecord, View
 from pileus.state.state import put, remove
+from pileus.testing.contracts.network import Ask, Echo, HostNetworkContract
 from pileus.testing.contracts.northbound import Found, NorthboundContract
 from pileus.testing.networks import (
     default_group,
@@ -154,6 +156,10 @@ PLACES = {
     OTHER: ("h1", "green", "green-0", "10.0.0.11", ["others"]),
 }
 SERVER = 8080
+GATEWAYS = [HostId(name) for name in HOSTS[:3]]
+SERVED = {NetworkId(name): 1442 for name in ("blue", "green")}
+SPARE = HOSTS[3]
+"""The host that has none of them; networks and ports for the contract of network drivers are there."""
 
 
 def mac_of(name: str) -> str:
@@ -164,6 +170,19 @@ def ports() -> list[Port]:
     return [
         port(name, of=of, mac=mac_of(name), at=[(within, address)], groups=groups, host=host, hostname=f"vm-{name}")
         for name, (host, of, within, address, groups) in PLACES.items()
+    ]
+
+
+def spare_nics() -> list[NicSpec]:
+    return [
+        NicSpec(
+            port=PortId(f"spare-{at}"),
+            network=NetworkId("spare"),
+            mac=f"02:00:00:00:01:{at:02x}",
+            addresses=(f"10.0.0.{20 + at}",),
+            mtu=1442,
+        )
+        for at in range(3)
     ]
 
 
@@ -184,6 +203,12 @@ def cloud() -> list[NetworkRecord]:
         group("web"),
         rule("web-open", of="web", direction=Direction.INGRESS, **web),
         *ports(),
+        vpc("spare"),
+        subnet("spare-0", of="spare", cidr="10.0.0.0/24", gateway=None),
+        *(
+            port(nic.port, of="spare", mac=nic.mac, at=[("spare-0", nic.addresses[0])], host=SPARE)
+            for nic in spare_nics()
+        ),
         floating_ip("fip-w", of="outside", address="172.24.0.114", port="w", fixed="10.0.0.14", by="blue-edge"),
     ]
 
@@ -203,9 +228,9 @@ class Cloud(msgspec.Struct):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Cloud]:
     async with lab(tmp_path_factory.mktemp("ovn")) as running_lab, running(running_lab.database.remote) as northbound:
-        northbound.load(cloud(), gateways=[HostId(name) for name in HOSTS])
-        for name in HOSTS:
-            await running_lab.hosts[name].serve("blue", "green")
+        northbound.load(cloud(), gateways=GATEWAYS)
+        for name in GATEWAYS:
+            await running_lab.hosts[name].network.serve(SERVED, Echo())
         await asyncio.gather(
             *(
                 running_lab.add(
@@ -313,6 +338,48 @@ def _checksum(head: bytes) -> bytes:
     total = sum(struct.unpack("!4H", head))
     total = (total & 0xFFFF) + (total >> 16)
     return struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+class TestOvnHostNetwork(HostNetworkContract):
+    """The agent's driver on a host of its own, with guests that ask."""
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def network(self, made: Cloud) -> AsyncGenerator[DistantNetwork]:
+        network = made.lab.hosts[SPARE].network
+        yield network
+        for each in await network.list():
+            await network.unplug(each)
+        await network.serve({}, Echo())
+
+    @pytest.fixture
+    def another(self, network: DistantNetwork) -> Callable[[], Awaitable[DistantNetwork]]:
+        async def make() -> DistantNetwork:
+            return network  # which was restarted when it was closed
+
+        return make
+
+    @pytest.fixture
+    def nics(self) -> list[NicSpec]:
+        return spare_nics()
+
+    @pytest.fixture
+    def nic(self, nics: list[NicSpec]) -> NicSpec:
+        return nics[0]
+
+    @pytest.fixture
+    def ask(self, made: Cloud) -> Ask:
+        async def get(nic: NicSpec, path: str) -> tuple[int, bytes]:
+            guest = await made.lab.add(SPARE, nic)
+            try:
+                await made.northbound.up(nic.port)
+                await guest.ask_for_address()
+                body = await guest.run("busybox", "wget", "-q", "-O", "-", f"http://169.254.169.254{path}", timeout_s=2)
+            finally:
+                await guest.remove()
+            return HTTPStatus.OK, body.encode()  # wget fails on any other
+
+        return get
 
 
 async def pings(guest: Guest, address: str, *, wait_s: int = 1) -> bool:
@@ -427,7 +494,7 @@ async def test_metadata_is_answered_for_the_guest_that_asks(made: Cloud) -> None
         said = await made.guest(name).run(
             "busybox", "wget", "-q", "-O", "-", "http://169.254.169.254/latest/meta-data/"
         )
-        assert said == f"GET /latest/meta-data/ by {address} of {network}"
+        assert said == f"GET /latest/meta-data/ {network} {address}"
 
 
 @lasting
@@ -487,39 +554,39 @@ async def test_an_agent_that_is_killed_and_comes_back_finds_everything(made: Clo
     async with ping.going_on():
         await host.kill_agent()
         await host.start_agent()
-        found = await host.ask(AgentRequest())
+        found = await host.network.list()
         assert set(found) == {"a", "other"}
-        again = await host.plug(guest.nic)
-        assert again == found["a"]
+        again = await host.network.plug(InstanceId("lab"), guest.nic)
+        assert again == found[A]
         assert not again.offload, "the userspace datapath passes packets on as they are"
-        await host.serve("blue", "green")
+        await host.network.serve(SERVED, Echo())
     assert ping.lost == []
     said = await guest.run("busybox", "wget", "-q", "-O", "-", "http://169.254.169.254/x")
-    assert said == "GET /x by 10.0.0.11 of blue"
+    assert said == "GET /x blue 10.0.0.11"
 
 
 @lasting
 async def test_a_device_that_was_lost_is_made_again(made: Cloud) -> None:
     host, device = made.lab.hosts["h1"], tap_of(PortId("lost"))
     nic = NicSpec(port=PortId("lost"), network=NetworkId("blue"), mac="02:00:00:00:00:bb", addresses=(), mtu=1442)
-    first = await host.plug(nic)
+    first = await host.network.plug(InstanceId("lab"), nic)
     await host.run("ip", "link", "delete", "dev", device)  # as a restart of the machine does
-    assert await host.plug(nic) == first
+    assert await host.network.plug(InstanceId("lab"), nic) == first
     guard = await host.run("nft", "list", "chain", "netdev", "pileus", device)
     assert f'hook ingress device "{device}"' in guard
     number = await host.vsctl("get", "Interface", device, "ofport")
     assert int(number) > 0
-    await host.ask(AgentRequest(unplug="lost"))
+    await host.network.unplug(nic.port)
 
 
 @lasting
 async def test_an_unplugged_port_and_a_network_no_longer_served_leave_nothing(made: Cloud) -> None:
     host = made.lab.hosts["h3"]
     extra = NicSpec(port=PortId("extra"), network=NetworkId("blue"), mac="02:00:00:00:00:aa", addresses=(), mtu=1442)
-    await host.plug(extra)
-    await host.ask(AgentRequest(unplug="extra"))
-    assert set(await host.ask(AgentRequest(unplug="extra"))) == {"c"}
-    await host.serve("blue")
+    await host.network.plug(InstanceId("lab"), extra)
+    await host.network.unplug(extra.port)
+    assert set(await host.network.list()) == {"c"}
+    await host.network.serve({NetworkId("blue"): 1442}, Echo())
     kept, gone = (namespace_of(NetworkId(each)).removeprefix("pileus-md-") for each in ("blue", "green"))
     links, guards = await host.run("ip", "-brief", "link"), await host.run("nft", "list", "ruleset")
     ports = await host.vsctl("list-ports", "br-int")
@@ -527,4 +594,4 @@ async def test_an_unplugged_port_and_a_network_no_longer_served_leave_nothing(ma
         assert f"pm{kept}" in said
         assert f"pm{gone}" not in said
         assert tap_of(PortId("extra")) not in said
-    await host.serve("blue", "green")
+    await host.network.serve(SERVED, Echo())
