@@ -21,6 +21,7 @@ from pileus.cloud.networks.model import NetworkKind, Port
 from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.errors import PileusError, Unavailable
 from pileus.kernel.ids import HostId, InstanceId, NetworkId, PortId
+from pileus.kernel.programs import run
 from pileus.link.records import NicSpec
 from pileus.machine.ovnprefix import ovn_programs
 from pileus.ovn.northbound import OvnNorthbound
@@ -468,6 +469,34 @@ async def test_a_floating_ip_leads_to_its_port_and_away_with_it(made: Cloud) -> 
     assert await heard(internet, "172.24.0.114") is None
     await made.change(floating)
     await until(lambda: _answered(internet, "172.24.0.114"), "the floating IP answers again")
+
+
+@lasting
+async def test_who_sends_too_much_from_outside_is_told_so(made: Cloud) -> None:
+    internet = made.lab.path("internet")
+    await until(lambda: _answered(internet, "172.24.0.114"), "the floating IP answers")
+    wrapped = ("nsenter", f"--net={internet}", "python3", "-c", _SENDS_TOO_MUCH, "172.24.0.114", str(SERVER))
+    await until(lambda: _says(wrapped, "1442"), "the path's MTU is known outside")
+
+
+_SENDS_TOO_MUCH = """
+import socket, sys, time
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+    sender.connect((sys.argv[1], int(sys.argv[2])))
+    for _ in range(20):
+        try:
+            sender.send(bytes(1460))
+        except OSError:
+            break
+        time.sleep(0.05)
+    print(sender.getsockopt(socket.IPPROTO_IP, IP_MTU))
+"""
+
+
+async def _says(command: tuple[str, ...], what: str) -> bool:
+    return (await run(*command)).strip() == what
 
 
 @lasting

@@ -161,7 +161,13 @@ def ports(draw: st.DrawFn) -> NetworkRecord:
 
 
 records: st.SearchStrategy[NetworkRecord] = st.one_of(
-    st.builds(vpc, NETWORKS, kind=st.sampled_from(NetworkKind), physical=st.just("provider")),
+    st.builds(
+        vpc,
+        NETWORKS,
+        kind=st.sampled_from(NetworkKind),
+        physical=st.just("provider"),
+        mtu=st.sampled_from([1400, 1442]),
+    ),
     st.builds(
         subnet,
         SUBNETS,

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from pileus.cloud.floatingips.model import FloatingIp
-from pileus.cloud.networks.model import Network, NetworkKind, Port, Router, Subnet
+from pileus.cloud.networks.model import GUEST_MTU, Network, NetworkKind, Port, Router, Subnet
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
 from pileus.ovn.names import DOMAIN, METADATA_ADDRESS, mac_of, metadata_mac, metadata_port
@@ -266,7 +266,7 @@ def _joined(
     part: str,
     address: str,
     *,
-    options: Mapping[str, str] | None = None,
+    announces: Mapping[str, str] | None = None,
     **columns: Value,
 ) -> Iterator[Fact]:
     """A port of the router and the port of the switch that it is connected to."""
@@ -287,7 +287,7 @@ def _joined(
         name=f"to-{name}",
         type="router",
         addresses=frozenset(("router",)),
-        options={"router-port": name, **(options or {})},
+        options={"router-port": name, **(announces or {})},
     )
     yield _reference("Logical_Switch", row_id("Logical_Switch", network), "ports", outer)
 
@@ -298,6 +298,7 @@ def _way_out(view: View, of: "_Made", router: Router) -> Iterator[Fact]:
         return
     subnet, address = outside
     group = row_id("HA_Chassis_Group", router.id)
+    mtus = [view.networks[inside.network_id].mtu for inside in _subnets_joined(view, router)]
     yield of.row("HA_Chassis_Group", group, name=router.id)
     for at, host in enumerate(_gateways_of(view, router)):
         member = row_id("HA_Chassis", router.id, host)
@@ -309,8 +310,10 @@ def _way_out(view: View, of: "_Made", router: Router) -> Iterator[Fact]:
         subnet.network_id,
         "out",
         f"{address}/{ip_network(subnet.cidr).prefixlen}",
-        options={"nat-addresses": "router"},  # announced when the port moves to another gateway
+        announces={"nat-addresses": "router"},  # when the port moves to another gateway
         ha_chassis_group=group,
+        # Whoever sends more than fits inside is told so (RFC 1191): the tunnel itself would drop it without a word.
+        options={"gateway_mtu": str(min(mtus, default=GUEST_MTU))},
     )
     if subnet.gateway is not None:
         everywhere = "0.0.0.0/0" if "." in subnet.gateway else "::/0"

@@ -134,9 +134,9 @@ class View:
             case Network():
                 yield from self._owners(Kind.SUBNET, "subnet-network", record.id)
                 yield from self._routers("router-external", record.id)
+                for subnet in self._ids("subnet-network", record.id):
+                    yield from self._routers("router-subnet", subnet)
                 if existence:
-                    for subnet in self._ids("subnet-network", record.id):
-                        yield from self._routers("router-subnet", subnet)
                     for port in self._ids("port-network", record.id):
                         yield Owner(Kind.PORT, port)
                         yield from self._depending_on(self.ports[port], existence=False)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from pileus.cloud.floatingips.model import FloatingIp
-from pileus.cloud.networks.model import FixedAddress, Network, NetworkKind, Port, Route, Router, Subnet
+from pileus.cloud.networks.model import GUEST_MTU, FixedAddress, Network, NetworkKind, Port, Route, Router, Subnet
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId, NetworkId, PortId, ProjectId, RouterId, SecurityGroupId, SubnetId
 from pileus.ovn.view import NetworkRecord
@@ -15,7 +15,14 @@ SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 PROJECT = ProjectId("project")
 
 
-def vpc(id: str, *, kind: NetworkKind = NetworkKind.VPC, physical: str = "", vlan: int | None = None) -> Network:
+def vpc(
+    id: str,
+    *,
+    kind: NetworkKind = NetworkKind.VPC,
+    physical: str = "",
+    vlan: int | None = None,
+    mtu: int = GUEST_MTU,
+) -> Network:
     return Network(
         id=id,
         created_at=SINCE,
@@ -24,6 +31,7 @@ def vpc(id: str, *, kind: NetworkKind = NetworkKind.VPC, physical: str = "", vla
         kind=kind,
         physical_network=physical,
         vlan=vlan,
+        mtu=mtu,
     )
 
 

@@ -33,6 +33,7 @@ _ALIAS = "pileus-port:"
 _GUARDS = "pileus"
 _LEG = "metadata"
 _HTTP, _DNS = 80, 53
+_JOINED_AT_ONCE = 8
 
 
 class OvnHostNetwork:
@@ -48,6 +49,7 @@ class OvnHostNetwork:
         self._switch = Switch(switch, bridge)
         self._forwarder = forwarder or Forwarder()
         self._served: dict[NetworkId, _Served] = {}
+        self._serving = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def plug(self, instance: InstanceId, nic: NicSpec) -> Plug:
@@ -81,25 +83,38 @@ class OvnHostNetwork:
         return {PortId(port): Plug(device=device, offload=offload) for device, port in known.items()}
 
     async def serve(self, networks: Mapping[NetworkId, int], listener: MetadataListener) -> None:
-        wanted = {namespace_of(network) for network in networks}
-        found = {each.name for each in NAMESPACES.glob(f"{_NAMESPACE}*")}
-        marked = await self._switch.marked(_METADATA_MARK)
-        found |= {namespace_of(NetworkId(network)) for network in marked.values()}
-        for network in self._served.keys() - networks.keys():
-            await self._served.pop(network).close()
-        for namespace in found - wanted:
-            await self._remove(_leg_of(namespace))
-            await run("ip", "netns", "delete", namespace, accept=(0, 1))
-        for network, mtu in networks.items():
-            if network not in self._served:
-                await self._join(network, mtu)
-                self._served[network] = await _serve(network, listener, self._forwarder)
+        async with self._serving:
+            for network in self._served.keys() - networks.keys():
+                await self._served.pop(network).close()
+            wanted = {namespace_of(network) for network in networks}
+            for namespace in await self._namespaces() - wanted:
+                await self._remove(_leg_of(namespace))
+                await run("ip", "netns", "delete", namespace, accept=(0, 1))
+            fresh = [network for network in networks if network not in self._served]
+            some = asyncio.Semaphore(_JOINED_AT_ONCE)
+
+            async def join(network: NetworkId) -> None:
+                async with some:
+                    await self._join(network, networks[network])
+                    self._served[network] = await _serve(network, listener, self._forwarder)
+
+            # One network that cannot be served keeps none of the others from it.
+            failed = await asyncio.gather(*map(join, fresh), return_exceptions=True)
+            for failure in failed:
+                if failure is not None:
+                    raise failure
 
     async def close(self) -> None:
         for served in self._served.values():
             await served.close()
         self._served.clear()
         await self._switch.close()
+
+    async def _namespaces(self) -> set[str]:
+        """The metadata namespaces of which there is anything."""
+        marked = await self._switch.marked(_METADATA_MARK)
+        there = {each.name for each in NAMESPACES.glob(f"{_NAMESPACE}*")}
+        return there | {namespace_of(NetworkId(network)) for network in marked.values()}
 
     async def _join(self, network: NetworkId, mtu: int) -> None:
         """Have the namespace with its leg in the network."""
