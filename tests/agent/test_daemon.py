@@ -3,6 +3,10 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,7 +18,7 @@ from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import HostId
 from pileus.link.addresses import Address
 from pileus.link.channel import Channel
-from pileus.link.records import GuestObserved, Hello, HostReport, Method, Power, VolumeObserved, Welcome
+from pileus.link.records import GuestObserved, Hello, HostReport, Inventory, Method, Power, VolumeObserved, Welcome
 from pileus.testing.links import LoopbackCloud
 
 from .conftest import a_guest, a_volume, until
@@ -74,6 +78,47 @@ async def test_a_daemon_joins_in_works_and_ends_in_order(tmp_path: Path) -> None
         assert running.done()
     assert len(list((data / "records" / "guests").iterdir())) == 1
     assert len(list((data / "pool" / "volumes").iterdir())) == 1
+
+
+async def test_a_daemon_that_is_killed_is_followed_by_the_next(tmp_path: Path) -> None:
+    cloud, data = Cloud(tmp_path), tmp_path / "agent"
+    volume = a_volume()
+    guest = a_guest(volume)
+    async with cloud.server:
+        host = cloud.prepare(data)
+        async with process(data) as first:
+            await until(lambda: cloud.hellos, within_s=20)
+            channel = cloud.channel_to(host)
+            await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5)
+            await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+            first.kill()
+            await first.wait()
+        async with process(data):
+            await until(lambda: len(cloud.hellos) == 2, within_s=20)
+            channel = cloud.channel_to(host)
+            observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+            assert (observed.power, observed.generation) == (Power.RUNNING, 1)
+            (kept,) = (await channel.request(Method.INVENTORY, None, Inventory, timeout_s=5)).volumes
+            assert kept.id == volume.id
+
+
+@asynccontextmanager
+async def process(data: Path) -> AsyncGenerator[asyncio.subprocess.Process, None]:
+    """The daemon in a process of its own."""
+    program = (
+        "import asyncio, sys; from pathlib import Path; from pileus.agent import daemon; "
+        "asyncio.run(daemon.run(Path(sys.argv[1])))"
+    )
+    source = str(Path(daemon.__file__).parents[2])
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(data), env={**os.environ, "PYTHONPATH": source}, stdout=subprocess.DEVNULL
+    )
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.terminate()
+            assert await running.wait() == 0
 
 
 async def test_a_host_that_has_not_joined_is_told_so(tmp_path: Path) -> None:
