@@ -58,6 +58,12 @@ class LibvirtHost:
         self._start(virtlogd)
         self._process = self._start(self._libvirtd)
 
+    def tell_what_died(self) -> None:
+        """Print the end of libvirtd's log, if it ended although nobody killed it."""
+        if (status := self._process.poll()) is not None:
+            log = (self._layout.log / "libvirtd.log").read_text(errors="replace")
+            print(f"libvirtd ended with status {status}; it said last:\n{log[-4000:]}")
+
     def end(self) -> None:
         """Forget the daemons, which ended with their namespaces."""
         for process in self._processes:
@@ -126,6 +132,8 @@ def libvirt_host() -> Generator[LibvirtHost]:
         hosts.append(LibvirtHost(layout, int(children.read_text(encoding="ascii").split()[0])))
         yield hosts[0]
     finally:
+        for host in hosts:
+            host.tell_what_died()
         first.kill()
         first.wait()
         for host in hosts:
