@@ -86,6 +86,21 @@ async def test_a_daemon_is_kept_once_it_answers(supervised: Supervised, layout: 
     assert await answers(f"unix:{socket}")
 
 
+async def test_a_daemon_that_died_often_is_still_kept_only_once_it_answers(
+    supervised: Supervised, layout: Layout
+) -> None:
+    socket = layout.run / "s"
+    daemon = Daemon(name="one", command=("python3", "-c", LISTENS, str(socket)), ready=f"unix:{socket}")
+    for _ in range(3):
+        await supervised.keep([daemon])
+        killed = await pid_of(supervised, "one")
+        assert killed
+        os.kill(killed, signal.SIGKILL)
+        assert await came_back(supervised, "one", otherwise_than=killed)
+    await supervised.keep([daemon])
+    assert await answers(f"unix:{socket}")
+
+
 async def test_a_daemon_that_ends_at_once_is_refused_with_its_last_words(
     supervised: Supervised,
 ) -> None:

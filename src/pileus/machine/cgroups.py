@@ -34,7 +34,6 @@ def enter(name: str) -> None:
                 (ours / inherited).write_text((each / inherited).read_text(encoding="ascii"), encoding="ascii")
         (ours / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
     mounts.own_cgroup_root()
-    mounts.unmount(_ROOT)
     for each in _mount_all():
         if (each / "cgroup.subtree_control").exists():
             # Version 2 has processes in leaves only, and libvirt wants to make groups beside us.
@@ -66,6 +65,9 @@ async def folders(name: str, *, remove: bool) -> list[str]:
 
 def _mount_all() -> list[Path]:
     hierarchies = hierarchies_of(Path("/proc/self/cgroup").read_text(encoding="ascii"))
+    # What stays mounted below is still listed, and libvirt would go by it.
+    while os.path.ismount(_ROOT):
+        mounts.unmount(_ROOT)
     if hierarchies == [""]:
         mounts.mount("cgroup2", _ROOT)
         return [_ROOT]

@@ -253,24 +253,25 @@ class Supervisor:
 
     async def _have_ready(self, watched: _Watched) -> None:
         daemon = watched.daemon
+        restarts = watched.restarts
         if watched.gone.is_set():
             if watched.delayed is not None:
                 watched.delayed.cancel()
             watched.deaths = 0
             self._start(watched)
 
-        async def settled() -> bool:
-            if watched.deaths >= _DEATHS_THAT_ARE_ENOUGH or not watched.wanted:
-                return True
+        def hopeless() -> bool:
+            return watched.restarts - restarts >= _DEATHS_THAT_ARE_ENOUGH or not watched.wanted
+
+        async def ready() -> bool:
             return watched.identity is not None and (daemon.ready is None or await answers(daemon.ready))
 
-        if await until(settled, within_s=daemon.ready_within_s) and watched.identity is not None:
+        async def settled() -> bool:
+            return hopeless() or await ready()
+
+        if await until(settled, within_s=daemon.ready_within_s) and not hopeless():
             return
-        why = (
-            "ends as soon as it is started"
-            if watched.deaths
-            else f"did not become ready within {daemon.ready_within_s:g} s"
-        )
+        why = "ends as soon as it is started" if hopeless() else f"is not ready after {daemon.ready_within_s:g} s"
         raise DaemonFailed(f"{daemon.name} {why}; its log: {watched.log}", internal=_tail(watched.log))
 
     async def drop(self, names: Sequence[str]) -> None:
