@@ -4,7 +4,7 @@ import asyncio
 import re
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -13,7 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import pytest_asyncio
+import structlog
 from ovn_lab import CACHE, HOSTS, OUTSIDE, Database, DistantNetwork, Guest, Lab, Processes, lab, missing, until
+from structlog.testing import LogCapture
 
 from pileus.agent.network.ovn import namespace_of, tap_of
 from pileus.agent.network.ovn_namespace import within
@@ -86,6 +88,15 @@ class TestOvnNorthbound(NorthboundContract):
             yield northbound
 
     @pytest.fixture
+    def log(self) -> Generator[LogCapture]:
+        """What is logged, of structlog's own making."""
+        capture = LogCapture()
+        before = structlog.get_config()["processors"]
+        structlog.configure(processors=[capture])
+        yield capture
+        structlog.configure(processors=before)
+
+    @pytest.fixture
     def found(self, database: Database) -> Found:
         return partial(read, database.remote)
 
@@ -130,6 +141,32 @@ class TestOvnNorthbound(NorthboundContract):
         await northbound.settled()
         assert await read(database.remote) == wanted
 
+    async def test_changes_while_everything_is_compared_are_neither_lost_nor_made_twice(
+        self, northbound: OvnNorthbound, database: Database, log: LogCapture
+    ) -> None:
+        kept = {at: numbered(at) for at in range(600)}
+        northbound.load([*small_cloud(), *kept.values()])
+        await northbound.settled()
+        other = await Ovsdb.connect(database.remote, "OVN_Northbound")
+        for at in range(400):
+            if at % 3:
+                gone = kept.pop(at)
+                northbound.changed([remove(gone)])
+            else:
+                kept[at] = msgspec.structs.replace(kept[at], hostname=f"renamed-{at}")
+                kept[at + 1000] = numbered(at + 1000)
+                northbound.changed([put(kept[at]), put(kept[at + 1000])])
+            if at % 20 == 0:
+                northbound.compare()
+            if at % 100 == 50:
+                await other.transact([{"op": "delete", "table": "Logical_Switch", "where": [["name", "==", "green"]]}])
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001 * (at % 7))
+        await other.close()
+        wanted = project_everything(View([*small_cloud(), *kept.values()]))
+        await until(lambda: _is(database, wanted), "everything is there")
+        assert [each for each in log.entries if each["log_level"] == "error"] == []
+
     async def test_a_record_that_is_refused_harms_only_itself(
         self, northbound: OvnNorthbound, database: Database
     ) -> None:
@@ -141,6 +178,12 @@ class TestOvnNorthbound(NorthboundContract):
         northbound.changed([put(vpc("later"))])
         await northbound.settled()
         assert await read(database.remote) == project_everything(View([*good, vpc("later")]))
+
+
+def numbered(at: int) -> Port:
+    address = f"10.7.{at >> 8}.{at & 255}"
+    mac = f"02:00:00:07:{at >> 8:02x}:{at & 255:02x}"
+    return port(f"n-{at}", of="green", mac=mac, at=[("green-0", address)], groups=["web"], hostname=f"n-{at}")
 
 
 async def _is(database: Database, wanted: dict[Key, Fact]) -> bool:

@@ -158,18 +158,21 @@ class OvnNorthbound:
         """Read what is there, and write the difference from what is wanted."""
         self._comparing_is_due = False
         asked = self._asked.last
+        # What is compared is what was wanted at this moment; what changes from here on is pending on top of that.
+        unexpected = not (first or self._pending)
+        self._pending.clear()
+        owners = list(self._pending.view.owners())
         found = await self._read_everything(connection)
         parts: list[Part] = []
-        async for owner in _in_turns(list(self._pending.view.owners())):
-            # From here on this owner is compared as it is now; what changes later is pending again.
-            wanted = self._pending.forget(owner)
+        async for owner in _in_turns(owners):
+            wanted = self._pending.written_by(owner)
             written = tuple(there for fact in wanted if (there := found.pop(fact.key, None)) is not None)
-            if written != wanted:
+            if written != tuple(wanted):
                 parts.append(Part(owner, written, wanted))
         foreign = list(found.values())
-        if (foreign or parts) and not first:
+        if (foreign or parts) and unexpected:
             log.warning(
-                "northbound database was changed by others",
+                "northbound database differed from the records",
                 removed=dict(Counter(fact.table for fact in foreign)),
                 restored=dict(Counter(part.owner.kind.value for part in parts)),
             )

@@ -65,14 +65,22 @@ class Pending:
 
     def pop(self) -> list["Part"]:
         """What is to be written, after which nothing is pending."""
-        parts = [Part(owner, self._written[owner], tuple(project(self.view, owner))) for owner in self.owners()]
+        owners = self.owners()
+        wanted = [tuple(project(self.view, owner)) for owner in owners]
+        # A fact that went from one owner to another, as an address does from name to name, is changed by the new one:
+        # parts may be written one after the other, in any order.
+        taken_by = {fact.key: at for at, facts_now in enumerate(wanted) for fact in facts_now}
+        written: list[list[Fact]] = [[] for _ in owners]
+        for at, owner in enumerate(owners):
+            for fact in self._written[owner]:
+                written[taken_by.get(fact.key, at)].append(fact)
         self._written.clear()
-        return [part for part in parts if part.written != part.wanted]
+        return [part for part in map(Part, owners, written, wanted) if facts(part.written) != facts(part.wanted)]
 
-    def forget(self, owner: Owner) -> tuple[Fact, ...]:
-        """What this owner projects now, which somebody else will write: nothing of it is pending any more."""
-        self._written.pop(owner, None)
-        return tuple(project(self.view, owner))
+    def written_by(self, owner: Owner) -> Sequence[Fact]:
+        """What this owner projected when nothing was pending."""
+        written = self._written.get(owner)
+        return tuple(project(self.view, owner)) if written is None else written
 
     def clear(self) -> None:
         self._written.clear()
