@@ -84,6 +84,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where the controller's API is, for images."""
     name: str = ""
     """The host's; without one, the machine's own."""
+    run: str = ""
+    """Another one whenever the host was taken down with its guests: they are to be started again, as after a boot."""
     hypervisor: LibvirtConfig | SimulatedConfig
     network: OvnConfig | SimulatedConfig
     pools: dict[str, DirectoryConfig | SimulatedConfig]
@@ -130,7 +132,7 @@ async def _serve(data: Path, config: AgentConfig, identity: AgentIdentity) -> No
         hypervisor=hypervisor_of(config.hypervisor),
         network=network_of(config.network),
         pools={name: pool_of(pool) for name, pool in config.pools.items()},
-        host=LinuxHost(data, name=config.name),
+        host=LinuxHost(data, name=config.name, run=config.run),
         fetch=fetcher.fetch,
     )
     service = AgentService(Agent(engines, records, clock, config.pace))

@@ -47,10 +47,14 @@ class Host(Protocol):
 
 
 class LinuxHost:
-    """This very machine. `data` is where volumes are, whose file system's size and use are the disk's."""
+    """This very machine. `data` is where volumes are, whose file system's size and use are the disk's.
 
-    def __init__(self, data: Path, *, name: str = "", proc: Path = Path("/proc")) -> None:
+    `run` tells apart what one boot of the machine cannot: that the host was taken down with its guests, and up again.
+    """
+
+    def __init__(self, data: Path, *, name: str = "", run: str = "", proc: Path = Path("/proc")) -> None:
         self._data = data
+        self._run = run
         self._name = name or socket.gethostname()
         self._proc = proc
         self._cpu_before = self._cpu()
@@ -58,7 +62,7 @@ class LinuxHost:
 
     @property
     def boot(self) -> str:
-        return (self._proc / "sys/kernel/random/boot_id").read_text().strip()
+        return (self._proc / "sys/kernel/random/boot_id").read_text().strip() + self._run
 
     async def machine(self) -> Machine:
         disk = os.statvfs(self._data)

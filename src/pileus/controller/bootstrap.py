@@ -1,14 +1,12 @@
-"""The first records of a cloud: who administers it, what instances may be, the way out, and the first host's token."""
+"""The first records of a cloud: who administers it, what instances may be, and the way out."""
 
 import secrets
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from pileus.cloud.flavors.model import Flavor
-from pileus.cloud.hosts.model import Invited
 from pileus.cloud.identity.model import Grant, Password, Token, TokenSecret, User
 from pileus.cloud.identity.passwords import hashed
 from pileus.cloud.identity.tokens import new_token, token_hash
@@ -17,12 +15,7 @@ from pileus.cloud.pools.model import Pool
 from pileus.cloud.projects.model import PROJECTS, Project
 from pileus.cloud.projects.operations import beginnings
 from pileus.kernel.clock import Clock
-from pileus.kernel.ids import PoolId, ProjectId, TokenId, UserId, new_id
-from pileus.link.certificates import Authority
-from pileus.link.join import Invitation
-from pileus.link.tokens import hashed as secret_hashed
-from pileus.link.tokens import new_token as new_join_token
-from pileus.link.tokens import read_token
+from pileus.kernel.ids import ProjectId, TokenId, UserId, new_id
 from pileus.operations.caller import Caller, Role
 from pileus.operations.plan import Ask
 from pileus.state.records import Record
@@ -50,22 +43,19 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FirstSecrets(msgspec.Struct, frozen=True, kw_only=True):
-    """What lets the first people and the first host in. Told once; the cloud keeps hashes only."""
+    """What lets the first people in. Told once; the cloud keeps hashes only."""
 
     password: str
     """Of the user `admin`."""
     token: str
     """An API token of the administrator, without an end, for the command line on this machine."""
-    join_token: str
-    """Lets the first host in."""
 
 
-def new_secrets(authority: Authority) -> FirstSecrets:
+def new_secrets() -> FirstSecrets:
     """Fresh secrets for a cloud that is about to begin."""
     return FirstSecrets(
         password="-".join(secrets.token_hex(3) for _ in range(4)),
         token=new_token(),
-        join_token=str(new_join_token(authority.fingerprint)),
     )
 
 
@@ -100,15 +90,6 @@ async def bootstrap(
             name="command line of the first host",
         ),
         TokenSecret(id=token_id, created_at=now, token_id=token_id, hash=token_hash(first.token)),
-        Invited(
-            id=new_id(),
-            created_at=now,
-            pool_id=PoolId(pool.id),
-            roles=("gateway",),
-            invitation=Invitation(
-                secret_hash=secret_hashed(read_token(first.join_token).secret), expires_at=now + timedelta(days=365)
-            ),
-        ),
         *(
             Flavor(id=new_id(), created_at=now, name=name, vcpus=vcpus, memory_mib=memory, disk_gib=disk)
             for name, vcpus, memory, disk in FLAVORS

@@ -166,7 +166,7 @@ async def composed(
     views: Mapping[type, Any] = {Placer: placer, Addresses: addresses, Usage: usage}
     northbound = northbound or _northbound(settings)
     async with opened(KINDS, store or _store(data, settings), clock, (placer, addresses, usage)) as state:
-        first = first or new_secrets(authority)
+        first = first or new_secrets()
         begun = await bootstrap(state, clock, views, settings.outside, first)
         hosts = HostLinks(state, placer, authority, clock)
         watch = TaskWatch()

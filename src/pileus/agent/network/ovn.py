@@ -121,7 +121,9 @@ class OvnHostNetwork:
         namespace = namespace_of(network)
         leg = _leg_of(namespace)
         mac = metadata_mac(network)
-        if not (NAMESPACES / namespace).exists():
+        if not (NAMESPACES / namespace).is_mount():
+            # What an agent in mounts of its own has left is only a name.
+            await run("ip", "netns", "delete", namespace, accept=(0, 1))
             await run("ip", "netns", "add", namespace)
         if leg not in devices():
             peer = ("peer", "name", _LEG, "address", mac, "netns", namespace)

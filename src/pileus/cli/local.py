@@ -1,0 +1,210 @@
+"""Commands that work on this machine, not through the API: they bring the server's code, so it is imported late."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from pileus.kernel.errors import Invalid, PileusError
+
+LOCAL = {
+    "up": "pileus.cli.local:up",
+    "controller": "pileus.cli.local:controller",
+    "agent": "pileus.cli.local:agent",
+    "sim": "pileus.cli.local:sim",
+    "backup": "pileus.cli.local:backup",
+    "restore": "pileus.cli.local:restore",
+}
+"""By command, the function that is called with the arguments behind it and answers the exit status."""
+
+DATA = Path("/var/lib/pileus")
+
+Data = Annotated[Path, Parameter(help="The folder for everything.")]
+
+
+def up(arguments: Sequence[str]) -> int:
+    """`pileus up`."""
+    app = _app("up", "Have a whole cloud running on this machine; the first time with an instance in it.")
+
+    @app.default
+    def run(
+        *,
+        data: Data = DATA,
+        down: Annotated[bool, Parameter(negative="", help="Stop everything that up started; data stay.")] = False,
+        purge: Annotated[
+            bool, Parameter(negative="", help="Stop everything and remove it, all instances included.")
+        ] = False,
+        simulated: Annotated[
+            int | None,
+            Parameter(help="Instead: a cloud of so many simulated hosts, in this process. Needs no root."),
+        ] = None,
+        external: Annotated[
+            str, Parameter(help="This machine's address on the external network, with the network's size.")
+        ] = "172.31.255.1/24",
+        api_port: Annotated[int, Parameter(help="Of a simulated cloud; 0 takes a free one.")] = 5870,
+    ) -> None:
+        if simulated is not None:
+            from pileus.installation.simulated import simulated_up
+
+            _run_on_uvloop(simulated_up(data, simulated, api_port, _Teller()))
+            return
+        from pileus.installation.down import down as take_down
+        from pileus.installation.down import purge as take_away
+        from pileus.installation.report import report
+        from pileus.installation.up import up as bring_up
+        from pileus.machine.engines import EngineSettings
+
+        settings, say = EngineSettings(external=_interface(external)), _Teller()
+        if purge:
+            asyncio.run(take_away(data, say, settings))
+        elif down:
+            asyncio.run(take_down(data, say, settings))
+        else:
+            report(asyncio.run(bring_up(data, say, settings)), say.passed_s)
+
+    return _call(app, arguments)
+
+
+def controller(arguments: Sequence[str]) -> int:
+    """`pileus controller`."""
+    app = _app("controller", "Run a controller in the foreground.")
+
+    @app.default
+    def run(*, data: Annotated[Path, Parameter(help="The controller's folder.")] = DATA / "controller") -> None:
+        from pileus.controller.daemon import main
+
+        main(data)
+
+    return _call(app, arguments)
+
+
+def agent(arguments: Sequence[str]) -> int:
+    """`pileus agent`."""
+    app = _app("agent", "Run this host's agent in the foreground.")
+
+    @app.default
+    def run(*, data: Annotated[Path, Parameter(help="The agent's folder.")] = DATA / "agent") -> None:
+        from pileus.agent.daemon import run as run_agent
+        from pileus.controller.daemon import log_as_a_daemon
+
+        log_as_a_daemon()
+        _run_on_uvloop(run_agent(data))
+
+    return _call(app, arguments)
+
+
+def sim(arguments: Sequence[str]) -> int:
+    """`pileus sim`."""
+    app = _app("sim", "Run simulated hosts against a controller, until interrupted.")
+
+    @app.default
+    def run(
+        hosts: Annotated[int, Parameter(help="How many.")],
+        *,
+        data: Annotated[Path, Parameter(help="Where their certificates are kept.")] = Path("simulated-hosts"),
+    ) -> None:
+        from pileus.installation.simulated import simulate_hosts
+
+        _run_on_uvloop(simulate_hosts(hosts, data, _Teller()))
+
+    return _call(app, arguments)
+
+
+def backup(arguments: Sequence[str]) -> int:
+    """`pileus backup`."""
+    app = _app("backup", "Write a consistent copy of the records and the event log, while the controller runs.")
+
+    @app.default
+    def run(
+        to: Annotated[Path, Parameter(help="The file to write.")],
+        *,
+        data: Annotated[Path, Parameter(help="The controller's folder.")] = DATA / "controller",
+    ) -> None:
+        from pileus.installation.backups import back_up
+
+        asyncio.run(back_up(data, to))
+
+    return _call(app, arguments)
+
+
+def restore(arguments: Sequence[str]) -> int:
+    """`pileus restore`."""
+    app = _app("restore", "Put a backup in the place of the records; the controller must be stopped.")
+
+    @app.default
+    def run(
+        backup: Annotated[Path, Parameter(help="The file to read.")],
+        *,
+        data: Annotated[Path, Parameter(help="The controller's folder.")] = DATA / "controller",
+    ) -> None:
+        from pileus.installation.backups import put_back
+
+        asyncio.run(put_back(backup, data))
+
+    return _call(app, arguments)
+
+
+def _app(name: str, about: str) -> App:
+    return App(name=f"pileus {name}", help=about, version_flags=[], result_action="return_value")
+
+
+def _call(app: App, arguments: Sequence[str]) -> int:
+    try:
+        app(list(arguments), exit_on_error=False)
+    except KeyboardInterrupt:
+        return 130
+    except CycloptsError:  # said already
+        return 2
+    except PileusError as refused:
+        return _refused(refused)
+    except ExceptionGroup as several:
+        meant, others = several.split(PileusError)
+        if meant is None or others is not None:
+            raise
+        return _refused(_first(meant))
+    return 0
+
+
+def _first(group: ExceptionGroup[PileusError]) -> PileusError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
+
+
+def _refused(error: PileusError) -> int:
+    print(f"{error.title}: {error.detail}", file=sys.stderr)  # noqa: T201 - what a command line is for
+    for what, says in (*error.fields.items(), *error.because.items()):
+        print(f"  {what}: {says}", file=sys.stderr)  # noqa: T201
+    if error.internal:
+        print(f"  {error.internal}", file=sys.stderr)  # noqa: T201
+    return 2 if isinstance(error, Invalid) else 1
+
+
+class _Teller:
+    """Prints what happens, each line with the seconds since the beginning."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def passed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def __call__(self, sentence: str) -> None:
+        print(f"[{self.passed_s():5.1f} s] {sentence}", flush=True)  # noqa: T201
+
+
+def _interface(text: str) -> IPv4Interface:
+    try:
+        return IPv4Interface(text)
+    except ValueError as wrong:
+        raise Invalid(f"--external: {wrong}") from wrong
+
+
+def _run_on_uvloop(work: Coroutine[None, None, None]) -> None:
+    import uvloop
+
+    uvloop.run(work)

@@ -1,0 +1,93 @@
+"""`pileus up --down` and `--purge`: the machine as it was before; with the data, or without."""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pileus.agent.daemon import hypervisor_of, network_of
+from pileus.agent.hypervisor.port import GuestState, Hypervisor
+from pileus.agent.metadata import Metadata
+from pileus.installation.places import Places
+from pileus.installation.up import AGENT, CONTROLLER, agent_config, another_run
+from pileus.kernel.errors import Conflict, PileusError
+from pileus.kernel.ids import InstanceId
+from pileus.machine.engines import Engines, EngineSettings
+
+_ENDS_WITHIN_S = 30.0
+_LOOK_S = 0.5
+
+
+async def down(data: Path, say: Callable[[str], None], settings: EngineSettings) -> None:
+    """Stop everything that `up` started, guests too; they start again with the next `up`. All data stay."""
+    places = Places.of(data)
+    engines = Engines(data, say=say, settings=settings)
+    await engines.daemons.drop([AGENT])
+    await _end_guests(places, say)
+    await _disconnect(places, say)
+    another_run(places)
+    await engines.daemons.drop([CONTROLLER])
+    await engines.down()
+    say(f"everything is stopped; {places.data} is kept")
+
+
+async def purge(data: Path, say: Callable[[str], None], settings: EngineSettings) -> None:
+    """Stop everything and remove it, with all instances and their disks.
+
+    Raises:
+        Conflict: something of it is left on the machine; the detail names it.
+    """
+    places = Places.of(data)
+    engines = Engines(data, say=say, settings=settings)
+    await engines.daemons.drop([AGENT, CONTROLLER])
+    await _disconnect(places, say)
+    await engines.purge()
+    await asyncio.to_thread(shutil.rmtree, places.data, ignore_errors=True)
+    if left := await engines.leftovers():
+        raise Conflict(f"still on this machine: {', '.join(left)}")
+    say(f"nothing is left on this machine; {places.data} is gone")
+
+
+async def _end_guests(places: Places, say: Callable[[str], None]) -> None:
+    """Ask all guests to end, as a machine that shuts down does, and end those that do not."""
+    config = agent_config(places)
+    if config is None:
+        return
+    hypervisor = hypervisor_of(config.hypervisor)
+    try:
+        running = await _running(hypervisor)
+        if not running:
+            return
+        say(f"asking {len(running)} guests to end")
+        for id in running:
+            await hypervisor.shut_down(id)
+        try:
+            async with asyncio.timeout(_ENDS_WITHIN_S):
+                while await _running(hypervisor):  # noqa: ASYNC110 - whoever watches guests has been stopped
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            for id in await _running(hypervisor):
+                say(f"guest {id} did not end when asked, and is ended")
+                await hypervisor.stop(id)
+    except PileusError as refused:
+        say(f"guests could not be asked to end: {refused.detail}")
+
+
+async def _disconnect(places: Places, say: Callable[[str], None]) -> None:
+    """Take the devices and namespaces of guests' networks from the machine; the agent makes them anew."""
+    config = agent_config(places)
+    if config is None:
+        return
+    network = network_of(config.network)
+    try:
+        await network.serve({}, Metadata(tuple))
+        for port in await network.list():
+            await network.unplug(port)
+    except PileusError as refused:
+        say(f"networks could not be taken down: {refused.detail}")
+    finally:
+        await network.close()
+
+
+async def _running(hypervisor: Hypervisor) -> list[InstanceId]:
+    return [id for id, guest in (await hypervisor.list()).items() if guest.state is GuestState.RUNNING]
