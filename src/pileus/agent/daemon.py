@@ -132,7 +132,7 @@ async def _serve(data: Path, config: AgentConfig, identity: AgentIdentity) -> No
         hypervisor=hypervisor_of(config.hypervisor),
         network=network_of(config.network),
         pools={name: pool_of(pool) for name, pool in config.pools.items()},
-        host=LinuxHost(data, name=config.name, run=config.run),
+        host=LinuxHost(_volumes_in(config, data), name=config.name, run=config.run),
         fetch=fetcher.fetch,
     )
     service = AgentService(Agent(engines, records, clock, config.pace))
@@ -149,6 +149,12 @@ async def _serve(data: Path, config: AgentConfig, identity: AgentIdentity) -> No
             tasks.create_task(dialler.run())
     finally:
         await engines.network.close()
+
+
+def _volumes_in(config: AgentConfig, data: Path) -> Path:
+    """The folder whose file system is the host's disk, as the scheduler sees it."""
+    folders = [Path(pool.folder) for pool in config.pools.values() if isinstance(pool, DirectoryConfig)]
+    return folders[0] if folders else data
 
 
 def hypervisor_of(config: LibvirtConfig | SimulatedConfig) -> Hypervisor:
