@@ -1,5 +1,6 @@
 """The Debian packages that a host needs, and how they come onto the machine."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -108,3 +109,11 @@ def services_stay_off(policy: Path = _POLICY) -> Generator[None]:
     finally:
         if placed:
             policy.unlink(missing_ok=True)
+
+
+async def _main() -> None:
+    await install(await missing(), print)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())
