@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from pileus.agent.network.ovn import OvnHostNetwork
+from pileus.agent.network.ovn import OvnHostNetwork, leftovers, purge
 from pileus.agent.network.ovn_dns import Forwarder
 from pileus.agent.network.ovn_namespace import compute_checksums, within
 from pileus.agent.network.port import MetadataListener, Plug
@@ -258,6 +258,7 @@ class AgentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     unplug: PortId | None = None
     serve: Mapping[NetworkId, int] | None = None
     restart: bool = False
+    purge: bool = False
 
 
 class Guest:
@@ -516,6 +517,9 @@ async def _agent(switch: str) -> None:
         if request.restart:
             await network.close()
             network = OvnHostNetwork(switch, forwarder=forwarder)
+        if request.purge:
+            await purge()
+            assert await leftovers() == []
         sys.stdout.buffer.write(msgspec.json.encode(await network.list()) + b"\n")
         sys.stdout.buffer.flush()
 

@@ -14,7 +14,20 @@ import msgspec
 import pytest
 import pytest_asyncio
 import structlog
-from ovn_lab import CACHE, HOSTS, OUTSIDE, Database, DistantNetwork, Guest, Lab, Processes, lab, missing, until
+from ovn_lab import (
+    CACHE,
+    HOSTS,
+    OUTSIDE,
+    AgentRequest,
+    Database,
+    DistantNetwork,
+    Guest,
+    Lab,
+    Processes,
+    lab,
+    missing,
+    until,
+)
 from structlog.testing import LogCapture
 
 from pileus.agent.network.ovn import namespace_of, tap_of
@@ -424,6 +437,17 @@ class TestOvnHostNetwork(HostNetworkContract):
             return HTTPStatus.OK, body.encode()  # wget fails on any other
 
         return get
+
+    async def test_a_purge_leaves_no_device_and_no_namespace(
+        self, made: Cloud, network: DistantNetwork, nic: NicSpec
+    ) -> None:
+        host = made.lab.hosts[SPARE]
+        plug = await network.plug(InstanceId("lab"), nic)
+        await network.serve({nic.network: nic.mtu}, Echo())
+        assert plug.device in await host.run("ip", "link")
+        await host.ask(AgentRequest(purge=True))
+        assert plug.device not in await host.run("ip", "link")
+        await network.close()
 
 
 async def pings(guest: Guest, address: str, *, wait_s: int = 1) -> bool:

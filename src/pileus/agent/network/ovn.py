@@ -77,8 +77,7 @@ class OvnHostNetwork:
 
     async def list(self) -> dict[PortId, Plug]:
         known = await self._switch.marked(_PORT_MARK)
-        links = msgspec.json.decode(await run("ip", "-json", "link", "show"), type=list[_Link])
-        known |= {link.ifname: link.ifalias.removeprefix(_ALIAS) for link in links if link.ifalias.startswith(_ALIAS)}
+        known |= await _taps()
         offload = await self._switch.offloads()
         return {PortId(port): Plug(device=device, offload=offload) for device, port in known.items()}
 
@@ -186,6 +185,26 @@ def namespace_of(network: NetworkId) -> str:
 
 def _leg_of(namespace: str) -> str:
     return f"pm{namespace.removeprefix(_NAMESPACE)}"
+
+
+async def leftovers() -> list[str]:
+    """What drivers made on this machine that is still there, the switch's own ports apart."""
+    namespaces = [f"network namespace {each.name}" for each in NAMESPACES.glob(f"{_NAMESPACE}*")]
+    return [*namespaces, *(f"network device {device}" for device in await _taps())]
+
+
+async def purge() -> None:
+    """Remove what drivers made on this machine, also when there is no switch any more. Guests lose their networks."""
+    for each in NAMESPACES.glob(f"{_NAMESPACE}*"):
+        await run("ip", "netns", "delete", each.name)
+    for device in await _taps():
+        await run("ip", "link", "delete", "dev", device)
+
+
+async def _taps() -> dict[str, str]:
+    """The tap devices that say whose port they are, with that."""
+    links = msgspec.json.decode(await run("ip", "-json", "link", "show"), type=list[_Link])
+    return {link.ifname: link.ifalias.removeprefix(_ALIAS) for link in links if link.ifalias.startswith(_ALIAS)}
 
 
 async def _nft(*commands: str) -> None:
