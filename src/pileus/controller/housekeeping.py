@@ -96,8 +96,9 @@ class Housekeeping:
         return over[: 2 * _AT_ONCE]
 
     async def _images(self) -> None:
-        kept = {image.id for image in self._state[IMAGES] if image.state is ImageState.ACTIVE}
-        await self._files.keep_only(kept)
+        await self._files.keep_only(
+            lambda: {image.id for image in self._state[IMAGES] if image.state is ImageState.ACTIVE}
+        )
 
     async def _events(self) -> None:
         gone = await self._state.store.trim(self._clock.now() - self._events_kept)

@@ -17,7 +17,7 @@ from pileus.kernel.ids import ProjectId, TaskId
 from pileus.operations.caller import Caller, allows
 from pileus.operations.declare import Answer, Noun, Operation
 from pileus.operations.idempotency import KeptAnswer, fingerprint, kept, key_id
-from pileus.operations.listing import page
+from pileus.operations.listing import flag, page
 from pileus.operations.plan import Ask, Plan, Reason
 from pileus.operations.usage import Limits, Usage
 from pileus.state.records import Record
@@ -90,7 +90,8 @@ class Performer:
         found = self.state.table(request.noun.kind).find(request.target)
         if found is None or not request.noun.visible(ask, found):
             raise NotFound(f"there is no {request.noun.name.replace('_', ' ')} {request.target}")
-        if (match := request.headers.get("if-match")) and match.strip('"') != str(found.revision):
+        match = request.headers.get("if-match")
+        if match and not {"*", str(found.revision)} & {each.strip(' "') for each in match.split(",")}:
             raise Stale(f"it is at revision {found.revision}, not {match}")
         return found
 
@@ -110,6 +111,12 @@ class Performer:
             return await self._read(request)
         dry_run = _flag(request.query, "dry_run")
         ask = self.ask(request.caller, dry_run=dry_run)
+        # What was done already is looked up before anything else: a record that was deleted is no longer there.
+        key, print_ = ("", "") if dry_run else self._key(request)
+        if key and (answer := kept(self.state, key, print_)) is not None:
+            await self.state.durable()
+            headers = {"idempotency-replayed": "true"}
+            return Answer(status=answer.status, body=answer.body.encode(), headers=headers)
         arguments: list[Any] = [ask]
         # A record is looked up before the body is read: who may not see it learns nothing of the body's rules.
         if operation.takes_record:
@@ -118,11 +125,6 @@ class Performer:
             arguments.append(self.wish(operation, request.body))
         elif request.body.strip() not in (b"", b"{}"):
             raise Invalid("this takes no body", fields={"body": "must be empty"})
-        key, print_ = self._key(request)
-        if key and (answer := kept(self.state, key, print_)) is not None:
-            await self.state.durable()
-            headers = {"idempotency-replayed": "true"}
-            return Answer(status=answer.status, body=answer.body.encode(), headers=headers)
         assert operation.planner is not None, "special operations are performed by their route"
         plan = operation.planner(*arguments)
         if dry_run:
@@ -243,12 +245,12 @@ def _subject(plan: Plan) -> Record:
 
 def _flag(query: Mapping[str, str], name: str) -> bool:
     wrong = {each: "no such parameter" for each in query if each != name}
-    value = query.get(name, "false")
-    if value not in ("true", "false", "1", "0"):
+    value = flag(query.get(name, "false"))
+    if value is None:
         wrong[name] = "true or false"
     if wrong:
         raise Invalid("some parameters are wrong", fields=wrong)
-    return value in ("true", "1")
+    return bool(value)
 
 
 @dataclass

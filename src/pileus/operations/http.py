@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 import msgspec
 import structlog
@@ -18,6 +18,7 @@ from pileus.kernel.ids import ProjectId, UserId, new_id
 from pileus.operations.caller import Caller, Role
 from pileus.operations.declare import Answer, Noun, Operation
 from pileus.operations.engine import Performer, PlainExchange, Request
+from pileus.operations.listing import number
 from pileus.operations.plan import Ask
 
 log = structlog.stdlib.get_logger()
@@ -30,6 +31,7 @@ Send = Callable[[Message], Awaitable[None]]
 _encode = msgspec.json.Encoder().encode
 
 _LONGEST_PATH = 2048
+_LONGEST_REASON = 123
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -122,7 +124,7 @@ class Api:
             if child is None:
                 if route.parameter is None or not segment:
                     return None
-                child, target = route.parameter, unquote(segment)
+                child, target = route.parameter, segment
             route = child
         return route, target
 
@@ -156,9 +158,9 @@ class Api:
             await send({"type": "http.response.body", "body": answer.body})
             return
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._stream(answer.stream, receive, send)
+        await self._stream(answer.stream, receive, send, request_id)
 
-    async def _stream(self, stream: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    async def _stream(self, stream: AsyncIterator[bytes], receive: Receive, send: Send, request_id: str) -> None:
         """Send what comes until it ends or the caller goes away."""
 
         async def pump() -> None:
@@ -176,7 +178,10 @@ class Api:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            ended, _ = await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(ended, Exception) and not isinstance(ended, ConnectionError):
+            # The status is sent: only a body that does not end as it should can tell the caller.
+            log.error("stream broken off", request=request_id, exc_info=ended)
 
     def _problem(self, error: PileusError, request_id: str) -> Answer:
         if error.internal:
@@ -205,8 +210,7 @@ class Api:
         if method not in route.by_method:
             if not route.by_method:
                 raise NotFound("there is no such path")
-            allowed = ", ".join(sorted(name for name in route.by_method if name != "SOCKET"))
-            return self._not_allowed(allowed, request_id)
+            return self._not_allowed(route, request_id)
         operation, noun = route.by_method[method]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         request = Request(
@@ -227,6 +231,8 @@ class Api:
     async def _special(self, request: Request, receive: Receive) -> Answer:
         operation = request.operation
         self._performer.authorise(operation, request.caller)
+        if unknown := set(request.query) - {parameter.name for parameter in operation.parameters}:
+            raise Invalid("some parameters are wrong", fields=dict.fromkeys(sorted(unknown), "no such parameter"))
         exchange = PlainExchange(
             self._performer, request, lambda: _chunks(receive, request.headers, operation.max_body)
         )
@@ -250,12 +256,13 @@ class Api:
             authorization, headers.get("pileus-project", ""), source=source, request=request_id
         )
 
-    def _not_allowed(self, allowed: str, request_id: str) -> Answer:
+    def _not_allowed(self, route: _Route, request_id: str) -> Answer:
+        allowed = ", ".join(sorted(name for name in route.by_method if name != "SOCKET"))
         body = Problem(
             type="/problems/method-not-allowed",
             title="Not a method of this path",
             status=405,
-            detail=f"this path takes {allowed}",
+            detail=f"this path takes {allowed or 'a WebSocket'}",
             request=request_id,
         )
         return Answer(status=405, body=_encode(body), media_type="application/problem+json", headers={"allow": allowed})
@@ -278,7 +285,7 @@ class Api:
             record = self._performer.target(request, ask)
         except PileusError as error:
             log.info("socket refused", request=request_id, code=error.code)
-            await send({"type": "websocket.close", "code": 4000 + error.status, "reason": error.detail[:120]})
+            await send({"type": "websocket.close", "code": 4000 + error.status, "reason": _reason(error.detail)})
             return
         socket = _PlainSocket(self._performer, ask, receive, send)
         assert operation.socket is not None
@@ -322,7 +329,12 @@ class _PlainSocket:
     async def close(self, reason: str = "", code: int = 1000) -> None:
         if not self._closed:
             self._closed = True
-            await self._send({"type": "websocket.close", "code": code, "reason": reason[:120]})
+            await self._send({"type": "websocket.close", "code": code, "reason": _reason(reason)})
+
+
+def _reason(detail: str) -> str:
+    """As much of it as a closing frame may say: 123 bytes (RFC 6455, section 5.5)."""
+    return detail.encode()[:_LONGEST_REASON].decode(errors="ignore")
 
 
 def nobody(source: str, request_id: str) -> Caller:
@@ -345,12 +357,15 @@ def _query(raw: bytes) -> dict[str, str]:
     query = dict(pairs)
     if len(query) != len(pairs):
         raise Invalid("a parameter is given twice")
+    wrong = {name: "must not hold control characters" for name, value in pairs if not (name + value).isprintable()}
+    if wrong:
+        raise Invalid("some parameters are wrong", fields=wrong)
     return query
 
 
 async def _chunks(receive: Receive, headers: Mapping[str, str], at_most: int) -> AsyncIterator[bytes]:
-    length = headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > at_most:
+    length = number(headers.get("content-length", ""))
+    if length is not None and length > at_most:
         raise TooLarge(f"the body is larger than {at_most} bytes")
     total = 0
     while True:

@@ -3,7 +3,6 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -17,6 +16,8 @@ from pileus.state.tables import Table
 
 MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
+_MOST_DIGITS = 18
+"""More do not fit into 64 bits, and thousands are an attack."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -55,32 +56,44 @@ def page(operation: Operation, noun: Noun[Any], ask: Ask, query: Mapping[str, st
 def _read(operation: Operation, ask: Ask, query: Mapping[str, str]) -> _Query:
     rest = dict(query)
     wrong: dict[str, str] = {}
-    limit = rest.pop("limit", str(_DEFAULT_PAGE))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_PAGE):
+    limit = number(rest.pop("limit", str(_DEFAULT_PAGE)))
+    if limit is None or not 1 <= limit <= MAX_PAGE:
         wrong["limit"] = f"a number from 1 to {MAX_PAGE}"
     cursor = rest.pop("after", "")
     after = _position(cursor) if cursor else None
-    if cursor and after is None:
-        wrong["after"] = "not a cursor of this collection"
     sort = rest.pop("sort", "created_at")
+    if cursor and (after is None or len(after) != (1 if sort.endswith("created_at") else 2)):
+        wrong["after"] = "not a cursor of this collection in this order"
     if sort.removeprefix("-") not in operation.sorts:
         wrong["sort"] = f"one of {', '.join(operation.sorts)}, with a - ahead for descending"
-    everywhere = rest.pop("all_projects", "false") in ("1", "true")
-    if everywhere and not ask.caller.is_platform:
+    everywhere = flag(rest.pop("all_projects", "false"))
+    if everywhere is None:
+        wrong["all_projects"] = "true or false"
+    elif everywhere and not ask.caller.is_platform:
         wrong["all_projects"] = "only for administrators of the cloud"
     labels = {name.removeprefix("label."): rest.pop(name) for name in query if _is_label(name, operation)}
-    wrong |= {name: "no such parameter" for name in rest if name not in operation.filters}
-    if wrong:
+    wrong |= {name: "no such parameter" for name in rest if name not in operation.filters or name == "labels"}
+    if wrong or limit is None:
         raise Invalid("some parameters are wrong", fields=wrong)
     return _Query(
-        limit=int(limit),
+        limit=limit,
         after=after,
         sort=sort.removeprefix("-"),
         descending=sort.startswith("-"),
         equal=rest,
         labels=labels,
-        everywhere=everywhere,
+        everywhere=bool(everywhere),
     )
+
+
+def number(text: str) -> int | None:
+    """A number as callers write it: some decimal digits; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
+
+
+def flag(text: str) -> bool | None:
+    """A yes or no as callers write it; None for anything else."""
+    return {"true": True, "1": True, "false": False, "0": False}.get(text)
 
 
 def _is_label(name: str, operation: Operation) -> bool:
@@ -101,12 +114,13 @@ def _filter(noun: Noun[Any], ask: Ask, wanted: _Query) -> Callable[[Any], bool]:
     mine = ask.caller.project_id if noun.scope and not wanted.everywhere else None
     equal = list(wanted.equal.items())
     labels = list(wanted.labels.items())
-    sees_all = ask.caller.is_platform
+    visible = noun.visible
+    sees_all = visible is Ask.may_see and ask.caller.is_platform
 
     def keep(record: Any) -> bool:  # noqa: ANN401 - a record of the noun's kind
         if mine is not None and record.project_id != mine:
             return False
-        if not sees_all and not noun.visible(ask, record):
+        if not sees_all and not visible(ask, record):
             return False
         if any(str(_plain(getattr(record, name))) != value for name, value in equal):
             return False
@@ -137,10 +151,13 @@ def _in_order(table: Table[Any], ids: Sequence[str], keep: Callable[[Any], bool]
 def _sorted(table: Table[Any], ids: Sequence[str], keep: Callable[[Any], bool], wanted: _Query) -> list[Any]:
     places = [(_place(record, wanted.sort), record.id) for id in ids if keep(record := table.get(id))]
     places.sort(reverse=wanted.descending)
-    if wanted.after is not None and len(wanted.after) == 2:
+    if wanted.after is not None:
         last = tuple(wanted.after)
-        with suppress(TypeError):  # a cursor of another sort order: from the beginning
+        try:
             places = [place for place in places if (place < last if wanted.descending else place > last)]
+        except TypeError:
+            wrong = {"after": "not a cursor of this collection in this order"}
+            raise Invalid("some parameters are wrong", fields=wrong) from None
     return [table.get(id) for _, id in places[: wanted.limit + 1]]
 
 

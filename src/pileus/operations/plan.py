@@ -62,14 +62,17 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a record is of the caller's project, or of nobody, or the caller an administrator of the cloud."""
         return self.caller.is_platform or getattr(record, "project_id", "") in ("", self.caller.project_id)
 
-    def see(self, kind: Kind[R], id: str, field: str = "") -> R:
-        """The record, if the caller may know that it exists; `field` is the wish's field that named it.
+    def see(self, kind: Kind[R], id: str, field: str = "", *, of: str | None = None) -> R:
+        """The record that a wish's `field` names, if the caller may know that it exists.
+
+        Administrators of the cloud see every project; what they make must not join two of them all the same. So `of`
+        names the project that what refers to the record is of: only its records will do then, and those of nobody.
 
         Raises:
             NotFound: it does not exist, or is not for this caller.
         """
         found = self.state[kind].find(id)
-        if found is None or not self.may_see(found):
+        if found is None or not self.may_see(found) or (of is not None and getattr(found, "project_id", of) != of):
             missing = f"there is no {kind.name.replace('_', ' ')} {id}"
             raise NotFound(missing, fields={field: "not found"} if field else None)
         return found

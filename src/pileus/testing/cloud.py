@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 import httpx2
@@ -37,11 +38,20 @@ ORIGIN = Origin(actor="system", operation="test")
 class SimulatedCloud:
     """A controller with simulated hosts, and an administrator's client."""
 
-    def __init__(self, controller: Controller, fleet: SimulatedFleet, client: httpx2.AsyncClient) -> None:
+    def __init__(
+        self, controller: Controller, fleet: SimulatedFleet, client: httpx2.AsyncClient, clock: Clock, data: Path
+    ) -> None:
         self.controller = controller
+        self.data = data
+        """The controller's folder."""
+        self.clock = clock
         self.state = controller.state
         self.fleet = fleet
         self.client = client
+
+    def now(self) -> datetime:
+        """The time by the controller's clock."""
+        return self.clock.now()
 
     def host(self, name: str) -> SimulatedAgent:
         return next(host for host in self.fleet.hosts if host.name == name)
@@ -79,7 +89,7 @@ async def simulated_cloud(
         try:
             await until(lambda: all(host.connected for host in controller.state[HOSTS]))
             async with client_of(controller, await administrator(controller, clock)) as client:
-                yield SimulatedCloud(controller, fleet, client)
+                yield SimulatedCloud(controller, fleet, client, clock, data)
         finally:
             living.cancel()
             await asyncio.gather(living, return_exceptions=True)

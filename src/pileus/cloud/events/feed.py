@@ -17,12 +17,14 @@ class Feed:
     def __init__(self, state: State) -> None:
         self._state = state
         self._followers: set[Follower] = set()
+        self._newest = state.sequence
+        """The newest event that is on disk: a feed is made when all there is has been loaded or committed."""
         self._secret = frozenset(kind.name for kind in state.kinds if kind.secret)
         state.listen(self._came)
 
     def follow(self, after: int, where: EventFilter) -> "Follower":
         """Follow from behind this sequence number; close what is returned."""
-        follower = Follower(self, self._state, after, where)
+        follower = Follower(self, self._state, after, where, self._newest)
         self._followers.add(follower)
         return follower
 
@@ -36,6 +38,7 @@ class Feed:
         return msgspec.structs.replace(event, before=msgspec.Raw(b""), after=msgspec.Raw(b""))
 
     def _came(self, events: Sequence[Event]) -> None:
+        self._newest = events[-1].sequence
         for follower in self._followers:
             follower.came(events)
 
@@ -43,13 +46,13 @@ class Feed:
 class Follower:
     """One who follows. It reads from the store whatever it was too slow to be handed."""
 
-    def __init__(self, feed: Feed, state: State, after: int, where: EventFilter) -> None:
+    def __init__(self, feed: Feed, state: State, after: int, where: EventFilter, newest: int) -> None:
         self._feed = feed
         self._state = state
         self._after = after
         self._where = where
-        self._newest = state.sequence
-        """What the store has, or has soon: everything up to here is to be read from it."""
+        self._newest = newest
+        """What the store has: everything up to here is to be read from it."""
         self._wake = asyncio.Event()
 
     def came(self, events: Sequence[Event]) -> None:

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
-from typing import Any
+from contextlib import suppress
+from datetime import UTC, datetime
 
 import msgspec
 
 from pileus.cloud.events.feed import Feed
+from pileus.cloud.identity.tokens import still_good
 from pileus.kernel.errors import Invalid
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun, Parameter
+from pileus.operations.listing import flag, number
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.store import Event, EventFilter
@@ -68,9 +70,10 @@ events = Noun(
 )
 async def list_events(exchange: Exchange) -> Answer:
     """List events, oldest first."""
-    after = _number(exchange, "after", 0, least=0)
-    limit = _number(exchange, "limit", 100, least=1, most=_MOST)
-    found = await exchange.ask.state.store.events(after, limit, _where(exchange))
+    wrong: dict[str, str] = {}
+    after = _number(exchange, wrong, "after", 0)
+    limit = _number(exchange, wrong, "limit", 100, least=1, most=_MOST)
+    found = await exchange.ask.state.store.events(after, limit, _where(exchange, wrong))
     shown = Events([_shown(event, exchange) for event in found], found[-1].sequence if found else after)
     return Answer(status=200, body=msgspec.json.encode(shown))
 
@@ -79,10 +82,11 @@ async def list_events(exchange: Exchange) -> Answer:
 async def follow(exchange: Exchange) -> Answer:
     """Follow the log as it is written: server-sent events, to be resumed with `Last-Event-ID` or `after`."""
     feed: Feed = exchange.services[Feed]
-    resumed = exchange.header("last-event-id")
+    wrong: dict[str, str] = {}
+    resumed = number(exchange.header("last-event-id"))
     newest = exchange.ask.state.sequence
-    after = int(resumed) if resumed.isascii() and resumed.isdigit() else _number(exchange, "after", newest, least=0)
-    where = _where(exchange)
+    after = resumed if resumed is not None else _number(exchange, wrong, "after", newest)
+    where = _where(exchange, wrong)
     return Answer(
         status=200,
         media_type="text/event-stream",
@@ -100,8 +104,12 @@ async def _stream(feed: Feed, after: int, where: EventFilter, exchange: Exchange
                 async with asyncio.timeout(_KEEPALIVE_S):
                     found = await follower.next()
             except TimeoutError:
+                found = []
+            ask = exchange.ask
+            if not still_good(ask.state, ask.caller, ask.now):
+                return
+            if not found:
                 yield b": still here\n\n"
-                continue
             for event in found:
                 body = msgspec.json.encode(_shown(event, exchange))
                 yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event.sequence, event.kind.encode(), body)
@@ -115,39 +123,47 @@ def _shown(event: Event, exchange: Exchange) -> Event:
     return feed.shown(event)
 
 
-def _number(exchange: Exchange, name: str, default: int, *, least: int, most: int = 1 << 62) -> int:
+def _number(
+    exchange: Exchange, wrong: dict[str, str], name: str, default: int, *, least: int = 0, most: int = 1 << 62
+) -> int:
     text = exchange.query(name)
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-        raise Invalid("some parameters are wrong", fields={name: f"a number from {least} on"})
-    return int(text)
+    found = number(text)
+    if found is None or not least <= found <= most:
+        wrong[name] = f"a number from {least} to {most}"
+        return default
+    return found
 
 
-def _where(exchange: Exchange) -> EventFilter:
+def _where(exchange: Exchange, wrong: dict[str, str]) -> EventFilter:
+    """Which events are asked for. Raises Invalid if anything is `wrong`, here or already."""
     caller = exchange.caller
-    everywhere = exchange.query("all_projects") in ("1", "true")
-    if everywhere and not caller.is_platform:
-        raise Invalid("some parameters are wrong", fields={"all_projects": "only for administrators of the cloud"})
+    everywhere = flag(exchange.query("all_projects", "false"))
+    if everywhere is None:
+        wrong["all_projects"] = "true or false"
+    elif everywhere and not caller.is_platform:
+        wrong["all_projects"] = "only for administrators of the cloud"
+    since, until = _time(exchange, wrong, "since"), _time(exchange, wrong, "until")
+    if wrong:
+        raise Invalid("some parameters are wrong", fields=wrong)
     return EventFilter(
         projects=None if everywhere else frozenset({caller.project_id}),
         kind=exchange.query("kind"),
         id=exchange.query("id"),
         task=exchange.query("task"),
         actor=exchange.query("actor"),
-        since=_time(exchange, "since"),
-        until=_time(exchange, "until"),
+        since=since,
+        until=until,
     )
 
 
-def _time(exchange: Exchange, name: str) -> datetime | None:
+def _time(exchange: Exchange, wrong: dict[str, str], name: str) -> datetime | None:
     text = exchange.query(name)
     if not text:
         return None
-    try:
-        time: Any = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise Invalid("some parameters are wrong", fields={name: "a time such as 2026-01-31T12:00:00Z"})
-    return time
+    with suppress(ValueError, OverflowError):
+        if (time := datetime.fromisoformat(text)).tzinfo is not None:
+            return time.astimezone(UTC)
+    wrong[name] = "a time such as 2026-01-31T12:00:00Z"
+    return None

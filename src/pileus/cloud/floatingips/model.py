@@ -1,5 +1,7 @@
 """Floating IPs: addresses of an external network that follow a port wherever it is. No I/O."""
 
+import msgspec
+
 from pileus.kernel.ids import NetworkId, PortId, ProjectId, RouterId
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -15,6 +17,11 @@ class FloatingIp(Record, frozen=True, kw_only=True):
     port_id: PortId | None = None
     fixed_address: str | None = None
     router_id: RouterId | None = None
+
+
+def without_port(floating: FloatingIp) -> FloatingIp:
+    """The same floating IP, associated with nothing."""
+    return msgspec.structs.replace(floating, port_id=None, fixed_address=None, router_id=None)
 
 
 FLOATING_IPS = Kind(

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import msgspec
 
-from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
+from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp, without_port
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, NetworkKind, Port
-from pileus.kernel.errors import Conflict, NotFound
+from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import NetworkId, PortId, RouterId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
@@ -52,7 +52,7 @@ def create(ask: Ask, wish: FloatingIpCreate) -> Plan:
     )
     changes: list[Change] = []
     if wish.port_id or wish.instance_id:
-        floating, changes = _associated(ask, floating, _port(ask, wish.instance_id, wish.port_id))
+        floating, changes = _associated(ask, floating, _port(ask, floating, wish.instance_id, wish.port_id))
     to = f" for {floating.fixed_address}" if floating.fixed_address else ""
     return Plan(
         summary=f"take floating IP {floating.address}{to}",
@@ -65,7 +65,7 @@ def create(ask: Ask, wish: FloatingIpCreate) -> Plan:
 @floating_ips.post("/{id}/associate")
 def associate(ask: Ask, floating: FloatingIp, wish: FloatingIpAssociate) -> Plan:
     """Give a floating IP to a port; from another one it is taken away."""
-    port = _port(ask, wish.instance_id, wish.port_id)
+    port = _port(ask, floating, wish.instance_id, wish.port_id)
     _, taken = _dissociated(ask, floating)
     changed, given = _associated(ask, floating, port)
     changes = {change.record.id: change for change in (*taken, *given)}
@@ -111,12 +111,12 @@ def _external_network(ask: Ask, wanted: str | None) -> NetworkId:
     return NetworkId(external[0])
 
 
-def _port(ask: Ask, instance_id: str | None, port_id: str | None) -> Port:
+def _port(ask: Ask, floating: FloatingIp, instance_id: str | None, port_id: str | None) -> Port:
     if port_id is not None:
-        return ask.see(PORTS, port_id, "port_id")
+        return ask.see(PORTS, port_id, "port_id", of=floating.project_id)
     if instance_id is None:
-        raise NotFound("name an instance or a port", fields={"instance_id": "missing"})
-    instance = ask.see(INSTANCES, instance_id, "instance_id")
+        raise Invalid("name an instance or a port", fields={"instance_id": "missing"})
+    instance = ask.see(INSTANCES, instance_id, "instance_id", of=floating.project_id)
     found = ask.state[PORTS].by("instance_id", instance.id)
     if not found:
         raise Conflict(f"instance {instance.name} has no port")
@@ -125,7 +125,7 @@ def _port(ask: Ask, instance_id: str | None, port_id: str | None) -> Port:
 
 def _associated(ask: Ask, floating: FloatingIp, port: Port) -> tuple[FloatingIp, list[Change]]:
     """The floating IP with this port, and what changes with it. Raises Conflict if no router joins the two."""
-    if ask.state[FLOATING_IPS].by("port_id", port.id):
+    if any(other.id != floating.id for other in ask.state[FLOATING_IPS].by("port_id", port.id)):
         raise Conflict("the port has a floating IP already")
     for fixed in port.addresses:
         for router in ask.state[ROUTERS].by("subnet", fixed.subnet_id):
@@ -139,7 +139,7 @@ def _associated(ask: Ask, floating: FloatingIp, port: Port) -> tuple[FloatingIp,
 
 def _dissociated(ask: Ask, floating: FloatingIp) -> tuple[FloatingIp, list[Change]]:
     port = ask.state[PORTS].find(floating.port_id) if floating.port_id else None
-    changed = msgspec.structs.replace(floating, port_id=None, fixed_address=None, router_id=None)
+    changed = without_port(floating)
     return changed, [] if port is None else _shown_on(ask, port, (), gone=floating.address)
 
 

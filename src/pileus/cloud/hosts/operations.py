@@ -1,5 +1,6 @@
 """What one may do with hosts."""
 
+import re
 from datetime import timedelta
 from typing import Annotated, Protocol
 
@@ -9,7 +10,7 @@ from pydantic import Field
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS, Host, HostState, Invited
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.pools.model import POOLS
-from pileus.kernel.errors import Conflict, NotFound, Unauthenticated
+from pileus.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
 from pileus.kernel.ids import HostId, PoolId
 from pileus.link.join import Admission, Invitation, JoinRequest
 from pileus.link.records import Load
@@ -158,8 +159,8 @@ async def join(exchange: Exchange) -> Answer:
     """Let a new host in, with its join token. Asked by agents; repeating it after a lost answer is safe."""
     try:
         request = msgspec.json.decode(b"".join([chunk async for chunk in exchange.body()]), type=JoinRequest)
-    except msgspec.MsgspecError as wrong:
-        raise Unauthenticated("this is not a request to join", internal=str(wrong)) from None
+    except (msgspec.MsgspecError, RecursionError) as wrong:
+        raise Invalid("this is not a request to join", internal=str(wrong)) from None
     admissions: Admissions = exchange.services[Admissions]
     ask = exchange.ask
     invited = ask.state[INVITATIONS].one("secret", hashed(request.secret))
@@ -188,8 +189,9 @@ async def join(exchange: Exchange) -> Answer:
 
 def _free_name(ask: Ask, wanted: str) -> str:
     """The host's own name, or with a number behind it if another has it."""
-    name, number = wanted[:60] or "host", 1
+    own = re.sub(r"[^a-zA-Z0-9-]+", "-", wanted)[:56].strip("-") or "host"
+    name, number = own, 1
     while ask.state[HOSTS].one("name", name) is not None:
         number += 1
-        name = f"{wanted[:56]}-{number}"
+        name = f"{own}-{number}"
     return name

@@ -20,6 +20,7 @@ from pileus.cloud.identity.model import (
 )
 from pileus.cloud.identity.passwords import Guesses, fits, hashed
 from pileus.cloud.identity.tokens import new_token, role_in, token_hash
+from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.kernel.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from pileus.kernel.ids import ProjectId, TokenId, UserId
@@ -39,6 +40,11 @@ class UserCreate(Wire):
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._@-]{0,62}$")]
     password: NewPassword
     is_platform: bool = False
+
+
+class UserChange(Wire):
+    enabled: bool | None = None
+    is_platform: bool | None = None
 
 
 class PasswordChange(Wire):
@@ -97,6 +103,15 @@ def create(ask: Ask, wish: UserCreate) -> Plan:
     )
 
 
+@users.patch(least=Role.PLATFORM)
+def change(ask: Ask, user: User, wish: UserChange) -> Plan:
+    """Let a user in or keep them out; make them an administrator of the cloud, or no longer one."""
+    if user.id == ask.caller.user_id:
+        raise Conflict("nobody can change their own rights")
+    changed = msgspec.structs.replace(user, **wish.model_dump(exclude_none=True))
+    return Plan(summary=f"change user {user.name}", changes=(put(changed),), answers=changed, undo="change it back")
+
+
 @users.put("/{id}/password", least=Role.READER, status=204)
 def set_password(ask: Ask, user: User, wish: PasswordChange) -> Plan:
     """Set a password: one's own, or anybody's as an administrator. Sessions of the user end."""
@@ -119,13 +134,14 @@ def set_password(ask: Ask, user: User, wish: PasswordChange) -> Plan:
 
 @users.delete(least=Role.PLATFORM)
 def delete(ask: Ask, user: User) -> Plan:
-    """Delete a user, with roles and tokens. What they made belongs to its projects and stays."""
+    """Delete a user, with roles, tokens and keypairs. What else they made belongs to its projects and stays."""
     if user.id == ask.caller.user_id:
         raise Conflict("nobody can delete themselves")
     changes: list[Change] = [remove(user)]
     if (password := ask.state[PASSWORDS].find(user.id)) is not None:
         changes.append(remove(password))
     changes += [remove(grant) for grant in ask.state[GRANTS].by("user", user.id)]
+    changes += [remove(keypair) for keypair in ask.state[KEYPAIRS].by("user", user.id)]
     for token in ask.state[TOKENS].by("user", user.id):
         changes += without_token(ask, token)
     return Plan(summary=f"delete user {user.name}", changes=changes, undo="create the user again")
@@ -149,7 +165,9 @@ def create_grant(ask: Ask, wish: GrantCreate) -> Plan:
     project = ask.state[PROJECTS].find(wish.project_id)
     if project is None or not (ask.caller.is_platform or project.id == ask.caller.project_id):
         raise NotFound(f"there is no project {wish.project_id}", fields={"project_id": "not found"})
-    user = ask.state[USERS].get(wish.user_id)
+    user = ask.state[USERS].find(wish.user_id)
+    if user is None:
+        raise NotFound(f"there is no user {wish.user_id}", fields={"user_id": "not found"})
     before = ask.state[GRANTS].one("user and project", (user.id, project.id))
     if before is None:
         grant = Grant(
@@ -197,12 +215,14 @@ async def sign_in(exchange: Exchange, wish: SignIn) -> Answer:
     guesses: Guesses = exchange.services[Guesses]
     ask = exchange.ask
     who = (f"source:{ask.caller.source}", f"user:{wish.user}")
-    guesses.check(*who)
+    guesses.begin(*who)
     user = ask.state[USERS].one("name", wish.user)
     password = ask.state[PASSWORDS].find(user.id) if user is not None and user.enabled else None
-    if not await fits(wish.password, password.hash if password else None) or user is None:
-        guesses.failed(*who)
+    fitting = await fits(wish.password, password.hash if password else None)
+    # The check takes its time: a password that was changed meanwhile is a wrong one.
+    if not fitting or user is None or ask.state[PASSWORDS].find(user.id) is not password:
         raise Unauthenticated("user name or password is wrong")
+    guesses.right(*who)
     ask = exchange.ask
     project = _project_of(ask, user, wish.project)
     made, changes = _new(ask, UserId(user.id), project, name="sign-in", expires_at=ask.now + SESSION)

@@ -39,25 +39,33 @@ def _verify(password: str, hash: str | None) -> bool:
 
 
 class Guesses:
-    """Counts failures, and refuses whoever has too many: per source address, and per user name."""
+    """Counts failures, and refuses whoever has too many: per source address, and per user name.
+
+    A guess counts as a failure from its beginning, so that many at once are no way around.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._failures: dict[str, deque[float]] = {}
 
-    def check(self, *whose: str) -> None:
-        """Raises TooMany."""
+    def begin(self, *whose: str) -> None:
+        """Count a guess. Raises TooMany, and counts nothing then."""
         for who in whose:
             recent = self._recent(who)
             if len(recent) >= _FAILURES_ALLOWED:
                 wait = _WITHIN_S - (self._monotonic() - recent[0])
                 raise TooMany(f"too many failures; try again in {wait:.0f} s")
 
-    def failed(self, *whose: str) -> None:
         for who in whose:
             if len(self._failures) >= _SOURCES_REMEMBERED:
                 del self._failures[next(iter(self._failures))]
             self._failures.setdefault(who, deque(maxlen=_FAILURES_ALLOWED)).append(self._monotonic())
+
+    def right(self, *whose: str) -> None:
+        """A guess that was begun was right: it is not held against anybody."""
+        for who in whose:
+            if failures := self._failures.get(who):
+                failures.pop()
 
     def _recent(self, who: str) -> deque[float]:
         failures = self._failures.get(who, deque[float]())

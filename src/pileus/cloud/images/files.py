@@ -1,9 +1,11 @@
 """Where the controller keeps images: one file each, checked as it arrives, there as a whole or not at all."""
 
 import asyncio
+import errno
 import os
 import struct
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from io import BufferedWriter
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from pileus.cloud.images.model import ImageFormat
-from pileus.kernel.errors import Invalid, NotFound
+from pileus.kernel.errors import Invalid, NotFound, PileusError, QuotaExceeded, Unavailable
 from pileus.kernel.ids import ImageId, new_id
 from pileus.kernel.units import MIB, TIB
 
@@ -35,47 +37,75 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Arriving:
+    """An image that has arrived beside its place, and been checked."""
+
+    def __init__(self, file: Path, place: Path, found: Arrived) -> None:
+        self._file = file
+        self._place = place
+        self.found = found
+        self.placed = False
+
+    async def place(self) -> None:
+        """Have it under its id, on disk."""
+        await asyncio.to_thread(_move, self._file, self._place)
+        self.placed = True
+
+    async def withdraw(self) -> None:
+        """Have nothing under its id again."""
+        await asyncio.to_thread(self._place.unlink, missing_ok=True)
+        self.placed = False
+
+
 class ImageFiles:
     """The image files of a controller, in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._arriving: set[str] = set()
+        self._turn = asyncio.Lock()
+        """Whoever puts images in place or takes them away does so alone, together with looking at their records."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, id: ImageId) -> Path:
         return self._folder / id
 
-    async def receive(self, id: ImageId, body: AsyncIterator[bytes], format: ImageFormat, expected: str) -> Arrived:
-        """Take an image in. Until this has come back there is nothing under its id.
+    @asynccontextmanager
+    async def receiving(
+        self, id: ImageId, body: AsyncIterator[bytes], format: ImageFormat, expected: str, *, at_most: int
+    ) -> AsyncGenerator[Arriving]:
+        """Take an image in. The block looks whether it is still wanted, places it and commits its record.
+
+        Blocks wait for each other. What a block that fails has placed is withdrawn; what is not placed is gone.
 
         Args:
             id: of the image.
             body: its bytes.
             format: what it is said to be.
             expected: its SHA-256 in hex, or empty.
+            at_most: bytes that there is room for.
 
         Raises:
             Invalid: it is not what it is said to be, or reaches outside itself (a backing file, a data file).
+            QuotaExceeded: it is larger than `at_most`.
+            Unavailable: the folder is full.
         """
-        arriving = self._folder / f"{id}.{new_id()}{_ARRIVING}"
-        digest = sha256()
-        size = 0
-        file = await asyncio.to_thread(arriving.open, "xb")
+        file = self._folder / f"{id}.{new_id()}{_ARRIVING}"
+        self._arriving.add(file.name)
         try:
-            with file:
-                async for chunk in body:
-                    size += len(chunk)
-                    digest.update(chunk)
-                    await asyncio.to_thread(file.write, chunk)
-                await asyncio.to_thread(_sync, file)
-            found = digest.hexdigest()
-            if expected and found != expected.lower():
-                raise Invalid("the image is damaged", fields={"sha256": f"is {found}, {expected.lower()} was expected"})
-            virtual_size = await asyncio.to_thread(inspect, arriving, format)
-            await asyncio.to_thread(arriving.replace, self.path(id))
+            found = await _take_in(file, body, format, expected, at_most)
+            async with self._turn:
+                arriving = Arriving(file, self.path(id), found)
+                try:
+                    yield arriving
+                except PileusError as refused:
+                    # Without an answer of the log nobody knows whether the record is there: the next start will.
+                    if arriving.placed and not refused.retryable:
+                        await arriving.withdraw()
+                    raise
         finally:
-            await asyncio.to_thread(arriving.unlink, missing_ok=True)
-        return Arrived(size_bytes=size, virtual_size_bytes=virtual_size, sha256=found)
+            await asyncio.to_thread(file.unlink, missing_ok=True)
+            self._arriving.discard(file.name)
 
     async def send(self, id: ImageId) -> AsyncIterator[bytes]:
         """The bytes of an image. Raises NotFound."""
@@ -87,15 +117,49 @@ class ImageFiles:
             while chunk := await asyncio.to_thread(file.read, _CHUNK):
                 yield chunk
 
-    async def keep_only(self, ids: Container[str]) -> list[str]:
-        """Remove every file that is of none of these images, and what a crash left half arrived; says which."""
-        return await asyncio.to_thread(self._sweep, ids)
+    async def keep_only(self, wanted: Callable[[], Container[str]]) -> list[str]:
+        """Remove every file that is of none of the wanted images, and what a crash left half arrived; says which."""
+        async with self._turn:
+            return await asyncio.to_thread(self._sweep, wanted())
 
     def _sweep(self, ids: Container[str]) -> list[str]:
-        gone = [each for each in self._folder.iterdir() if each.name not in ids]
+        gone = [each for each in self._folder.iterdir() if each.name not in ids and each.name not in self._arriving]
         for each in gone:
             each.unlink(missing_ok=True)
         return [each.name for each in gone]
+
+
+async def _take_in(file: Path, body: AsyncIterator[bytes], format: ImageFormat, expected: str, at_most: int) -> Arrived:
+    digest = sha256()
+    size = 0
+    try:
+        with await asyncio.to_thread(file.open, "xb") as writer:
+            async for chunk in body:
+                size += len(chunk)
+                if size > at_most:
+                    raise QuotaExceeded(f"the project's quota leaves room for {at_most} bytes of images")
+                digest.update(chunk)
+                await asyncio.to_thread(writer.write, chunk)
+            await asyncio.to_thread(_sync, writer)
+    except OSError as failed:
+        if failed.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Unavailable("the controller has no room for this image", internal=str(failed)) from failed
+    found = digest.hexdigest()
+    if expected and found != expected.lower():
+        raise Invalid("the image is damaged", fields={"sha256": f"is {found}, {expected.lower()} was expected"})
+    virtual_size = await asyncio.to_thread(inspect, file, format)
+    return Arrived(size_bytes=size, virtual_size_bytes=virtual_size, sha256=found)
+
+
+def _move(file: Path, place: Path) -> None:
+    file.replace(place)
+    # The new name is durable only when the folder is.
+    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def inspect(path: Path, format: ImageFormat) -> int:

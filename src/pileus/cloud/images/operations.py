@@ -10,13 +10,15 @@ from pydantic import StringConstraints
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.model import IMAGES, Image, ImageFormat, ImageState
 from pileus.cloud.instances.model import INSTANCES, InstanceState
+from pileus.cloud.projects.model import limits
 from pileus.kernel.errors import Conflict, Forbidden, Invalid
-from pileus.kernel.ids import HostId, ImageId
-from pileus.kernel.units import TIB
+from pileus.kernel.ids import HostId, ImageId, ProjectId
+from pileus.kernel.units import GIB, TIB
 from pileus.link.tickets import Tickets
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun, Parameter
 from pileus.operations.plan import Ask, Plan
+from pileus.operations.usage import Usage
 from pileus.operations.wire import Description, Name, Wire
 from pileus.state.state import put, remove
 
@@ -116,18 +118,21 @@ async def upload(exchange: Exchange, image: Image) -> Answer:
     if expected and not (len(expected) == 64 and set(expected.lower()) <= set("0123456789abcdef")):
         raise Invalid("some parameters are wrong", fields={"sha256": "64 hexadecimal digits"})
     files: ImageFiles = exchange.services[ImageFiles]
-    arrived = await files.receive(ImageId(image.id), exchange.body(), image.format, expected)
-    now = ask.state[IMAGES].get(image.id)
-    if now.state is not ImageState.QUEUED:
-        raise Conflict(f"image {image.name} got its data from somebody else in the meantime")
-    active = msgspec.structs.replace(
-        now,
-        state=ImageState.ACTIVE,
-        size_bytes=arrived.size_bytes,
-        virtual_size_bytes=arrived.virtual_size_bytes,
-        sha256=arrived.sha256,
-    )
-    return await exchange.commit(Plan(summary=f"upload image {image.name}", changes=(put(active),), answers=active))
+    room = _room(ask, image.project_id)
+    body = exchange.body()
+    async with files.receiving(ImageId(image.id), body, image.format, expected, at_most=room) as arriving:
+        if ask.state[IMAGES].get(image.id).state is not ImageState.QUEUED:
+            raise Conflict(f"image {image.name} got its data from somebody else in the meantime")
+        await arriving.place()
+        found = arriving.found
+        active = msgspec.structs.replace(
+            ask.state[IMAGES].get(image.id),
+            state=ImageState.ACTIVE,
+            size_bytes=found.size_bytes,
+            virtual_size_bytes=found.virtual_size_bytes,
+            sha256=found.sha256,
+        )
+        return await exchange.commit(Plan(summary=f"upload image {image.name}", changes=(put(active),), answers=active))
 
 
 @images.special("GET", "/{id}/data", least=Role.READER)
@@ -173,6 +178,14 @@ def _data(exchange: Exchange, image: Image) -> Answer:
             "repr-digest": f"sha-256=:{digest}:",
         },
     )
+
+
+def _room(ask: Ask, project: ProjectId) -> int:
+    """Bytes that the project's quota leaves for an image."""
+    limit = limits(ask.state, project).get("image_gib")
+    if limit is None:
+        return MAX_IMAGE
+    return max(limit - ask.view(Usage).of(project).get("image_gib", 0), 0) * GIB
 
 
 def _must_own(ask: Ask, image: Image) -> None:

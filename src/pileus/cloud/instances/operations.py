@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from pileus.cloud.flavors.model import FLAVORS
 from pileus.cloud.flavors.operations import DiskGib, MemoryMib, Vcpus
-from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.instances.model import INSTANCES, FirstBootData, Instance, InstanceState
 from pileus.cloud.instances.placement import Placer, default_pool, demand_for, reasons
@@ -122,7 +122,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     size = _size(ask, wish, image)
     pool = _pool(ask, wish.pool_id)
     if wish.server_group_id is not None:
-        ask.see(SERVER_GROUPS, wish.server_group_id, "server_group_id")
+        ask.see(SERVER_GROUPS, wish.server_group_id, "server_group_id", of=ask.caller.project_id)
     keypairs = [_keypair(ask, id) for id in dict.fromkeys(wish.keypair_ids)]
     fleet = ask.view(Placer).fleet
     project = ask.caller.project_id
@@ -241,10 +241,7 @@ def delete(ask: Ask, instance: Instance) -> Plan:
     )
     changes: list[Change] = [put(changed)]
     for port in _ports_of(ask, instance):
-        changes += [
-            put(msgspec.structs.replace(floating, port_id=None, fixed_address=None, router_id=None))
-            for floating in ask.state[FLOATING_IPS].by("port_id", port.id)
-        ]
+        changes += [put(without_port(floating)) for floating in ask.state[FLOATING_IPS].by("port_id", port.id)]
     return Plan(
         summary=f"delete instance {instance.name} with its disk",
         changes=changes,
@@ -302,7 +299,7 @@ def _pool(ask: Ask, id: str | None) -> Pool:
 
 
 def _keypair(ask: Ask, id: str) -> Keypair:
-    keypair = ask.see(KEYPAIRS, id, "keypair_ids")
+    keypair = ask.see(KEYPAIRS, id, "keypair_ids", of=ask.caller.project_id)
     if keypair.user_id != ask.caller.user_id:
         raise NotFound(f"there is no keypair {id}", fields={"keypair_ids": "not found"})
     return keypair
@@ -312,7 +309,7 @@ def _networks(ask: Ask, wanted: tuple[str, ...]) -> list[tuple[Network, Subnet]]
     """The networks to connect to, each with the subnet that gives the address; by default the project's only one."""
     state = ask.state
     if wanted:
-        found = [ask.see(NETWORKS, id, "network_ids") for id in wanted]
+        found = [ask.see(NETWORKS, id, "network_ids", of=ask.caller.project_id) for id in wanted]
     else:
         found = [each for each in state[NETWORKS].by("project", ask.caller.project_id) if each.kind is NetworkKind.VPC]
         named = [each for each in found if each.name == "default"]
@@ -332,7 +329,9 @@ def _networks(ask: Ask, wanted: tuple[str, ...]) -> list[tuple[Network, Subnet]]
 
 def _security_groups(ask: Ask, wanted: tuple[str, ...]) -> tuple[SecurityGroupId, ...]:
     if wanted:
-        return tuple(SecurityGroupId(ask.see(SECURITY_GROUPS, id, "security_group_ids").id) for id in wanted)
+        mine = ask.caller.project_id
+        found = [ask.see(SECURITY_GROUPS, id, "security_group_ids", of=mine) for id in dict.fromkeys(wanted)]
+        return tuple(SecurityGroupId(group.id) for group in found)
     default = ask.state[SECURITY_GROUPS].one("default", ask.caller.project_id)
     return (SecurityGroupId(default.id),) if default is not None else ()
 

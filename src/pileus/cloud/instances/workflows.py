@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, Instance, InstanceState
 from pileus.cloud.instances.specs import guest_spec, volume_spec
 from pileus.cloud.networks.model import PORTS
@@ -57,11 +58,14 @@ def open_for_use(state: State, wish: OfInstance) -> list[Change]:
 def forget(state: State, wish: OfInstance) -> list[Change]:
     instance = state[INSTANCES].find(wish.instance)
     gone: list[Record] = [] if instance is None else [instance]
-    gone += state[PORTS].by("instance_id", wish.instance)
+    ports = state[PORTS].by("instance_id", wish.instance)
+    gone += ports
     gone += state[VOLUMES].by("instance", wish.instance)
     if (told := state[FIRST_BOOTS].find(wish.instance)) is not None:
         gone.append(told)
-    return [remove(record) for record in gone]
+    # A floating IP may have been given to the instance while it was on its way in or out.
+    floating = [each for port in ports for each in state[FLOATING_IPS].by("port_id", port.id)]
+    return [*(remove(record) for record in gone), *(put(without_port(each)) for each in floating)]
 
 
 @step_with(patience_s=120)

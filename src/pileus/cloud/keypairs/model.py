@@ -20,7 +20,7 @@ class Keypair(Record, frozen=True, kw_only=True):
 KEYPAIRS = Kind(
     "keypair",
     Keypair,
-    indexes={"project": lambda keypair: keypair.project_id},
+    indexes={"project": lambda keypair: keypair.project_id, "user": lambda keypair: keypair.user_id},
     unique={"name": lambda keypair: (keypair.project_id, keypair.user_id, keypair.name)},
     counts=lambda _: {"keypairs": 1},
 )

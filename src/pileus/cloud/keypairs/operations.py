@@ -21,6 +21,8 @@ _LEAST_RSA_BITS = 2048
 
 def _public_key(text: str) -> str:
     key = " ".join(text.split())
+    if not key.isprintable():
+        raise ValueError("must not hold control characters")
     try:
         loaded = load_ssh_public_key(key.encode())
     except (ValueError, UnsupportedAlgorithm):

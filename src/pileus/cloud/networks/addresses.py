@@ -1,4 +1,7 @@
-"""Which addresses of which subnet are taken, kept in step with the records, and which one is next."""
+"""Which addresses of which subnet are taken, kept in step with the records, and which one is next.
+
+Records come in any order when they are loaded: an address counts as taken whether its subnet is known yet or not.
+"""
 
 from collections.abc import Container, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -13,47 +16,59 @@ _SEARCHED_AT_MOST = 1 << 20
 """Addresses looked at before a subnet counts as full: a /64 has more than anybody can look at."""
 
 
+class _Taken:
+    """How often which addresses are held, as numbers."""
+
+    __slots__ = ("counts", "last_given")
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+        self.last_given = 0
+
+    def count(self, number: int, more: int) -> None:
+        held = self.counts.get(number, 0) + more
+        if held:
+            self.counts[number] = held
+            if more > 0:
+                self.last_given = number
+        else:
+            del self.counts[number]
+
+
 class _Pool:
     """The addresses of one subnet, as numbers."""
 
-    __slots__ = ("last_given", "ranges", "reserved", "subnet", "taken")
+    __slots__ = ("ranges", "reserved", "subnet", "taken")
 
-    def __init__(self, subnet: Subnet) -> None:
-        self.taken: dict[int, int] = {}
-        self.last_given = 0
-        self.describe(subnet)
-
-    def describe(self, subnet: Subnet) -> None:
+    def __init__(self, subnet: Subnet, taken: _Taken) -> None:
         self.subnet = subnet
-        network = ip_network(subnet.cidr)
+        self.taken = taken
         self.reserved = {int(ip_address(subnet.gateway))} if subnet.gateway else set[int]()
         if subnet.ranges:
             self.ranges = [(int(ip_address(each.first)), int(ip_address(each.last))) for each in subnet.ranges]
         else:
-            first, last = _usable(network)
-            self.ranges = [(first, last)]
+            self.ranges = [usable(ip_network(subnet.cidr))]
 
     def free(self, also_taken: Container[int]) -> int | None:
         """The next free address behind the one given last, round and round: a freed one rests as long as possible."""
         for number in self._from_last():
-            if number not in self.taken and number not in self.reserved and number not in also_taken:
+            if number not in self.taken.counts and number not in self.reserved and number not in also_taken:
                 return number
         return None
 
     def _from_last(self) -> Iterator[int]:
         left = _SEARCHED_AT_MOST
+        last_given = self.taken.last_given
         for wanted_above in (True, False):
             for first, last in self.ranges:
-                start = max(first, self.last_given + 1) if wanted_above else first
-                end = last if wanted_above else min(last, self.last_given)
+                start = max(first, last_given + 1) if wanted_above else first
+                end = last if wanted_above else min(last, last_given)
                 yield from range(start, min(end, start + left) + 1)
                 left -= max(end - start, 0)
 
-    def holds(self, number: int) -> bool:
-        return any(first <= number <= last for first, last in self.ranges)
 
-
-def _usable(network: IPv4Network | IPv6Network) -> tuple[int, int]:
+def usable(network: IPv4Network | IPv6Network) -> tuple[int, int]:
+    """The first and the last address of a subnet that somebody may have, as numbers."""
     first, last = int(network.network_address), int(network.broadcast_address)
     if network.version == 4 and network.prefixlen >= 31:
         return first, last
@@ -65,58 +80,38 @@ class Addresses:
     """A view of the state: every address that a port, a router or a floating IP has."""
 
     def __init__(self) -> None:
+        self._taken: dict[str, _Taken] = {}
+        """Of ports by their subnet; of routers and floating IPs, which name a network only, by that."""
         self._pools: dict[str, _Pool] = {}
-        self._subnets_of: dict[str, dict[str, None]] = {}
+        self._external: dict[str, dict[str, _Pool]] = {}
+        """The same subnets by network, counting what routers and floating IPs hold."""
 
     def changed(self, kind: str, before: Record | None, after: Record | None) -> None:
         if kind == "subnet":
             self._subnet_changed(before, after)
         elif kind in ("port", "router", "floating_ip"):
             for record, count in ((before, -1), (after, 1)):
-                for subnet, address in self._held(record):
-                    self._count(subnet, address, count)
+                for owner, address in _held(record):
+                    self._taken_of(owner).count(int(ip_address(address)), count)
 
     def _subnet_changed(self, before: Record | None, after: Record | None) -> None:
         if isinstance(after, Subnet):
-            if (pool := self._pools.get(after.id)) is not None:
-                pool.describe(after)
-            else:
-                self._pools[after.id] = _Pool(after)
-                self._subnets_of.setdefault(after.network_id, {})[after.id] = None
+            self._pools[after.id] = _Pool(after, self._taken_of(after.id))
+            of_network = self._external.setdefault(after.network_id, {})
+            of_network[after.id] = _Pool(after, self._taken_of(after.network_id))
         elif isinstance(before, Subnet):
             del self._pools[before.id]
-            del self._subnets_of[before.network_id][before.id]
+            del self._external[before.network_id][before.id]
 
-    def _held(self, record: Record | None) -> Iterator[tuple[str, str]]:
-        if isinstance(record, Port):
-            for each in record.addresses:
-                yield each.subnet_id, each.address
-        elif isinstance(record, Router) and record.external_network_id and record.external_address:
-            yield from self._in_network(record.external_network_id, record.external_address)
-        elif isinstance(record, FloatingIp):
-            yield from self._in_network(record.network_id, record.address)
+    def _taken_of(self, owner: str) -> _Taken:
+        found = self._taken.get(owner)
+        if found is None:
+            found = self._taken[owner] = _Taken()
+        return found
 
-    def _in_network(self, network: NetworkId, address: str) -> Iterator[tuple[str, str]]:
-        for id in self._subnets_of.get(network, ()):
-            if ip_address(address) in ip_network(self._pools[id].subnet.cidr):
-                yield id, address
-
-    def _count(self, subnet: str, address: str, count: int) -> None:
-        pool = self._pools.get(subnet)
-        if pool is None:
-            return
-        number = int(ip_address(address))
-        held = pool.taken.get(number, 0) + count
-        if held:
-            pool.taken[number] = held
-            if count > 0:
-                pool.last_given = number
-        else:
-            del pool.taken[number]
-
-    def used(self, subnet: SubnetId) -> int:
-        """How many addresses of a subnet are taken."""
-        return len(self._pools[subnet].taken)
+    def taken(self) -> dict[str, dict[int, int]]:
+        """Every address that is held, as a number, with how often: by subnet, or by external network."""
+        return {owner: dict(taken.counts) for owner, taken in self._taken.items() if taken.counts}
 
     def next(self, subnet: SubnetId, *, besides: Iterable[str] = ()) -> str:
         """A free address; those in `besides` count as taken. Raises Conflict when there is none."""
@@ -127,24 +122,21 @@ class Addresses:
         return _text(number, pool.subnet)
 
     def next_of_network(self, network: NetworkId) -> str:
-        """A free address of any IPv4 subnet of a network. Raises Conflict when there is none."""
-        for id in self._subnets_of.get(network, ()):
-            pool = self._pools[id]
-            if (number := pool.free(())) is not None:
+        """A free address of any IPv4 subnet of an external network. Raises Conflict when there is none."""
+        for pool in self._external.get(network, {}).values():
+            if ":" not in pool.subnet.cidr and (number := pool.free(())) is not None:
                 return _text(number, pool.subnet)
         raise Conflict("the network has no free address")
 
-    def check(self, subnet: SubnetId, address: str) -> str | None:
-        """Why this address cannot be had, or None."""
-        pool = self._pools[subnet]
-        wanted = ip_address(address)
-        if wanted not in ip_network(pool.subnet.cidr):
-            return f"is not in {pool.subnet.cidr}"
-        if int(wanted) in pool.taken:
-            return "is taken"
-        if int(wanted) in pool.reserved or not _usable(ip_network(pool.subnet.cidr))[0] <= int(wanted):
-            return "is reserved"
-        return None
+
+def _held(record: Record | None) -> Iterator[tuple[str, str]]:
+    if isinstance(record, Port):
+        for each in record.addresses:
+            yield each.subnet_id, each.address
+    elif isinstance(record, Router) and record.external_network_id and record.external_address:
+        yield record.external_network_id, record.external_address
+    elif isinstance(record, FloatingIp):
+        yield record.network_id, record.address
 
 
 def _text(number: int, subnet: Subnet) -> str:

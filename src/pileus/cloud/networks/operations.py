@@ -1,13 +1,13 @@
 """What one may do with networks, subnets, routers and ports."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
-from pileus.cloud.networks.addresses import Addresses
+from pileus.cloud.networks.addresses import Addresses, usable
 from pileus.cloud.networks.model import (
     GUEST_MTU,
     NETWORKS,
@@ -29,22 +29,27 @@ from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Id, Name, Wire, ref
 from pileus.state.state import Change, put, remove
 
+_NOT_FOR_SUBNETS = [
+    ip_network(each)
+    for each in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/64", "fe80::/10", "ff00::/8")
+]
+
 
 def _cidr(text: str) -> str:
-    try:
-        network = ip_network(text)
-    except ValueError as wrong:
-        raise ValueError(f"must be a subnet such as 10.0.0.0/24: {wrong}") from None
+    network = _network(text, "a subnet such as 10.0.0.0/24")
     if network.version == 4 and not 8 <= network.prefixlen <= 29:
         raise ValueError("must have a prefix length from 8 to 29")
     if network.version == 6 and network.prefixlen != 64:
         raise ValueError("must have a prefix length of 64")
-    if network.is_loopback or network.is_link_local or network.is_multicast or network.is_unspecified:
-        raise ValueError("must not be loopback, link-local or multicast")
+    if any(network.overlaps(special) for special in _NOT_FOR_SUBNETS):
+        raise ValueError("must not hold addresses that are loopback, link-local, multicast or of no network")
     return str(network)
 
 
 def _address(text: str) -> str:
+    # A zone (`fe80::1%eth0`) may hold any character, and means nothing outside of one machine.
+    if "%" in text:
+        raise ValueError("must be an address without a zone")
     try:
         return str(ip_address(text))
     except ValueError:
@@ -52,10 +57,16 @@ def _address(text: str) -> str:
 
 
 def _prefix(text: str) -> str:
+    return str(_network(text, "a prefix such as 192.0.2.0/24"))
+
+
+def _network(text: str, wanted: str) -> IPv4Network | IPv6Network:
+    if "%" in text:
+        raise ValueError(f"must be {wanted}, without a zone")
     try:
-        return str(ip_network(text))
+        return ip_network(text)
     except ValueError as wrong:
-        raise ValueError(f"must be a prefix such as 192.0.2.0/24: {wrong}") from None
+        raise ValueError(f"must be {wanted}: {wrong}") from None
 
 
 Cidr = Annotated[str, AfterValidator(_cidr)]
@@ -89,6 +100,12 @@ class SubnetCreate(Wire):
 class RouteWish(Wire):
     destination: Prefix
     next_hop: Address
+
+    @model_validator(mode="after")
+    def _is_of_one_version(self) -> Self:
+        if (":" in self.destination) != (":" in self.next_hop):
+            raise ValueError("destination and next_hop are not of the same IP version")
+        return self
 
 
 class RouterCreate(Wire):
@@ -148,16 +165,18 @@ def create_external(ask: Ask, wish: ExternalNetworkCreate) -> Plan:
         physical_network=wish.physical_network,
         vlan=wish.vlan,
     )
-    outside = ip_network(wish.cidr)
     wrong = {
-        name: f"is not in {wish.cidr}"
+        name: f"is not an address of {wish.cidr} that a machine can have"
         for name in ("gateway", "first", "last")
-        if (value := getattr(wish, name)) is not None and ip_address(value) not in outside
+        if (value := getattr(wish, name)) is not None and not _can_be_had(value, wish.cidr)
     }
     if (wish.first is None) != (wish.last is None):
         wrong["last" if wish.last is None else "first"] = "must be given together with the other end"
+    elif wish.first and wish.last and not wrong and int(ip_address(wish.first)) > int(ip_address(wish.last)):
+        wrong["last"] = "is below the first"
     if wrong:
         raise Invalid("some fields are wrong", fields=wrong)
+    _check_overlaps(ask, network, wish.cidr)
     ranges = (AddressRange(first=wish.first, last=wish.last),) if wish.first and wish.last else ()
     subnet = Subnet(
         id=ask.new_id(),
@@ -181,8 +200,7 @@ def create_external(ask: Ask, wish: ExternalNetworkCreate) -> Plan:
 @networks.delete()
 def delete(ask: Ask, network: Network) -> Plan:
     """Delete a network that nothing uses, with its subnets."""
-    if network.kind is NetworkKind.EXTERNAL and not ask.caller.is_platform:
-        raise Forbidden("external networks belong to the administrators of the cloud")
+    _must_administer(ask, network)
     if ports := ask.state[PORTS].count_by("network_id", network.id):
         raise Conflict(f"the network has {ports} ports")
     if routers := ask.state[ROUTERS].by("external_network", network.id):
@@ -198,6 +216,31 @@ def delete(ask: Ask, network: Network) -> Plan:
                 left = tuple(each for each in router.subnet_ids if each not in gone)
                 changes.append(put(msgspec.structs.replace(router, subnet_ids=left)))
     return Plan(summary=f"delete network {network.name}", changes=changes, undo="create it again, with its subnets")
+
+
+def _must_administer(ask: Ask, network: Network) -> None:
+    if network.kind is NetworkKind.EXTERNAL and not ask.caller.is_platform:
+        raise Forbidden("external networks belong to the administrators of the cloud")
+
+
+def _can_be_had(address: str, cidr: str) -> bool:
+    """Whether a machine of this subnet can have this address."""
+    network = ip_network(cidr)
+    first, last = usable(network)
+    return ip_address(address).version == network.version and first <= int(ip_address(address)) <= last
+
+
+def _check_overlaps(ask: Ask, network: Network, cidr: str) -> None:
+    """Raises Conflict if a subnet on the same wire has addresses of this one."""
+    inside = ip_network(cidr)
+    together = [network]
+    if network.kind is NetworkKind.EXTERNAL:
+        wire = network.physical_network, network.vlan
+        external = ask.state[NETWORKS].by("kind", NetworkKind.EXTERNAL)
+        together += [each for each in external if (each.physical_network, each.vlan) == wire and each.id != network.id]
+    for other in (subnet for each in together for subnet in ask.state[SUBNETS].by("network_id", each.id)):
+        if inside.overlaps(ip_network(other.cidr)):
+            raise Conflict(f"overlaps with subnet {other.name} ({other.cidr})", fields={"cidr": "overlaps"})
 
 
 subnets = Noun(
@@ -216,13 +259,12 @@ subnets.show()
 def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
     """Create a subnet."""
     network = ask.see(NETWORKS, wish.network_id, "network_id")
-    inside = ip_network(wish.cidr)
-    for other in ask.state[SUBNETS].by("network_id", network.id):
-        if inside.overlaps(ip_network(other.cidr)):
-            raise Conflict(f"overlaps with subnet {other.name} ({other.cidr})", fields={"cidr": "overlaps"})
-    gateway = wish.gateway or str(inside.network_address + 1)
-    if ip_address(gateway) not in inside:
-        raise Invalid("some fields are wrong", fields={"gateway": f"is not in {wish.cidr}"})
+    _must_administer(ask, network)
+    _check_overlaps(ask, network, wish.cidr)
+    gateway = wish.gateway or str(ip_network(wish.cidr).network_address + 1)
+    if not _can_be_had(gateway, wish.cidr):
+        wrong = {"gateway": f"is not an address of {wish.cidr} that a machine can have"}
+        raise Invalid("some fields are wrong", fields=wrong)
     subnet = Subnet(
         id=ask.new_id(),
         created_at=ask.now,
@@ -244,9 +286,16 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
 
 @subnets.delete(verb="delete")
 def delete_subnet(ask: Ask, subnet: Subnet) -> Plan:
-    """Delete a subnet that no port has an address of."""
-    if not ask.may_see(subnet):
-        raise Forbidden("external networks belong to the administrators of the cloud")
+    """Delete a subnet that nobody has an address of."""
+    network = ask.state[NETWORKS].get(subnet.network_id)
+    _must_administer(ask, network)
+    inside = ip_network(subnet.cidr)
+    for router in ask.state[ROUTERS].by("external_network", network.id):
+        if router.external_address and ip_address(router.external_address) in inside:
+            raise Conflict(f"router {router.name} has an address of this subnet")
+    for floating in ask.state[FLOATING_IPS].by("network_id", network.id):
+        if ip_address(floating.address) in inside:
+            raise Conflict(f"floating IP {floating.address} is an address of this subnet")
     if ports := ask.state[PORTS].count_by("subnet", subnet.id):
         raise Conflict(f"{ports} ports have an address of this subnet")
     changes: list[Change] = [remove(subnet)]
@@ -275,7 +324,7 @@ def create_router(ask: Ask, wish: RouterCreate) -> Plan:
         created_at=ask.now,
         project_id=ask.caller.project_id,
         name=wish.name,
-        subnet_ids=_joined(ask, wish.subnet_ids, ""),
+        subnet_ids=_joined(ask, wish.subnet_ids, ask.caller.project_id, ""),
         external_network_id=NetworkId(external.id) if external else None,
         external_address=ask.view(Addresses).next_of_network(NetworkId(external.id)) if external else None,
         snat=wish.snat,
@@ -290,7 +339,9 @@ def change_router(ask: Ask, router: Router, wish: RouterChange) -> Plan:
     changed = msgspec.structs.replace(
         router,
         name=wish.name or router.name,
-        subnet_ids=router.subnet_ids if wish.subnet_ids is None else _joined(ask, wish.subnet_ids, router.id),
+        subnet_ids=router.subnet_ids
+        if wish.subnet_ids is None
+        else _joined(ask, wish.subnet_ids, router.project_id, router.id),
         snat=router.snat if wish.snat is None else wish.snat,
         routes=router.routes
         if wish.routes is None
@@ -315,11 +366,13 @@ def _external(ask: Ask, id: str) -> Network:
     return network
 
 
-def _joined(ask: Ask, ids: tuple[str, ...], router_id: str) -> tuple[SubnetId, ...]:
-    """These subnets, if one router may join them. Raises Conflict or NotFound."""
+def _joined(ask: Ask, ids: tuple[str, ...], project: ProjectId, router_id: str) -> tuple[SubnetId, ...]:
+    """These subnets, if one router of this project may join them. Raises Conflict or NotFound."""
     seen: list[tuple[Subnet, IPv4Network | IPv6Network]] = []
     for id in dict.fromkeys(ids):
-        subnet = ask.see(SUBNETS, id, "subnet_ids")
+        subnet = ask.see(SUBNETS, id, "subnet_ids", of=project)
+        if ask.state[NETWORKS].get(subnet.network_id).kind is NetworkKind.EXTERNAL:
+            raise Conflict(f"subnet {subnet.name} leads out: name its network", fields={"subnet_ids": "external"})
         if any(other.id != router_id for other in ask.state[ROUTERS].by("subnet", id)):
             raise Conflict(f"subnet {subnet.name} is joined by another router", fields={"subnet_ids": "taken"})
         inside = ip_network(subnet.cidr)

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from pydantic import Field
 
-from pileus.cloud.hosts.model import HOSTS
+from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.kernel.errors import Conflict
 from pileus.operations.caller import Role
@@ -64,10 +64,11 @@ def change(ask: Ask, pool: Pool, wish: PoolChange) -> Plan:
 
 @pools.delete(least=Role.PLATFORM)
 def delete(ask: Ask, pool: Pool) -> Plan:
-    """Delete a resource pool that has no hosts."""
+    """Delete a resource pool that has no hosts. Join tokens for it are no longer good."""
     if pool.is_default:
         raise Conflict("the default pool cannot be deleted")
     if hosts := ask.state[HOSTS].by("pool", pool.id):
         names = ", ".join(host.name for host in hosts[:10])
         raise Conflict(f"the pool has hosts: {names}")
-    return Plan(summary=f"delete pool {pool.name}", changes=(remove(pool),), undo="create the pool again")
+    invited = [remove(each) for each in ask.state[INVITATIONS] if each.pool_id == pool.id]
+    return Plan(summary=f"delete pool {pool.name}", changes=(remove(pool), *invited), undo="create the pool again")

@@ -116,13 +116,16 @@ def change(ask: Ask, project: Project, wish: ProjectChange) -> Plan:
 
 @projects.delete(least=Role.PLATFORM)
 def delete(ask: Ask, project: Project) -> Plan:
-    """Delete a project that has no instances, images, volumes or floating IPs left; its networks go with it."""
+    """Delete a project; its own networks go with it. It must not have instances, images or floating IPs left."""
     if project.id == ask.caller.project_id:
         raise Conflict("you are working in this project")
     state = ask.state
     for kind in _KEEP_A_PROJECT:
         if left := state.table(kind).count_by("project", project.id):
             raise Conflict(f"the project still has {left} {kind.name.replace('_', ' ')}s")
+    external = [each for each in state[NETWORKS].by("project", project.id) if each.kind is NetworkKind.EXTERNAL]
+    if external:
+        raise Conflict(f"the project still has the external network {external[0].name}")
     changes: list[Change] = [remove(project)]
     for kind in _GO_WITH_A_PROJECT:
         changes += [remove(record) for record in state.table(kind).by("project", project.id)]

@@ -20,6 +20,7 @@ from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Name, Wire, ref
 from pileus.state.state import Change, put, remove
 
+_LARGEST_ICMP = 255
 PortNumber = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -48,7 +49,9 @@ class SecurityRuleCreate(Wire):
             raise ValueError("ports need a protocol")
         if self.port_max is not None and self.port_min is None:
             raise ValueError("port_max needs port_min")
-        if self.protocol in ("tcp", "udp") and (self.port_max or 65_535) < (self.port_min or 0):
+        if self.protocol == "icmp" and max(self.port_min or 0, self.port_max or 0) > _LARGEST_ICMP:
+            raise ValueError(f"types and codes of ICMP go up to {_LARGEST_ICMP}")
+        if self.protocol != "icmp" and self.port_max is not None and self.port_max < (self.port_min or 0):
             raise ValueError("port_max is below port_min")
         return self
 
@@ -106,7 +109,7 @@ def create_rule(ask: Ask, wish: SecurityRuleCreate) -> Plan:
     """Let one kind of traffic through."""
     group = ask.see(SECURITY_GROUPS, wish.group_id, "group_id")
     if wish.remote_group_id is not None:
-        ask.see(SECURITY_GROUPS, wish.remote_group_id, "remote_group_id")
+        ask.see(SECURITY_GROUPS, wish.remote_group_id, "remote_group_id", of=group.project_id)
     rule = SecurityRule(
         id=ask.new_id(),
         created_at=ask.now,

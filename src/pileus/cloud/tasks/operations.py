@@ -84,15 +84,14 @@ async def show(exchange: Exchange, task: Task) -> Answer:
         try:
             async with asyncio.timeout(wait_s):
                 while (now := state[TASKS].find(task.id)) is not None and now.state in UNFINISHED:
-                    if str(watch.news(TaskId(task.id))) != seen:
+                    if _seen(now, watch) != seen:
                         break
                     await watch.wait(TaskId(task.id))
         except TimeoutError:
             pass
-    news = watch.news(TaskId(task.id))
     task = state[TASKS].get(task.id)
     shown = shown_task(task, engine.live(TaskId(task.id)))
-    return Answer(status=200, body=msgspec.json.encode(shown), headers={"pileus-seen": str(news)})
+    return Answer(status=200, body=msgspec.json.encode(shown), headers={"pileus-seen": _seen(task, watch)})
 
 
 @tasks.special("POST", "/{id}/cancel", least=Role.MEMBER, status=204)
@@ -129,6 +128,11 @@ def shown_task(task: Task, live: Live | None) -> ShownTask:
         cancelled=task.cancelled,
         ended_at=task.ended_at,
     )
+
+
+def _seen(task: Task, watch: TaskWatch) -> str:
+    """What a caller knows by now: the record, and how far its running step is."""
+    return f"{task.revision}.{watch.news(TaskId(task.id))}"
 
 
 def _seconds(text: str) -> float:

@@ -1,0 +1,149 @@
+"""What is true of the records of every cloud at rest and at work: nothing refers to what is not there."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.hosts.model import HOSTS, INVITATIONS
+from pileus.cloud.identity.model import GRANTS, PASSWORDS, TOKEN_SECRETS, TOKENS, USERS
+from pileus.cloud.images.model import IMAGES
+from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, InstanceState
+from pileus.cloud.keypairs.model import KEYPAIRS
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
+from pileus.cloud.pools.model import POOLS
+from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
+from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.volumes.model import VOLUMES, VolumeState
+from pileus.state.kinds import Kind
+from pileus.state.state import State
+from pileus.workflow.task import TASKS, UNFINISHED
+
+# What an instance or a volume was made from (flavor, image, keypairs) may go: it is history. So is whose a task was.
+_REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
+    (IMAGES, "project_id", PROJECTS),
+    (KEYPAIRS, "project_id", PROJECTS),
+    (KEYPAIRS, "user_id", USERS),
+    (NETWORKS, "project_id", PROJECTS),
+    (SUBNETS, "project_id", PROJECTS),
+    (SUBNETS, "network_id", NETWORKS),
+    (ROUTERS, "project_id", PROJECTS),
+    (ROUTERS, "subnet_ids", SUBNETS),
+    (ROUTERS, "external_network_id", NETWORKS),
+    (PORTS, "project_id", PROJECTS),
+    (PORTS, "network_id", NETWORKS),
+    (PORTS, "security_group_ids", SECURITY_GROUPS),
+    (PORTS, "instance_id", INSTANCES),
+    (PORTS, "host_id", HOSTS),
+    (SECURITY_GROUPS, "project_id", PROJECTS),
+    (SECURITY_RULES, "project_id", PROJECTS),
+    (SECURITY_RULES, "group_id", SECURITY_GROUPS),
+    (SECURITY_RULES, "remote_group_id", SECURITY_GROUPS),
+    (FLOATING_IPS, "project_id", PROJECTS),
+    (FLOATING_IPS, "network_id", NETWORKS),
+    (FLOATING_IPS, "port_id", PORTS),
+    (FLOATING_IPS, "router_id", ROUTERS),
+    (SERVER_GROUPS, "project_id", PROJECTS),
+    (INSTANCES, "project_id", PROJECTS),
+    (INSTANCES, "pool_id", POOLS),
+    (INSTANCES, "host_id", HOSTS),
+    (INSTANCES, "server_group_id", SERVER_GROUPS),
+    (FIRST_BOOTS, "id", INSTANCES),
+    (VOLUMES, "project_id", PROJECTS),
+    (VOLUMES, "instance_id", INSTANCES),
+    (VOLUMES, "host_id", HOSTS),
+    (PASSWORDS, "id", USERS),
+    (GRANTS, "project_id", PROJECTS),
+    (GRANTS, "user_id", USERS),
+    (TOKENS, "project_id", PROJECTS),
+    (TOKENS, "user_id", USERS),
+    (TOKEN_SECRETS, "token_id", TOKENS),
+    (HOSTS, "pool_id", POOLS),
+    (INVITATIONS, "pool_id", POOLS),
+)
+
+
+def dangling(state: State) -> list[str]:
+    """What is wrong with these records, in words; empty for a cloud in which nothing is half made."""
+    checks: tuple[Callable[[State], Iterable[str]], ...] = (_references, _addresses, _instances, _within_projects)
+    return [wrong for check in checks for wrong in check(state)]
+
+
+def _ids(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
+def _references(state: State) -> Iterator[str]:
+    for kind, field, of in _REFERENCES:
+        for record in state.table(kind):
+            value = getattr(record, field)
+            for id in _ids(value):
+                if id not in state.table(of):
+                    yield f"{kind.name} {record.id} refers by {field} to {of.name} {id}, which is not there"
+    for port in state[PORTS]:
+        for each in port.addresses:
+            if each.subnet_id not in state[SUBNETS]:
+                yield f"port {port.id} has an address of subnet {each.subnet_id}, which is not there"
+
+
+def _addresses(state: State) -> Iterator[str]:
+    fixed = (each for port in state[PORTS] for each in port.addresses)
+    inside = Counter[tuple[str, str]]((each.subnet_id, each.address) for each in fixed)
+    inside.update((subnet.id, subnet.gateway) for subnet in state[SUBNETS] if subnet.gateway)
+    yield from (
+        f"address {address} of subnet {subnet} is given {n} times" for (subnet, address), n in inside.items() if n > 1
+    )
+    outside = Counter[tuple[str, str]]((floating.network_id, floating.address) for floating in state[FLOATING_IPS])
+    outside.update(
+        (router.external_network_id, router.external_address)
+        for router in state[ROUTERS]
+        if router.external_network_id and router.external_address
+    )
+    outside.update((subnet.network_id, subnet.gateway) for subnet in state[SUBNETS] if subnet.gateway)
+    yield from (
+        f"address {address} of network {network} is given {n} times"
+        for (network, address), n in outside.items()
+        if n > 1
+    )
+
+
+def _instances(state: State) -> Iterator[str]:
+    worked_on = {
+        id
+        for each in UNFINISHED
+        for id in (state[TASKS].get(task).subject_id for task in state[TASKS].ids_by("state", each))
+    }
+    for instance in state[INSTANCES]:
+        ports = state[PORTS].by("instance_id", instance.id)
+        if sorted(instance.addresses) != sorted(each.address for port in ports for each in port.addresses):
+            yield f"instance {instance.id} shows {instance.addresses}, which its ports do not have"
+        floating = [each.address for port in ports for each in state[FLOATING_IPS].by("port_id", port.id)]
+        if instance.state is not InstanceState.DELETING and sorted(instance.floating_addresses) != sorted(floating):
+            yield f"instance {instance.id} shows floating {instance.floating_addresses} and has {floating}"
+        if instance.state not in SETTLED and instance.id not in worked_on:
+            yield f"instance {instance.id} is {instance.state}, and no task is at work on it"
+        if instance.id not in state[FIRST_BOOTS]:
+            yield f"instance {instance.id} has nothing to be told at its first boot"
+    for volume in state[VOLUMES]:
+        instance = state[INSTANCES].find(volume.instance_id or "")
+        if volume.state is VolumeState.CREATING and (instance is None or instance.state in SETTLED):
+            yield f"volume {volume.id} is {volume.state}, and nobody makes it"
+
+
+def _within_projects(state: State) -> Iterator[str]:
+    """Nothing of one project holds on to what another has."""
+    for router in state[ROUTERS]:
+        for id in router.subnet_ids:
+            if (subnet := state[SUBNETS].find(id)) is not None and subnet.project_id != router.project_id:
+                yield f"router {router.id} joins subnet {id} of another project"
+    for port in state[PORTS]:
+        network = state[NETWORKS].find(port.network_id)
+        if network is not None and network.project_id != port.project_id:
+            yield f"port {port.id} is in network {network.id} of another project"
+    for floating in state[FLOATING_IPS]:
+        port = state[PORTS].find(floating.port_id or "")
+        if port is not None and port.project_id != floating.project_id:
+            yield f"floating IP {floating.address} leads to port {port.id} of another project"
