@@ -65,7 +65,7 @@ class Joined(Message, frozen=True, kw_only=True, omit_defaults=True):
         return [Address(host, self.link_port) for host in dict.fromkeys((joined_at.host, *self.addresses))]
 
 
-class Invitation(msgspec.Struct, frozen=True, kw_only=True):
+class Invitation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the controller keeps of a join token."""
 
     secret_hash: str

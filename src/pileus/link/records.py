@@ -12,7 +12,7 @@ import msgspec
 from pileus.kernel.ids import HostId, ImageId, InstanceId, NetworkId, PortId, ProjectId, VolumeId
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Anything that crosses the link."""
 
 

@@ -29,7 +29,7 @@ R = TypeVar("R", bound=Record)
 _NOTHING = msgspec.Raw(b"")
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One record put, or removed; its `revision` is the one that the change was made from."""
 
     record: Record
@@ -44,7 +44,7 @@ def remove(record: Record) -> Change:
     return Change(record, removes=True)
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
+class Origin(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who makes a change, asked for by what, from where."""
 
     actor: str

@@ -10,7 +10,7 @@ import msgspec
 from pileus.kernel.errors import PileusError
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One change of one record."""
 
     sequence: int
@@ -36,7 +36,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record as it is now, JSON; empty if it is deleted."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a store is given for one change: the event, and how the record is kept."""
 
     event: Event

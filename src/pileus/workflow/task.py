@@ -29,7 +29,7 @@ class TaskState(StrEnum):
 UNFINISHED = frozenset({TaskState.RUNNING, TaskState.UNDOING, TaskState.STUCK})
 
 
-class JournalledStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JournalledStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A step that was done, and perhaps undone again."""
 
     name: str

@@ -31,7 +31,7 @@ class Network(Record, frozen=True, kw_only=True):
     vlan: int | None = None
 
 
-class AddressRange(msgspec.Struct, frozen=True, kw_only=True):
+class AddressRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Addresses from first to last, both included."""
 
     first: str
@@ -53,7 +53,7 @@ class Subnet(Record, frozen=True, kw_only=True):
     dhcp: bool = True
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
+class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     destination: str
     """A prefix in CIDR notation."""
     next_hop: str
@@ -72,7 +72,7 @@ class Router(Record, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
 
 
-class FixedAddress(msgspec.Struct, frozen=True, kw_only=True):
+class FixedAddress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     subnet_id: SubnetId
     address: str
 
