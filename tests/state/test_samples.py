@@ -1,0 +1,76 @@
+"""Records of every version that was ever kept are read for ever: a sample of each is kept here.
+
+A new kind, or a new version of one, brings its sample: `python tests/state/test_samples.py` writes those that are
+missing, from a small cloud. A sample that is there is never written again.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pileus.controller.nouns import KINDS
+from pileus.state.kinds import Kind
+from pileus.state.store import StoredRecord
+from pileus.testing.cloud import SimulatedCloud, simulated_cloud
+from pileus.testing.memorystore import MemoryStore
+
+SAMPLES = Path(__file__).parents[1] / "golden" / "records"
+
+
+def sample(kind: Kind[Any], version: int) -> Path:
+    return SAMPLES / f"{kind.name}.{version}.json"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_version_of_a_kind_is_read_as_it_is_today(kind: Kind[Any]) -> None:
+    for version in range(1, kind.version + 1):
+        body = sample(kind, version).read_bytes()
+        id = msgspec.json.decode(body)["id"]
+        record = kind.read(StoredRecord(kind=kind.name, id=id, revision=1, version=version, body=body))
+        assert isinstance(record, kind.record)
+        assert record.id == id
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_sample_of_todays_version_holds_every_field_of_today(kind: Kind[Any]) -> None:
+    kept = set(msgspec.json.decode(sample(kind, kind.version).read_bytes()))
+    today = {field.encode_name for field in msgspec.structs.fields(kind.record)}
+    assert kept == today, f"{kind.name} has changed: declare an upgrade from version {kind.version}"
+
+
+async def begun(cloud: SimulatedCloud) -> None:
+    """Something of every kind."""
+
+    async def make(path: str, **wish: Any) -> dict[str, Any]:
+        answer = await cloud.client.post(f"/v1/{path}", json=wish, headers={"idempotency-key": path})
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl somebody"
+    await make("keypairs", name="somebody", public_key=key)
+    await make("server-groups", name="web")
+    await make("users", name="somebody", password="not guessed at once")
+    await make("hosts/tokens")
+    image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
+    made = await make("instances", name="hello", image_id=image, vcpus=1, memory_mib=256)
+    await cloud.client.get(f"/v1/tasks/{made['task_id']}?wait_s=5")
+    await make("floating-ips", instance_id=made["instance"]["id"])
+
+
+async def write_missing() -> None:
+    store = MemoryStore()
+    async with simulated_cloud(Path(tempfile.mkdtemp()), store=store) as cloud:
+        await begun(cloud)
+    for kind in KINDS:
+        path = sample(kind, kind.version)
+        if not path.exists():
+            body = next(record.body for (name, _), record in store.disk.records.items() if name == kind.name)
+            path.write_bytes(msgspec.json.format(body, indent=1) + b"\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(write_missing())
