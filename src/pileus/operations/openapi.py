@@ -93,6 +93,7 @@ def _operation(noun: Noun[Any], operation: Operation) -> Json:
             "plans": operation.changes,
             "starts": operation.starts.name if operation.starts else None,
             "socket": operation.socket is not None,
+            "labels": "labels" in operation.filters,
         },
     }
     if more.strip():
@@ -100,7 +101,7 @@ def _operation(noun: Noun[Any], operation: Operation) -> Json:
     if operation.wish_type is not None:
         body = _json(_ref(operation.wish_type))
         described["requestBody"] = {"required": True, "content": body}
-    elif operation.special is not None and operation.method in ("PUT", "POST"):
+    elif operation.body_media_type != "application/json":
         schema = {"type": "string", "format": "binary"}
         described["requestBody"] = {"required": True, "content": {operation.body_media_type: {"schema": schema}}}
     if operation.least is None:

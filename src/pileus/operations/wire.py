@@ -8,7 +8,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 class Wire(BaseModel):
     """The body of a request. Unknown fields are errors: a typo must not be a wish that nobody hears."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, regex_engine="rust-regex")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, regex_engine="rust-regex", use_attribute_docstrings=True
+    )
 
 
 def _printable(text: str) -> str:

@@ -96,7 +96,8 @@ async def follow(exchange: Exchange) -> Answer:
 
 
 async def _stream(feed: Feed, after: int, where: EventFilter, exchange: Exchange) -> AsyncIterator[bytes]:
-    yield b": pileus\n\n"
+    # An id without data: whoever is cut off before the first event knows where to go on.
+    yield b"id: %d\n\n" % after
     follower = feed.follow(after, where)
     try:
         while True:

@@ -81,6 +81,17 @@ class TokenMade(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
 
 
+class TokenHolder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a token speaks for."""
+
+    user_id: UserId
+    user_name: str
+    project_id: ProjectId
+    project_name: str
+    role: Role
+    token_id: TokenId | None
+
+
 users = Noun(
     USERS,
     plural="users",
@@ -233,7 +244,23 @@ async def sign_in(exchange: Exchange, wish: SignIn) -> Answer:
     return Answer(status=201, body=msgspec.json.encode(made))
 
 
-@tokens.special("POST", "", least=Role.READER, status=201, answers=TokenMade)
+@tokens.special("GET", "/current", least=Role.READER, answers=TokenHolder)
+async def current(exchange: Exchange) -> Answer:
+    """Show who one is: the user behind the token that is shown, the project, and the role there."""
+    ask = exchange.ask
+    caller = ask.caller
+    holder = TokenHolder(
+        user_id=caller.user_id,
+        user_name=caller.user_name,
+        project_id=caller.project_id,
+        project_name=ask.state[PROJECTS].get(caller.project_id).name,
+        role=caller.role,
+        token_id=caller.token_id,
+    )
+    return Answer(status=200, body=msgspec.json.encode(holder))
+
+
+@tokens.special("POST", "", verb="create", least=Role.READER, status=201, answers=TokenMade)
 async def create_token(exchange: Exchange, wish: TokenCreate) -> Answer:
     """Make another token for oneself in the same project: for a program, or one that lasts."""
     ask = exchange.ask

@@ -1,0 +1,152 @@
+"""Into an instance: its serial console in this terminal, and SSH."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from pileus.cli.commands import Command
+from pileus.cli.session import Common, Session
+from pileus.cli.terminal import Terminal
+from pileus.client.records import Record
+from pileus.kernel.errors import Conflict, PileusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pileus.client.console import Console
+
+LEAVE = b"\x1d"
+"""Ctrl-]"""
+
+
+def commands(session: Session) -> Mapping[str, Command]:
+    """The commands, by verb."""
+
+    async def console(
+        record: Annotated[str, Parameter(help="Name or id.")],
+        /,
+        *,
+        common: Annotated[Common, Parameter(name="*")] = Common(),
+    ) -> None:
+        """Use an instance's serial console in this terminal; Ctrl-] leaves.
+
+        Without a terminal the input is typed as it comes; at its end the console goes on being shown.
+        """
+        from pileus.cli.names import Names
+        from pileus.client.console import opened
+
+        session.use(common)
+        async with session.client() as client:
+            instance = await Names(client, session.document).record("instance", record, "record")
+            async with opened(client, instance["id"]) as console:
+                session.say(f"console of {instance['name']}; Ctrl-] leaves")
+                with _raw(session.terminal):
+                    await _both_ways(session.terminal, console)
+        session.say("\nleft the console" if session.terminal.stdin.isatty() else "left the console")
+
+    async def ssh(
+        record: Annotated[str, Parameter(help="Name or id.")],
+        /,
+        *command: Annotated[str, Parameter(allow_leading_hyphen=True, help="What to run there.")],
+        user: Annotated[str, Parameter(help="Who to sign in as; without it, who the image says.")] = "",
+        common: Annotated[Common, Parameter(name="*")] = Common(),
+    ) -> int:
+        """Sign in to an instance by SSH, at its floating IP if it has one."""
+        session.use(common)
+        return await _run("ssh", *await _destination(session, record, user), *command)
+
+    return {"console": console, "ssh": ssh}
+
+
+async def _both_ways(terminal: Terminal, console: "Console") -> None:
+    """Carry bytes until the guest's side ends or the person leaves."""
+    ways = [asyncio.ensure_future(_typed(terminal, console)), asyncio.ensure_future(_shown(console, terminal))]
+    try:
+        done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in done:
+            way.result()
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+
+
+async def _typed(terminal: Terminal, console: "Console") -> None:
+    """Type what comes in, until somebody leaves."""
+    typed = terminal.typed()
+    while data := await typed.get():
+        before, leave, _ = data.partition(LEAVE)
+        if before:
+            await console.write(before)
+        if leave:
+            return
+    # At the end of a pipe there is no more to type, and all the more to see.
+    await asyncio.get_running_loop().create_future()
+
+
+async def _shown(console: "Console", terminal: Terminal) -> None:
+    target = terminal.stdout.buffer
+    while data := await console.read():
+        target.write(data)
+        target.flush()
+
+
+@contextmanager
+def _raw(terminal: Terminal) -> "Iterator[None]":
+    """The terminal, if it is one, gives every key as it is pressed; and is as before afterwards."""
+    if not terminal.stdin.isatty():
+        yield
+        return
+    import termios
+    import tty
+
+    descriptor = terminal.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    tty.setraw(descriptor)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+async def _destination(session: Session, record: str, user: str) -> list[str]:
+    from pileus.cli.names import Names
+
+    async with session.client() as client:
+        names = Names(client, session.document)
+        instance = await names.record("instance", record, "record")
+        addresses: list[str] = [*instance["floating_addresses"], *instance["addresses"]]
+        if not addresses:
+            raise Conflict(f"instance {instance['name']} has no address")
+        image: Record = {}
+        if not user:
+            with suppress(PileusError):  # the image may be gone: then ssh chooses the user
+                image = (await client.get(f"/v1/images/{instance['image_id']}")).body
+        user = user or image.get("default_user", "")
+    return [*(("-l", user) if user else ()), "--", addresses[0]]
+
+
+async def _run(*command: str) -> int:
+    """Run a program in this terminal, and return its exit status."""
+    async with _deaf_to_interrupts():
+        process = await asyncio.create_subprocess_exec(*command)
+        return await process.wait()
+
+
+@asynccontextmanager
+async def _deaf_to_interrupts() -> AsyncIterator[None]:
+    """Ctrl-C is meant for the program that runs in the terminal now."""
+    if os.name != "posix":
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

@@ -1,0 +1,71 @@
+"""`pileus events` and `pileus events --follow`."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pileus.cli.commands import Command, command_of, described
+from pileus.cli.options import flag
+from pileus.cli.output import local
+from pileus.cli.session import Common, Session
+from pileus.client.records import Record
+
+
+def commands(session: Session) -> Mapping[str, Command]:
+    """The commands, by verb."""
+    operations = session.document.nouns["event"].operations
+    plain = command_of(operations["list"], session)
+
+    async def listed(*, follow: bool = False, **given: Any) -> None:  # noqa: ANN401 - what the signature says
+        if follow:
+            await _follow(session, given)
+        else:
+            await plain(**given)
+
+    async def followed(**given: Any) -> None:  # noqa: ANN401 - what the signature says
+        await _follow(session, given)
+
+    signature = inspect.signature(plain)
+    following = flag("follow", "Go on with what comes, until interrupted.")
+    with_follow = signature.replace(parameters=[following, *signature.parameters.values()])
+    without_limit = signature.replace(
+        parameters=[each for each in signature.parameters.values() if each.name != "limit"]
+    )
+    return {
+        "list": described(listed, with_follow, operations["list"].about),
+        "follow": described(followed, without_limit, operations["follow"].about),
+    }
+
+
+async def _follow(session: Session, given: Mapping[str, Any]) -> None:
+    from pileus.client.events import follow
+
+    session.use(given.get("common", Common()))
+    query = {name: value for name, value in given.items() if name not in ("common", "limit") and value}
+    if given.get("all_projects"):
+        query["all_projects"] = "true"
+    left: int | None = given.get("limit")
+    async with session.client() as client:
+        async for event in follow(client, query):
+            _show(event, session)
+            left = None if left is None else left - 1
+            if left == 0:
+                return
+
+
+def _show(event: Record, session: Session) -> None:
+    out = session.terminal.out
+    match session.printer.format:
+        case "json":
+            out(msgspec.json.encode(event).decode())
+        case "yaml":
+            out("---")
+            session.printer.document(event)
+        case "table":
+            name = (event.get("after") or event.get("before") or {}).get("name", "")
+            what = f"{event['kind']} {name}".rstrip()
+            out(f"{event['sequence']:>8}  {local(event['at'])}  {event['operation']:<24}  {what}  {event['id']}")
+        case _:
+            out(str(event["sequence"]))

@@ -1,0 +1,81 @@
+"""Images up and down: `pileus image upload` makes the record and sends the data, `pileus image download` brings it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from pileus.cli.commands import Command
+from pileus.cli.progress import shown
+from pileus.cli.session import Common, Session
+from pileus.client.records import Record
+
+_QCOW2 = b"QFI\xfb"
+
+
+def commands(session: Session) -> Mapping[str, Command]:
+    """The commands, by verb."""
+
+    async def upload(
+        name: Annotated[str, Parameter(help="What to call it.")],
+        /,
+        *,
+        file: Annotated[Path, Parameter(help="The disk.")],
+        format: Annotated[
+            Literal["raw", "qcow2"] | None, Parameter(help="Of the disk; without it, what the file looks like.")
+        ] = None,
+        description: str = "",
+        public: Annotated[bool, Parameter(negative=(), help="For every project to use.")] = False,
+        default_user: Annotated[str, Parameter(help="Who to sign in as.")] = "",
+        sha256: Annotated[str, Parameter(help="What the file's SHA-256 must be, in hex.")] = "",
+        common: Annotated[Common, Parameter(name="*")] = Common(),
+    ) -> None:
+        """Make an image of a file: its record, then its data, checked by its SHA-256.
+
+        If the upload fails, the record is removed again.
+        """
+        from pileus.client.images import upload as send
+
+        session.use(common)
+        file = file.expanduser()
+        fields: Record = {
+            "name": name,
+            "format": format or _format_of(file),
+            "description": description,
+            "public": public,
+            "default_user": default_user,
+        }
+        async with session.client() as client:
+            with shown(session, f"upload {name}") as progress:
+                image = await send(client, fields, file, progress=progress, expected=sha256)
+        session.say(f"sha256 {image['sha256']}: right")
+        session.printer.record(image)
+
+    async def download(
+        record: Annotated[str, Parameter(help="Name or id.")],
+        /,
+        *,
+        file: Annotated[Path, Parameter(help="Where to write it.")],
+        common: Annotated[Common, Parameter(name="*")] = Common(),
+    ) -> None:
+        """Write an image's data to a file, checked by its SHA-256."""
+        from pileus.cli.names import Names
+        from pileus.client.images import download as fetch
+
+        session.use(common)
+        async with session.client() as client:
+            image = await Names(client, session.document).record("image", record, "record")
+            with shown(session, f"download {image['name']}") as progress:
+                await fetch(client, image, file.expanduser(), progress=progress)
+        session.say(f"sha256 {image['sha256']}: right")
+
+    return {"upload": upload, "download": download}
+
+
+def _format_of(file: Path) -> str:
+    try:
+        with file.open("rb") as disk:
+            return "qcow2" if disk.read(4) == _QCOW2 else "raw"
+    except OSError:
+        return "raw"  # the upload says what is wrong with the file

@@ -1,0 +1,41 @@
+"""Plans as people read them."""
+
+from pileus.cli.output import Printer, text_of
+from pileus.cli.terminal import Terminal
+from pileus.client.records import Change, Plan
+
+_SIGNS = {"create": "+", "change": "~", "remove": "-"}
+_OWN_BUSINESS = frozenset({"id", "created_at", "revision", "project_id", "name", "generation"})
+
+
+def show(plan: Plan, terminal: Terminal, printer: Printer) -> None:
+    """Print what would be done, why so, and how it would be taken back."""
+    if printer.document(plan):
+        return
+    terminal.out(f"would {plan.summary}")
+    if plan.changes:
+        terminal.out("\nchanges")
+    for change in plan.changes:
+        terminal.out(f"  {_SIGNS.get(change.action, '?')} {change.kind.replace('_', ' ')} {change.name or change.id}")
+        if fields := _fields(change):
+            terminal.out(f"      {fields}")
+    if plan.because:
+        width = max(len(reason.about) for reason in plan.because)
+        terminal.out("\nwhy")
+        for reason in plan.because:
+            terminal.out(f"  {'*' if reason.chosen else ' '} {reason.about:<{width}}  {reason.says}".rstrip())
+    terminal.out("")
+    if plan.workflow:
+        terminal.out(f"task   {plan.workflow}")
+    if plan.price:
+        terminal.out(f"price  {plan.price}")
+    terminal.out(f"undo   {plan.undo or 'none'}")
+
+
+def _fields(change: Change) -> str:
+    if change.action == "remove":
+        return ""
+    shown = {name: value for name, value in change.fields.items() if name not in _OWN_BUSINESS}
+    return ", ".join(
+        f"{name} {text_of(name, value)}" for name, value in shown.items() if value not in (None, "", [], {})
+    )

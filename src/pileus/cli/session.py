@@ -1,0 +1,96 @@
+"""One invocation of the command line: its streams, what it was told to print how, the cloud that it talks to."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from cyclopts import Group, Parameter
+
+from pileus.cli.output import Printer
+from pileus.cli.terminal import Terminal
+from pileus.client import config as configuration
+from pileus.client.document import Document
+
+if TYPE_CHECKING:
+    from pileus.client.client import Client
+
+OUTPUT = Group("Output", sort_key=90)
+CHANGES = Group("How", sort_key=80)
+
+
+@dataclass(frozen=True)  # cyclopts reads the fields of dataclasses
+class Common:
+    """What every command takes."""
+
+    output: Annotated[
+        Literal["table", "json", "yaml", "name"],
+        Parameter(name=("--output", "-o"), help="How to print the result; a table by default.", group=OUTPUT),
+    ] = "table"
+    columns: Annotated[str, Parameter(help="Columns of the table, separated by commas.", group=OUTPUT)] = ""
+    quiet: Annotated[
+        bool, Parameter(name=("--quiet", "-q"), negative="", help="Print ids only, and no progress.", group=OUTPUT)
+    ] = False
+    project: Annotated[
+        str, Parameter(name="--project", help="Act in this project; for administrators of the cloud.", group=OUTPUT)
+    ] = ""
+
+
+@dataclass(frozen=True)  # as above
+class Changing:
+    """What every command takes whose change can be planned."""
+
+    dry_run: Annotated[
+        bool, Parameter(name="--dry-run", negative="", help="Only show what would be done.", group=CHANGES)
+    ] = False
+
+
+@dataclass(frozen=True)  # as above
+class Waiting:
+    """What every command takes that starts a task."""
+
+    no_wait: Annotated[
+        bool, Parameter(name="--no-wait", negative="", help="Do not wait for the task to end.", group=CHANGES)
+    ] = False
+
+
+class Session:
+    """What a command has at hand."""
+
+    def __init__(self, terminal: Terminal, document: Document) -> None:
+        self.terminal = terminal
+        self.document = document
+        self.common = Common()
+        self.printer = Printer(terminal, document)
+
+    def use(self, common: Common) -> None:
+        """Print like this from now on."""
+        self.common = common
+        self.printer = Printer(
+            self.terminal,
+            self.document,
+            format=common.output,
+            columns=columns_of(common.columns),
+            quiet=common.quiet,
+        )
+
+    def say(self, text: str) -> None:
+        """A line about how it goes, unless nobody wants to know."""
+        if not self.common.quiet:
+            self.terminal.say(text)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator["Client"]:
+        """A client of the cloud that the configuration names. Raises PileusError."""
+        from pileus.client.client import Client
+
+        config = configuration.load(self.terminal.environ)
+        if self.common.project:
+            config = msgspec.structs.replace(config, project=self.common.project)
+        async with Client(config, patience_s=self.terminal.patience_s) as client:
+            yield client
+
+
+def columns_of(text: str) -> Sequence[str]:
+    return [each.strip().replace("-", "_") for each in text.split(",") if each.strip()]

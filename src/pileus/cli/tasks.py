@@ -1,0 +1,197 @@
+"""Tasks: waiting for one while its steps are shown, and the whole story of one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from cyclopts import Parameter
+
+from pileus.cli.output import local, seconds
+from pileus.cli.session import Common, Session
+from pileus.cli.terminal import Terminal
+from pileus.client.errors import succeeded
+from pileus.client.records import Running, Step, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from pileus.client.client import Client
+
+
+class _View(Protocol):
+    def __call__(self, task: Task) -> None: ...
+
+
+def commands(session: Session) -> Mapping[str, Callable[..., Awaitable[None]]]:
+    """The commands that are more than their operation, by verb."""
+
+    async def shown(
+        task: Annotated[str, Parameter(name="ID", help="Of the task.")],
+        /,
+        *,
+        wait: Annotated[bool, Parameter(negative=(), help="Wait until it has ended.")] = False,
+        common: Annotated[Common, Parameter(name="*")] = Common(),
+    ) -> None:
+        """Show a task: its steps and times, its cause if it failed, what is undone."""
+        session.use(common)
+        async with session.client() as client:
+            if wait:
+                await finish(session, client, task)
+            show(await client.task(task), session)
+
+    return {"show": shown}
+
+
+async def finish(session: Session, client: "Client", id: str) -> Task:
+    """Wait for a task while its steps are shown.
+
+    Raises:
+        TaskFailed: it was undone.
+        TaskStuck: something of it is left.
+        asyncio.CancelledError: the caller has had enough; the task goes on.
+    """
+    try:
+        with _view(session) as view:
+            last = await _last(client.watch(id), view)
+    except asyncio.CancelledError:
+        session.terminal.say(f"the task goes on; watch it: pileus task show {id}; cancel it: pileus task cancel {id}")
+        raise
+    return succeeded(last)
+
+
+async def _last(news: AsyncIterator[Task], view: _View) -> Task:
+    task: Task | None = None
+    async for task in news:
+        view(task)
+    assert task is not None, "a watch ends with a task"
+    return task
+
+
+@contextmanager
+def _view(session: Session) -> "Iterator[_View]":
+    if session.common.quiet:
+        yield lambda _: None
+    elif session.terminal.stderr.isatty():
+        with _live(session.terminal) as view:
+            yield view
+    else:
+        yield _Lines(session.terminal.say)
+
+
+class _Lines:
+    """One line for each thing that is new."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said = set[tuple[str, str]]()
+
+    def __call__(self, task: Task) -> None:
+        for step in task.steps:
+            self._new(("done", step.name), f"  {step.name}: {seconds(_took(step))}")
+            if step.undone_at is not None:
+                self._new(("undone", step.name), f"  {step.name}: undone")
+        if task.running is not None and (now := news_of(task.running)) and not task.ended:
+            self._new(("now", f"{task.running.step} {now}"), f"  {task.running.step}: {now}")
+        if task.ended or task.state == "stuck":
+            self._say(f"{task.title}: {task.state} after {seconds(_lasted(task))}")
+
+    def _new(self, what: tuple[str, str], line: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            self._say(line)
+
+
+def news_of(running: Running) -> str:
+    """What the running step is doing, without how far it is."""
+    return f"waits: {running.waits_because}" if running.waits_because else running.doing
+
+
+@contextmanager
+def _live(terminal: Terminal) -> "Iterator[_View]":
+    """Steps with ticks, the running one with a spinner and a bar, in place."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=terminal.stderr, highlight=False, markup=False, emoji=False)
+    with Live(console=console, refresh_per_second=10) as live:
+        yield lambda task: live.update(_picture(task))
+
+
+def _picture(task: Task) -> "RenderableType":
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.spinner import Spinner
+    from rich.table import Table
+    from rich.text import Text
+
+    rows: list[RenderableType] = []
+    for step in task.steps:
+        mark = Text("↺ ", "yellow") if step.undone_at else Text("✓ ", "green")
+        rows.append(mark + Text(f"{step.name}  ", "default") + Text(seconds(_took(step)), "dim"))
+    running = task.running
+    if running is not None and not task.ended:
+        line = Table.grid(padding=(0, 1))
+        cells: list[RenderableType] = [Spinner("dots"), Text(running.step)]
+        if running.fraction is not None:
+            cells += [ProgressBar(total=1.0, completed=running.fraction, width=30), Text(f"{running.fraction:.0%}")]
+        if now := news_of(running):
+            cells.append(Text(now, "yellow" if running.waits_because else "dim"))
+        line.add_row(*cells)
+        rows.append(line)
+    colour = {"done": "green", "undone": "red", "stuck": "red", "undoing": "yellow"}.get(task.state, "default")
+    lasted = f" after {seconds(_lasted(task))}" if task.ended or task.state == "stuck" else ""
+    rows.append(Text(f"{task.title}: ") + Text(task.state, colour) + Text(lasted))
+    return Group(*rows)
+
+
+def show(task: Task, session: Session) -> None:
+    """Print the whole story of a task."""
+    if session.printer.document(task):
+        return
+    if not session.printer.for_people:
+        session.printer.handle({"id": task.id})
+        return
+    out = session.terminal.out
+    lasted = f" after {seconds(_lasted(task))}" if task.ended else f" for {seconds(_lasted(task))}"
+    out(f"{task.title}: {task.state}{lasted}")
+    session.printer.fields(
+        {
+            "id": task.id,
+            task.subject_kind: f"{task.subject_name} {task.subject_id}".strip(),
+            "by": task.actor,
+            "began": local(task.created_at),
+            "ended": local(task.ended_at) if task.ended_at else None,
+            "request": task.request,
+            "cancelled": True if task.cancelled else None,
+        }
+    )
+    if task.steps or task.running:
+        out("\nsteps")
+    width = max((len(step.name) for step in task.steps), default=0)
+    for step in task.steps:
+        undone = f"  undone {local(step.undone_at)}" if step.undone_at else ""
+        out(f"  {step.name:<{width}}  {local(step.started_at)}  {seconds(_took(step))}{undone}")
+    if task.running and not task.ended:
+        far = f" {task.running.fraction:.0%}" if task.running.fraction is not None else ""
+        now = news_of(task.running)
+        out(f"  {task.running.step}: running{far}{f', {now}' if now else ''}")
+    if task.cause is not None:
+        out(f"\ncause  {task.cause.detail}{f' (in {task.cause.step})' if task.cause.step else ''}")
+        for about, why in task.cause.because.items():
+            out(f"  {about}: {why}")
+    if task.stuck_because:
+        out(f"stuck  {task.stuck_because}")
+    if task.state == "undone":
+        out("undo   all that was done is undone")
+
+
+def _took(step: Step) -> float:
+    return (step.ended_at - step.started_at).total_seconds()
+
+
+def _lasted(task: Task) -> float:
+    return ((task.ended_at or datetime.now(UTC)) - task.created_at).total_seconds()

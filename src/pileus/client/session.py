@@ -1,0 +1,59 @@
+"""Signing in: first finding out whom to trust, then getting a token."""
+
+import ssl
+from collections.abc import Callable
+from hashlib import sha256
+
+import httpx2
+import msgspec
+
+from pileus.client.client import Client
+from pileus.client.config import Config
+from pileus.client.records import SignedIn
+from pileus.kernel.errors import Forbidden, Invalid, Unavailable
+
+_AUTHORITY_PATH = "/v1/authority"
+_LARGEST = 64 * 1024
+
+
+async def authority_at(url: str, trusted: Callable[[str], bool]) -> str:
+    """The certificate of the authority of the cloud at a URL, as PEM.
+
+    The connection that it comes over proves nothing: `trusted` is asked with its fingerprint (`sha256:...`).
+
+    Raises:
+        Forbidden: it is not trusted.
+        Unavailable: nobody answers there.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        async with httpx2.AsyncClient(verify=context, timeout=10.0, trust_env=False) as http:
+            response = await http.get(url.rstrip("/") + _AUTHORITY_PATH)
+    except httpx2.TransportError as failed:
+        raise Unavailable(f"{url} does not answer: {failed or type(failed).__name__}") from failed
+    except httpx2.InvalidURL as wrong:
+        raise Invalid(f"{url!r} is not a URL: {wrong}") from wrong
+    pem = response.text if response.is_success and len(response.content) <= _LARGEST else ""
+    found = fingerprint(pem)
+    if not trusted(found):
+        raise Forbidden("the cloud's authority is not trusted", because={"fingerprint": found})
+    return pem
+
+
+def fingerprint(pem: str) -> str:
+    """What people compare: `sha256:` and 64 hexadecimal digits. Raises Forbidden if this is no certificate."""
+    try:
+        return f"sha256:{sha256(ssl.PEM_cert_to_DER_cert(pem.strip())).hexdigest()}"
+    except ValueError as wrong:
+        raise Forbidden("who answers there is not a controller") from wrong
+
+
+async def sign_in(config: Config, user: str, password: str, *, patience_s: float = 5.0) -> Config:
+    """The configuration with a token for this user, in its project if it names one. Raises PileusError."""
+    nobody = msgspec.structs.replace(config, token="", project="")
+    body = {"user": user, "password": password, "project": config.project or None}
+    async with Client(nobody, patience_s=patience_s) as client:
+        made = (await client.send("POST", "/v1/tokens/sign-in", body, plans=False)).read(SignedIn)
+    return msgspec.structs.replace(config, token=made.token, project="")
