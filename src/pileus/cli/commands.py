@@ -1,5 +1,6 @@
 """One command for each operation of the API, made when it is needed from the OpenAPI document."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -10,9 +11,10 @@ from cyclopts import Parameter
 
 from pileus.cli import plans, tasks
 from pileus.cli.options import flag, is_secret, option_of, parameter_of, positional, value_of
+from pileus.cli.output import NO_NAMES
 from pileus.cli.session import Changing, Common, Session, Waiting
 from pileus.client.document import Field, Noun, Operation
-from pileus.client.records import Record
+from pileus.client.records import Plan, Record
 from pileus.kernel.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Awaitable[int | None]]
 
-_ROUTES = frozenset({"limit", "after", "all_projects", "dry_run", "sort"})
-"""Parameters of lists that are not filters."""
+_NO_FILTERS = frozenset({"limit", "all_projects", "sort"})
+"""Parameters of lists that say how to list, not what."""
 
 
 def is_command(operation: Operation) -> bool:
@@ -86,7 +88,9 @@ def _flattened(name: str, of: type) -> inspect.Parameter:
 
 
 def _filters(operation: Operation) -> list[Field]:
-    return [field for field in operation.query if field.name not in _ROUTES]
+    # A cursor is the client's business; the number of an event is something that people know.
+    cursors = {field.name for field in operation.query if field.name == "after" and field.shape.type == "string"}
+    return [field for field in operation.query if field.name not in _NO_FILTERS | cursors]
 
 
 def _of_lists(operation: Operation) -> list[inspect.Parameter]:
@@ -122,7 +126,9 @@ async def perform(operation: Operation, session: Session, given: Mapping[str, An
             await _change(operation, noun, session, client, names, given)
 
 
-async def _list(operation: Operation, session: Session, client: "Client", names: "Names", given: Mapping[str, Any]) -> None:
+async def _list(
+    operation: Operation, session: Session, client: "Client", names: "Names", given: Mapping[str, Any]
+) -> None:
     query: dict[str, Any] = {name: given.get(name) for name in ("sort",)}
     if given.get("all_projects"):
         query["all_projects"] = "true"
@@ -136,23 +142,25 @@ async def _list(operation: Operation, session: Session, client: "Client", names:
     pages = client.pages(operation.path, query, at_most=given.get("limit"))
     records: list[Record] = [record async for page in pages for record in page.items]
     columns = session.printer.wanted(operation.columns)
-    shown = await names.of(operation.noun, records, columns) if session.printer.for_people else {}
+    shown = await names.of(operation.noun, records, columns) if session.printer.for_people else NO_NAMES
     session.printer.records(records, columns, shown)
     if session.printer.for_people and not records:
         session.say(f"no {session.document.nouns[operation.noun].plural.replace('-', ' ')}")
 
 
-async def _show(operation: Operation, session: Session, client: "Client", names: "Names", given: Mapping[str, Any]) -> None:
+async def _show(
+    operation: Operation, session: Session, client: "Client", names: "Names", given: Mapping[str, Any]
+) -> None:
     path = operation.path
     if operation.takes_record:
-        path = operation.at(await names.id(operation.noun, given["record"], "record"))
+        path = operation.at(await names.id(operation.noun, given["record"]))
     query = {field.name: given.get(field.name) for field in operation.query}
     await shown(session, names, operation.noun, (await client.get(path, query)).body)
 
 
 async def shown(session: Session, names: "Names", noun: str, record: Record) -> None:
     """Print all of one record, with the names of what it refers to."""
-    called = await names.of(noun, [record], record) if session.printer.for_people else {}
+    called = await names.of(noun, [record], record) if session.printer.for_people else NO_NAMES
     session.printer.record(record, called)
 
 
@@ -167,11 +175,12 @@ async def _change(
     path, called = operation.path, given.get("name") or ""
     if operation.takes_record:
         called = given["record"]
-        path = operation.at(await names.id(operation.noun, called, "record"))
+        path = operation.at(await names.id(operation.noun, called))
     body = await _body(operation, session, names, given) if operation.body else None
     changing: Changing = given.get("changing", Changing())
     if changing.dry_run:
-        plans.show(await client.plan(operation.method, path, body), session.terminal, session.printer)
+        plan = await client.plan(operation.method, path, body)
+        plans.show(plan, session, await _names_in(plan, names) if session.printer.for_people else NO_NAMES)
         return
     reply = await client.send(operation.method, path, body, plans=operation.plans)
     answer: Record | None = reply.body
@@ -182,6 +191,15 @@ async def _change(
         session.say(f"{operation.noun.replace('-', ' ')} {called}: {operation.verb} done".replace("  ", " "))
     else:
         await _result(session, names, operation, answer)
+
+
+async def _names_in(plan: Plan, names: "Names") -> Mapping[str, str]:
+    """The names of what a plan's records refer to; those that it would make are named by it."""
+    new = {change.id: change.name for change in plan.changes if change.name}
+    found = await asyncio.gather(
+        *(names.of(change.kind.replace("_", "-"), [dict(change.fields)], change.fields) for change in plan.changes)
+    )
+    return {id: name for each in found for id, name in each.items()} | new
 
 
 async def _started(
@@ -243,8 +261,7 @@ async def _resolved(names: "Names", field: Field, value: Any) -> Any:  # noqa: A
 
 def _asked(field: Field, session: Session) -> str:
     if not session.terminal.stdin.isatty():
-        option = option_of(field.name)
-        raise Invalid(f"{option} is missing: @FILE reads it from a file, @- from the input", fields={field.name: "missing"})
+        raise Invalid(f"{option_of(field.name)} is missing: @FILE reads it from a file, @- from the input")
     from getpass import getpass
 
     return getpass(f"{field.name}: ", stream=session.terminal.stderr)

@@ -3,21 +3,19 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from pileus.cli.commands import Command
-from pileus.cli.session import Common, Session
+from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.cli.terminal import Terminal
 from pileus.client.records import Record
 from pileus.kernel.errors import Conflict, PileusError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pileus.client.console import Console
 
 LEAVE = b"\x1d"
@@ -31,7 +29,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         record: Annotated[str, Parameter(help="Name or id.")],
         /,
         *,
-        common: Annotated[Common, Parameter(name="*")] = Common(),
+        common: AsCommon = COMMON,
     ) -> None:
         """Use an instance's serial console in this terminal; Ctrl-] leaves.
 
@@ -42,7 +40,7 @@ def commands(session: Session) -> Mapping[str, Command]:
 
         session.use(common)
         async with session.client() as client:
-            instance = await Names(client, session.document).record("instance", record, "record")
+            instance = await Names(client, session.document).record("instance", record)
             async with opened(client, instance["id"]) as console:
                 session.say(f"console of {instance['name']}; Ctrl-] leaves")
                 with _raw(session.terminal):
@@ -54,7 +52,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         /,
         *command: Annotated[str, Parameter(allow_leading_hyphen=True, help="What to run there.")],
         user: Annotated[str, Parameter(help="Who to sign in as; without it, who the image says.")] = "",
-        common: Annotated[Common, Parameter(name="*")] = Common(),
+        common: AsCommon = COMMON,
     ) -> int:
         """Sign in to an instance by SSH, at its floating IP if it has one."""
         session.use(common)
@@ -97,7 +95,7 @@ async def _shown(console: "Console", terminal: Terminal) -> None:
 
 
 @contextmanager
-def _raw(terminal: Terminal) -> "Iterator[None]":
+def _raw(terminal: Terminal) -> Generator[None]:
     """The terminal, if it is one, gives every key as it is pressed; and is as before afterwards."""
     if not terminal.stdin.isatty():
         yield
@@ -119,7 +117,7 @@ async def _destination(session: Session, record: str, user: str) -> list[str]:
 
     async with session.client() as client:
         names = Names(client, session.document)
-        instance = await names.record("instance", record, "record")
+        instance = await names.record("instance", record)
         addresses: list[str] = [*instance["floating_addresses"], *instance["addresses"]]
         if not addresses:
             raise Conflict(f"instance {instance['name']} has no address")
@@ -139,7 +137,7 @@ async def _run(*command: str) -> int:
 
 
 @asynccontextmanager
-async def _deaf_to_interrupts() -> AsyncIterator[None]:
+async def _deaf_to_interrupts() -> AsyncGenerator[None]:
     """Ctrl-C is meant for the program that runs in the terminal now."""
     if os.name != "posix":
         yield

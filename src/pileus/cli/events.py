@@ -64,8 +64,8 @@ def _show(event: Record, session: Session) -> None:
             out("---")
             session.printer.document(event)
         case "table":
-            name = (event.get("after") or event.get("before") or {}).get("name", "")
-            what = f"{event['kind']} {name}".rstrip()
+            record: Record = event.get("after") or event.get("before") or {}
+            what = f"{event['kind']} {record.get('name', '')}".rstrip()
             out(f"{event['sequence']:>8}  {local(event['at'])}  {event['operation']:<24}  {what}  {event['id']}")
         case _:
             out(str(event["sequence"]))

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from pileus.cli.commands import Command
 from pileus.cli.progress import shown
-from pileus.cli.session import Common, Session
+from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.client.records import Record
 
 _QCOW2 = b"QFI\xfb"
@@ -29,7 +29,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         public: Annotated[bool, Parameter(negative=(), help="For every project to use.")] = False,
         default_user: Annotated[str, Parameter(help="Who to sign in as.")] = "",
         sha256: Annotated[str, Parameter(help="What the file's SHA-256 must be, in hex.")] = "",
-        common: Annotated[Common, Parameter(name="*")] = Common(),
+        common: AsCommon = COMMON,
     ) -> None:
         """Make an image of a file: its record, then its data, checked by its SHA-256.
 
@@ -57,7 +57,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         /,
         *,
         file: Annotated[Path, Parameter(help="Where to write it.")],
-        common: Annotated[Common, Parameter(name="*")] = Common(),
+        common: AsCommon = COMMON,
     ) -> None:
         """Write an image's data to a file, checked by its SHA-256."""
         from pileus.cli.names import Names
@@ -65,7 +65,7 @@ def commands(session: Session) -> Mapping[str, Command]:
 
         session.use(common)
         async with session.client() as client:
-            image = await Names(client, session.document).record("image", record, "record")
+            image = await Names(client, session.document).record("image", record)
             with shown(session, f"download {image['name']}") as progress:
                 await fetch(client, image, file.expanduser(), progress=progress)
         session.say(f"sha256 {image['sha256']}: right")

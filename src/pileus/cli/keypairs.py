@@ -1,5 +1,6 @@
 """`pileus keypair create`, which can also make the pair."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pileus.cli.commands import Command, perform
-from pileus.cli.session import Changing, Common, Session
+from pileus.cli.session import CHANGING, COMMON, AsChanging, AsCommon, Session
 from pileus.kernel.errors import Conflict, Invalid
 
 
@@ -22,12 +23,12 @@ def commands(session: Session) -> Mapping[str, Command]:
         generate: Annotated[
             Path | None, Parameter(help="Make a new pair: the private key in this file, the public one beside it.")
         ] = None,
-        changing: Annotated[Changing, Parameter(name="*")] = Changing(),
-        common: Annotated[Common, Parameter(name="*")] = Common(),
+        changing: AsChanging = CHANGING,
+        common: AsCommon = COMMON,
     ) -> None:
         """Store an SSH public key, of a pair that exists or of a new one."""
         if (public_key is None) == (generate is None):
-            raise Invalid("either --public-key or --generate", fields={"public_key": "one of the two"})
+            raise Invalid("either --public-key or --generate")
         if generate is not None:
             public_key = await _generated(generate.expanduser(), name)
         given = {"name": name, "public_key": public_key, "changing": changing, "common": common}
@@ -39,7 +40,7 @@ def commands(session: Session) -> Mapping[str, Command]:
 async def _generated(file: Path, comment: str) -> str:
     from pileus.kernel.programs import run
 
-    if file.exists():
-        raise Conflict(f"{file} exists", fields={"generate": "exists"})
+    if await asyncio.to_thread(file.exists):
+        raise Conflict(f"{file} exists")
     await run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(file))
-    return file.with_name(f"{file.name}.pub").read_text()
+    return await asyncio.to_thread(file.with_name(f"{file.name}.pub").read_text)

@@ -27,7 +27,9 @@ _HERE = Group("This machine", sort_key=1)
 _WHO = Group("You", sort_key=2)
 _NOUNS = Group("The cloud", sort_key=3)
 
-_ABOUT = "A private cloud: `pileus NOUN VERB`, such as `pileus instance list`; a plural alone lists: `pileus instances`."
+_ABOUT = (
+    "A private cloud: `pileus NOUN VERB`, such as `pileus instance list`; a plural alone lists: `pileus instances`."
+)
 _INTERRUPTED = 130
 """As shells say of a program that ended by SIGINT."""
 
@@ -108,7 +110,7 @@ def _signing(app: App, session: Session) -> None:
 def _verbs(noun: str, session: Session) -> Mapping[str, Command]:
     operations = session.document.nouns[noun].operations
     found = {verb: command_of(each, session) for verb, each in operations.items() if is_command(each)}
-    return found | own_commands(noun, session)
+    return {**found, **own_commands(noun, session)}
 
 
 def own_commands(noun: str, session: Session) -> Mapping[str, Command]:

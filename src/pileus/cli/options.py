@@ -34,7 +34,12 @@ def parameter_of(field: Field, *, clears: bool = False) -> inspect.Parameter:
         default=inspect.Parameter.empty if field.required else None,
         annotation=Annotated[
             annotation if field.required else annotation | None,
-            Parameter(name=option_of(field.name), negative=negative, help=help_of(field)),
+            Parameter(
+                name=option_of(field.name),
+                negative=negative,
+                help=help_of(field),
+                allow_leading_hyphen=any(choice.startswith("-") for choice in shape.choices),
+            ),
         ],
     )
 
@@ -42,9 +47,7 @@ def parameter_of(field: Field, *, clears: bool = False) -> inspect.Parameter:
 def flag(name: str, help: str) -> inspect.Parameter:
     """A parameter that is on or left out."""
     parameter = Parameter(name=f"--{name.replace('_', '-')}", negative=(), help=help)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, parameter]
-    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, parameter])
 
 
 def positional(name: str, help: str) -> inspect.Parameter:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -108,15 +108,16 @@ class Printer:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table."""
         titles = [title(column) for column in columns]
-        right = [all(_is_number(row[at]) for row in rows) for at in range(len(columns))]
+        right = [_is_numeric([row[at] for row in rows]) for at in range(len(columns))]
         if self._terminal.stdout.isatty():
             self._rich_table(titles, rows, right)
             return
         widths = [max(len(row[at]) for row in (titles, *rows)) for at in range(len(columns))]
         for row in (titles, *rows):
-            cells = (f"{cell:>{width}}" if is_right else f"{cell:<{width}}" for cell, width, is_right in zip(
-                row, widths, right, strict=True
-            ))
+            cells = (
+                f"{cell:>{width}}" if is_right else f"{cell:<{width}}"
+                for cell, width, is_right in zip(row, widths, right, strict=True)
+            )
             self._terminal.out("  ".join(cells).rstrip())
 
     def _rich_table(self, titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool]) -> None:
@@ -148,15 +149,15 @@ def title(column: str) -> str:
 
 def text_of(field: str, value: Any, names: Mapping[str, str] = NO_NAMES) -> str:  # noqa: ANN401 - any JSON value
     """A value for people: times are local, ids are names where they are known."""
+    if value in (None, "", [], {}):
+        return "-"
     match value:
-        case None | "" | [] | {}:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case list():
-            return ", ".join(text_of(field, each, names) for each in value)
+            return ", ".join(text_of(field, each, names) for each in cast("list[Any]", value))
         case dict():
-            return ", ".join(f"{name}={text_of(name, each, names)}" for name, each in value.items())
+            return ", ".join(f"{name}={text_of(name, each, names)}" for name, each in cast("Record", value).items())
         case str() if _is_time(field):
             return local(value)
         case int() if field.endswith("_bytes"):
@@ -206,15 +207,14 @@ def style_of(cell: str) -> str:
 
 def _lines(field: str, value: Any, names: Mapping[str, str], indent: str = "") -> Iterable[str]:  # noqa: ANN401
     if isinstance(value, dict):
-        pairs: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - of JSON
-        for name, each in pairs.items():
+        for name, each in cast("Record", value).items():
             if isinstance(each, dict):
                 yield f"{indent}{name}:"
                 yield from _lines(name, each, names, indent + "  ")
             else:
                 yield f"{indent}{name}: {text_of(name, each, names)}"
-    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):  # pyright: ignore[reportUnknownVariableType]
-        for each in value:  # pyright: ignore[reportUnknownVariableType] - of JSON
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in cast("list[Any]", value)):
+        for each in cast("list[Any]", value):
             yield indent + text_of(field, each, names)
     elif isinstance(value, str) and "\n" in value:
         yield from value.splitlines()
@@ -226,5 +226,6 @@ def _is_time(field: str) -> bool:
     return field.endswith("_at") or field in ("at", "since", "until")
 
 
-def _is_number(cell: str) -> bool:
-    return cell == "-" or cell.replace(".", "", 1).isdigit()
+def _is_numeric(cells: Sequence[str]) -> bool:
+    given = [cell for cell in cells if cell != "-"]
+    return bool(given) and all(cell.replace(".", "", 1).isdigit() for cell in given)

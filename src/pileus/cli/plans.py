@@ -1,23 +1,28 @@
 """Plans as people read them."""
 
-from pileus.cli.output import Printer, text_of
-from pileus.cli.terminal import Terminal
+from collections.abc import Mapping
+
+from pileus.cli.output import NO_NAMES, text_of
+from pileus.cli.session import Session
+from pileus.client.document import stem_of
 from pileus.client.records import Change, Plan
 
 _SIGNS = {"create": "+", "change": "~", "remove": "-"}
 _OWN_BUSINESS = frozenset({"id", "created_at", "revision", "project_id", "name", "generation"})
+"""Fields of records that say nothing about what is planned."""
 
 
-def show(plan: Plan, terminal: Terminal, printer: Printer) -> None:
+def show(plan: Plan, session: Session, names: Mapping[str, str] = NO_NAMES) -> None:
     """Print what would be done, why so, and how it would be taken back."""
-    if printer.document(plan):
+    if session.printer.document(plan):
         return
+    terminal = session.terminal
     terminal.out(f"would {plan.summary}")
     if plan.changes:
         terminal.out("\nchanges")
     for change in plan.changes:
         terminal.out(f"  {_SIGNS.get(change.action, '?')} {change.kind.replace('_', ' ')} {change.name or change.id}")
-        if fields := _fields(change):
+        if fields := _fields(change, names):
             terminal.out(f"      {fields}")
     if plan.because:
         width = max(len(reason.about) for reason in plan.because)
@@ -32,10 +37,12 @@ def show(plan: Plan, terminal: Terminal, printer: Printer) -> None:
     terminal.out(f"undo   {plan.undo or 'none'}")
 
 
-def _fields(change: Change) -> str:
+def _fields(change: Change, names: Mapping[str, str]) -> str:
     if change.action == "remove":
         return ""
     shown = {name: value for name, value in change.fields.items() if name not in _OWN_BUSINESS}
     return ", ".join(
-        f"{name} {text_of(name, value)}" for name, value in shown.items() if value not in (None, "", [], {})
+        f"{stem_of(name).replace('_', ' ')} {text_of(name, value, names)}"
+        for name, value in shown.items()
+        if value not in (None, "", [], {}, False)
     )

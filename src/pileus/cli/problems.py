@@ -34,7 +34,7 @@ def exit_code(error: PileusError) -> int:
 
 
 def show(error: PileusError, terminal: Terminal, *, as_json: bool) -> None:
-    """Say what went wrong: in one line, then every wrong field, every reason, and the request for whoever has the log."""
+    """Say what went wrong: in one line, then every wrong field, every reason, and the request's id."""
     problem = problem_of(error)
     if as_json:
         terminal.say(msgspec.json.format(msgspec.json.encode(problem), indent=2).decode())

@@ -1,6 +1,6 @@
 """How far a transfer is: a bar on a terminal, a line now and then elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from pileus.cli.output import size
@@ -11,7 +11,7 @@ _LINES = 4
 
 
 @contextmanager
-def shown(session: Session, what: str) -> Iterator[Callable[[int, int], None]]:
+def shown(session: Session, what: str) -> Generator[Callable[[int, int], None]]:
     """Something to tell how many bytes have passed, of how many."""
     if session.common.quiet:
         yield lambda _done, _of: None
@@ -36,7 +36,7 @@ def _lines(session: Session, what: str) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def _bar(session: Session, what: str) -> Iterator[Callable[[int, int], None]]:
+def _bar(session: Session, what: str) -> Generator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

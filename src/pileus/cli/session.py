@@ -1,6 +1,6 @@
 """One invocation of the command line: its streams, what it was told to print how, the cloud that it talks to."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,8 +16,8 @@ from pileus.client.document import Document
 if TYPE_CHECKING:
     from pileus.client.client import Client
 
-OUTPUT = Group("Output", sort_key=90)
-CHANGES = Group("How", sort_key=80)
+_OUTPUT = Group("Output", sort_key=90)
+_CHANGES = Group("How", sort_key=80)
 
 
 @dataclass(frozen=True)  # cyclopts reads the fields of dataclasses
@@ -26,14 +26,14 @@ class Common:
 
     output: Annotated[
         Literal["table", "json", "yaml", "name"],
-        Parameter(name=("--output", "-o"), help="How to print the result; a table by default.", group=OUTPUT),
+        Parameter(name=("--output", "-o"), help="How to print the result; a table by default.", group=_OUTPUT),
     ] = "table"
-    columns: Annotated[str, Parameter(help="Columns of the table, separated by commas.", group=OUTPUT)] = ""
+    columns: Annotated[str, Parameter(help="Columns of the table, separated by commas.", group=_OUTPUT)] = ""
     quiet: Annotated[
-        bool, Parameter(name=("--quiet", "-q"), negative="", help="Print ids only, and no progress.", group=OUTPUT)
+        bool, Parameter(name=("--quiet", "-q"), negative="", help="Print ids only, and no progress.", group=_OUTPUT)
     ] = False
     project: Annotated[
-        str, Parameter(name="--project", help="Act in this project; for administrators of the cloud.", group=OUTPUT)
+        str, Parameter(name="--project", help="Act in this project; for administrators of the cloud.", group=_OUTPUT)
     ] = ""
 
 
@@ -42,7 +42,7 @@ class Changing:
     """What every command takes whose change can be planned."""
 
     dry_run: Annotated[
-        bool, Parameter(name="--dry-run", negative="", help="Only show what would be done.", group=CHANGES)
+        bool, Parameter(name="--dry-run", negative="", help="Only show what would be done.", group=_CHANGES)
     ] = False
 
 
@@ -51,8 +51,14 @@ class Waiting:
     """What every command takes that starts a task."""
 
     no_wait: Annotated[
-        bool, Parameter(name="--no-wait", negative="", help="Do not wait for the task to end.", group=CHANGES)
+        bool, Parameter(name="--no-wait", negative="", help="Do not wait for the task to end.", group=_CHANGES)
     ] = False
+
+
+AsCommon = Annotated[Common, Parameter(name="*")]
+AsChanging = Annotated[Changing, Parameter(name="*")]
+COMMON = Common()
+CHANGING = Changing()
 
 
 class Session:
@@ -61,7 +67,7 @@ class Session:
     def __init__(self, terminal: Terminal, document: Document) -> None:
         self.terminal = terminal
         self.document = document
-        self.common = Common()
+        self.common = COMMON
         self.printer = Printer(terminal, document)
 
     def use(self, common: Common) -> None:
@@ -81,7 +87,7 @@ class Session:
             self.terminal.say(text)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator["Client"]:
+    async def client(self) -> AsyncGenerator["Client"]:
         """A client of the cloud that the configuration names. Raises PileusError."""
         from pileus.client.client import Client
 

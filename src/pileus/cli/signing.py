@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pileus.cli.commands import Command
-from pileus.cli.session import Common, Session
+from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.client import config as configuration
 from pileus.client.config import Config
 from pileus.kernel.errors import Invalid, PileusError, Unauthenticated
@@ -29,7 +29,7 @@ def commands(session: Session) -> Mapping[str, Command]:
             str, Parameter(help="Of the cloud's authority, sha256:..., as its controller said at its beginning.")
         ] = "",
         authority: Annotated[Path | None, Parameter(help="File with the certificate of the cloud's authority.")] = None,
-        common: Annotated[Common, Parameter(name="*")] = Common(),
+        common: AsCommon = COMMON,
     ) -> None:
         """Sign in to a cloud: get a token, and keep it for the commands that follow."""
         session.use(common)
@@ -45,7 +45,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         path = configuration.save(config, session.terminal.environ)
         session.say(f"signed in to {url} as {user}; the token is in {path}")
 
-    async def logout(*, common: Annotated[Common, Parameter(name="*")] = Common()) -> None:
+    async def logout(*, common: AsCommon = COMMON) -> None:
         """Delete the token, here and in the cloud."""
         session.use(common)
         own = configuration.own_path(session.terminal.environ)
@@ -60,7 +60,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         configuration.remove(session.terminal.environ)
         session.say(f"signed out; {own} is gone")
 
-    async def whoami(*, common: Annotated[Common, Parameter(name="*")] = Common()) -> None:
+    async def whoami(*, common: AsCommon = COMMON) -> None:
         """Show who you are, in which project, and what you may do there."""
         session.use(common)
         async with session.client() as client:
@@ -88,9 +88,7 @@ def _known(session: Session) -> Config | None:
     return None
 
 
-async def _authority(
-    session: Session, url: str, known: Config | None, expected: str, file: Path | None
-) -> str:
+async def _authority(session: Session, url: str, known: Config | None, expected: str, file: Path | None) -> str:
     """The certificate of whom to trust: given, known from before, or shown and agreed to."""
     if file is not None:
         return Config(url=url, authority=str(file)).authority_pem()
@@ -103,14 +101,14 @@ async def _authority(
 
 def _agreed(session: Session, found: str) -> bool:
     if not session.terminal.stdin.isatty():
-        raise Invalid("--fingerprint is missing: whom to trust", fields={"fingerprint": f"there is {found}"})
+        raise Invalid(f"--fingerprint is missing: whom to trust; who answers there says {found}")
     session.terminal.say(f"the authority of this cloud has the fingerprint\n  {found}")
     return _line(session, "is it the one that its controller said at its beginning? [y/N] ").lower() in ("y", "yes")
 
 
 def _line(session: Session, prompt: str) -> str:
     if not session.terminal.stdin.isatty():
-        raise Invalid("--user is missing", fields={"user": "missing"})
+        raise Invalid("--user is missing")
     session.terminal.stderr.write(prompt)
     session.terminal.stderr.flush()
     return session.terminal.stdin.readline().strip()
@@ -120,7 +118,7 @@ def _password(session: Session, *, from_input: bool) -> str:
     if from_input:
         return session.terminal.stdin.readline().rstrip("\n")
     if not session.terminal.stdin.isatty():
-        raise Invalid("--password-stdin is missing", fields={"password_stdin": "missing"})
+        raise Invalid("--password-stdin is missing")
     from getpass import getpass
 
     return getpass("password: ", stream=session.terminal.stderr)

@@ -1,29 +1,26 @@
 """Tasks: waiting for one while its steps are shown, and the whole story of one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from pileus.cli.output import local, seconds
-from pileus.cli.session import Common, Session
+from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.cli.terminal import Terminal
 from pileus.client.errors import succeeded
 from pileus.client.records import Running, Step, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import RenderableType
 
     from pileus.client.client import Client
 
 
-class _View(Protocol):
-    def __call__(self, task: Task) -> None: ...
+_View = Callable[[Task], None]
 
 
 def commands(session: Session) -> Mapping[str, Callable[..., Awaitable[None]]]:
@@ -34,7 +31,7 @@ def commands(session: Session) -> Mapping[str, Callable[..., Awaitable[None]]]:
         /,
         *,
         wait: Annotated[bool, Parameter(negative=(), help="Wait until it has ended.")] = False,
-        common: Annotated[Common, Parameter(name="*")] = Common(),
+        common: AsCommon = COMMON,
     ) -> None:
         """Show a task: its steps and times, its cause if it failed, what is undone."""
         session.use(common)
@@ -72,7 +69,7 @@ async def _last(news: AsyncIterator[Task], view: _View) -> Task:
 
 
 @contextmanager
-def _view(session: Session) -> "Iterator[_View]":
+def _view(session: Session) -> Generator[_View]:
     if session.common.quiet:
         yield lambda _: None
     elif session.terminal.stderr.isatty():
@@ -111,7 +108,7 @@ def news_of(running: Running) -> str:
 
 
 @contextmanager
-def _live(terminal: Terminal) -> "Iterator[_View]":
+def _live(terminal: Terminal) -> Generator[_View]:
     """Steps with ticks, the running one with a spinner and a bar, in place."""
     from rich.console import Console
     from rich.live import Live

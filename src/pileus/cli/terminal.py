@@ -46,9 +46,9 @@ class Terminal(msgspec.Struct, frozen=True, kw_only=True):
         """
         loop = asyncio.get_running_loop()
         queue = asyncio.Queue[bytes]()
+        descriptor = self.stdin.fileno()
 
         def read() -> None:
-            descriptor = self.stdin.fileno()
             while True:
                 try:
                     data = os.read(descriptor, 4096)

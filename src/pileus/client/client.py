@@ -14,7 +14,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -34,7 +34,9 @@ CONTROLLER_NAME: Final = "controller.pileus.internal"
 PAGE: Final = 1000
 """Records asked for at once."""
 
-_TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
+_CONNECT_S = 5.0
+_ANSWER_S = 30.0
+_TIMEOUT = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S)
 _WAIT_S = 20.0
 _PATIENCE_OF_WAITING_S = 120.0
 """How long the controller may be away before somebody who waits for a task is told so."""
@@ -172,11 +174,7 @@ class Client:
             TaskFailed: it was undone.
             TaskStuck: it could not even be undone, so far.
         """
-        last: Task | None = None
-        async for last in self.watch(id):
-            pass
-        assert last is not None, "a watch ends with a task"
-        return succeeded(last)
+        return succeeded([task async for task in self.watch(id)][-1])
 
     @asynccontextmanager
     async def stream(
@@ -187,10 +185,10 @@ class Client:
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         content: AsyncIterator[bytes] | None = None,
-        read_timeout_s: float | None = None,
-    ) -> AsyncIterator[httpx2.Response]:
+        read_timeout_s: float = _ANSWER_S,
+    ) -> AsyncGenerator[httpx2.Response]:
         """One exchange whose body is not read at once. Raises PileusError if the answer is an error."""
-        timeout = httpx2.Timeout(_TIMEOUT, read=read_timeout_s or 30.0, write=60.0)
+        timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, read=read_timeout_s)
         try:
             async with self._http.stream(
                 method,
@@ -202,7 +200,9 @@ class Client:
                 extensions=self._extensions(),
             ) as response:
                 if not response.is_success:
-                    raise refused(response.status_code, await response.aread(), response.headers.get("pileus-request"))
+                    raise refused(
+                        response.status_code, await response.aread(), response.headers.get("pileus-request", "")
+                    )
                 yield response
         except httpx2.TransportError as failed:
             raise self._unavailable(failed) from failed

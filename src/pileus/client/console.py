@@ -1,6 +1,6 @@
 """Serial consoles over a WebSocket: what is sent is typed, what comes is what the guest shows."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -45,7 +45,7 @@ class Console:
 
 
 @asynccontextmanager
-async def opened(client: Client, instance: str) -> AsyncIterator[Console]:
+async def opened(client: Client, instance: str) -> AsyncGenerator[Console]:
     """The console of an instance, by its id. Raises PileusError."""
     url = client.config.url.rstrip("/").replace("http", "ws", 1)
     own = {name: value for name, value in client.headers.items() if name in ("authorization", "pileus-project")}

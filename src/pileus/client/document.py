@@ -138,6 +138,19 @@ class Document:
         names = ("-".join(parts[start:]) for start in range(len(parts)))
         return next((name for name in names if name in self.nouns), "")
 
+    def record(self, noun: str) -> Shape | None:
+        """What a noun's records are like, as `show` or `list` gives them."""
+        schema: Any = None
+        for verb in ("show", "list"):
+            if (operation := self.nouns[noun].operations.get(verb)) is not None:
+                answer = self.raw["paths"][operation.path]["get"]["responses"]["200"]
+                schema = answer["content"]["application/json"]["schema"]
+                break
+        if schema is None:
+            return None
+        shape = self._shape(schema)
+        return shape if verb == "show" else next(each.shape.items for each in shape.fields if each.name == "items")
+
     def _operation(self, path: str, method: str, raw: Mapping[str, Any]) -> Operation:
         ours = raw["x-pileus"]
         content = raw.get("requestBody", {}).get("content", {}).get("application/json", {})
@@ -168,9 +181,8 @@ class Document:
     def _shape(self, schema: Schema) -> Shape:
         default = schema.get("default")
         schema = self._resolved(schema)
-        type = schema.get("type", "string")
-        if isinstance(type, list):
-            type = next(each for each in type if each != "null")
+        types: str | list[str] = schema.get("type", "string")
+        type = types if isinstance(types, str) else next(each for each in types if each != "null")
         required = schema.get("required", ())
         items: Schema | None = schema.get("items") or schema.get("additionalProperties") or None
         return Shape(

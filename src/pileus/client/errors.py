@@ -43,7 +43,7 @@ def succeeded(task: Task) -> Task:
     raise TaskStuck(task) if task.state == "stuck" else TaskFailed(task)
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is what it is
+class Refusal(Exception):
     """The problem document behind an error, as that error's cause."""
 
     def __init__(self, problem: Problem) -> None:

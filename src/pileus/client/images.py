@@ -32,7 +32,7 @@ async def upload(client: Client, fields: Record, file: Path, *, progress: Progre
         PileusError: the API refuses it, or what arrived is not what was sent.
     """
     try:
-        size = file.stat().st_size
+        size = (await asyncio.to_thread(file.stat)).st_size
     except OSError as failed:
         raise Invalid(f"{file} cannot be read: {failed.strerror}", fields={"file": "cannot be read"}) from failed
     image: Record = (await client.send("POST", "/v1/images", fields, plans=True)).body
@@ -71,7 +71,7 @@ def _sum(image: Record) -> dict[str, str]:
 
 async def _read(file: Path, size: int, digest: Any, progress: Progress) -> AsyncIterator[bytes]:  # noqa: ANN401 - hashlib
     sent = 0
-    with file.open("rb") as source:  # noqa: ASYNC230 - read in threads below
+    with file.open("rb") as source:
         while chunk := await asyncio.to_thread(source.read, _CHUNK):
             await asyncio.to_thread(digest.update, chunk)
             yield chunk
@@ -89,7 +89,7 @@ async def download(client: Client, image: Record, file: Path, *, progress: Progr
     digest = sha256()
     arrived = 0
     try:
-        with part.open("wb") as target:  # noqa: ASYNC230 - written in threads below
+        with part.open("wb") as target:
             async with client.stream("GET", f"/v1/images/{image['id']}/data") as response:
                 async for chunk in response.aiter_raw(_CHUNK):
                     await asyncio.to_thread(_write, target, digest, chunk)

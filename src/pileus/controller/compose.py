@@ -129,7 +129,7 @@ async def running(
             hosts.accompany,
             admit=hosts.admit,
         )
-        async with link, _serving(controller.api, settings, identity.api_context()) as api_port:
+        async with link, serving(controller.api, settings, identity.api_context()) as api_port:
             controller.api_port = api_port
             controller.link_port = controller.admissions.link_port = link.port
             log.info("controller runs", api_port=api_port, link_port=link.port, epoch=controller.state.store.epoch)
@@ -307,7 +307,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _serving(api: Api, settings: Settings, context: ssl.SSLContext) -> AsyncGenerator[int]:
+async def serving(api: Api, settings: Settings, context: ssl.SSLContext) -> AsyncGenerator[int]:
     """The API at its port, over TLS."""
     family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
     listening = socket.create_server((settings.api_host, settings.api_port), family=family, backlog=1024)

@@ -100,7 +100,7 @@ class Performer:
         try:
             return operation.wish.validate_json(body or b"{}")
         except ValidationError as wrong:
-            fields = {".".join(map(str, each["loc"])) or "body": each["msg"] for each in wrong.errors()}
+            fields = {".".join(map(str, each["loc"])) or "body": _said(each["msg"]) for each in wrong.errors()}
             raise Invalid("some fields are wrong", fields=fields) from None
 
     async def perform(self, request: Request) -> Answer:
@@ -241,6 +241,11 @@ def _subject(plan: Plan) -> Record:
     if isinstance(plan.answers, Record):
         return plan.answers
     return plan.changes[0].record
+
+
+def _said(message: str) -> str:
+    """What is wrong with a field, without how pydantic files it."""
+    return message.removeprefix("Value error, ")
 
 
 def _flag(query: Mapping[str, str], name: str) -> bool:

@@ -28,10 +28,30 @@ class EventRecord(Record, frozen=True, kw_only=True):
 EVENTS = Kind("event", EventRecord)
 
 
+class ShownEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change of one record."""
+
+    sequence: int
+    at: datetime
+    actor: str
+    operation: str
+    request: str = ""
+    source: str = ""
+    task: str = ""
+    project: str = ""
+    kind: str
+    id: str
+    revision: int
+    before: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The record as it was; not there if there was none, or if it is a secret."""
+    after: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The record as it is now; not there if it is deleted, or if it is a secret."""
+
+
 class Events(msgspec.Struct, frozen=True):
     """Some events, oldest first."""
 
-    items: list[Event]
+    items: list[ShownEvent]
     next: int
     """The sequence number to go on after."""
 
@@ -118,10 +138,25 @@ async def _stream(feed: Feed, after: int, where: EventFilter, exchange: Exchange
         follower.close()
 
 
-def _shown(event: Event, exchange: Exchange) -> Event:
+def _shown(event: Event, exchange: Exchange) -> ShownEvent:
     """An event as its reader may see it: that a secret was changed is no secret, what it is stays one."""
     feed: Feed = exchange.services[Feed]
-    return feed.shown(event)
+    seen = feed.shown(event)
+    return ShownEvent(
+        sequence=seen.sequence,
+        at=seen.at,
+        actor=seen.actor,
+        operation=seen.operation,
+        request=seen.request,
+        source=seen.source,
+        task=seen.task,
+        project=seen.project,
+        kind=seen.kind,
+        id=seen.id,
+        revision=seen.revision,
+        before=seen.before if bytes(seen.before) else msgspec.UNSET,
+        after=seen.after if bytes(seen.after) else msgspec.UNSET,
+    )
 
 
 def _number(

@@ -1,0 +1,279 @@
+"""What commands do and print, against a real controller with simulated hosts."""
+
+import asyncio
+import io
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from pileus.cli.main import invoke
+from pileus.cli.terminal import Terminal
+from pileus.kernel.errors import Unavailable
+from pileus.testing.links import until
+
+from .conftest import CommandLine, written
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPsBsaFKbVpxAVBVr7x5wQDbm3rXyA3Ro0C0E2Uh3h1P me@there"
+
+
+async def created(pileus: CommandLine, name: str, *more: str) -> str:
+    said = await pileus.ok("instance", "create", name, "--image", "mini", "--flavor", "tiny", "-q", *more)
+    return said.out.strip()
+
+
+async def test_an_instance_is_created_by_names_and_its_steps_are_told(pileus: CommandLine) -> None:
+    await pileus.ok("keypair", "create", "me", "--public-key", KEY)
+    line = "instance create hello --image mini --flavor tiny --keypair me --network default --labels a=b --labels c=d"
+    said = await pileus.ok(*line.split())
+    assert [each.split(":")[0].strip() for each in said.err.splitlines()[:3]] == [
+        "make_disks",
+        "connect",
+        "start_guest",
+    ]
+    assert "instance.create hello: done after" in said.err
+    head, row = said.out.splitlines()
+    assert head.split()[:2] == ["NAME", "STATE"]
+    assert row.split()[:2] == ["hello", "running"]
+    shown = (await pileus.ok("instance", "show", "hello", "-o", "json")).json
+    assert shown["labels"] == {"a": "b", "c": "d"}
+    assert len(shown["keypair_ids"]) == 1
+    by_label = await pileus.ok("instances", "--label", "a=b", "-o", "name")
+    assert by_label.out.split() == ["hello"]
+
+
+async def test_what_is_shown_to_people_has_names_for_ids(pileus: CommandLine) -> None:
+    await created(pileus, "named")
+    shown = (await pileus.ok("instance", "show", "named")).out
+    fields = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert (fields["image"], fields["flavor"], fields["pool"], fields["project"]) == (
+        "mini",
+        "tiny",
+        "default",
+        "default",
+    )
+    table = await pileus.ok("instance", "list", "--columns", "name,image_id,host_id", "--host", fields["host"])
+    assert ["named", "mini", fields["host"]] in [line.split() for line in table.out.splitlines()]
+
+
+async def test_nothing_that_is_piped_has_colours_or_boxes(pileus: CommandLine) -> None:
+    for line in ("--help", "instance create --help", "flavor list", "flavor show tiny"):
+        said = await pileus.ok(*line.split())
+        assert "\x1b" not in said.out
+        assert not any("\u2500" <= sign <= "\u257f" for sign in said.out)
+
+
+async def test_formats_say_the_same(pileus: CommandLine) -> None:
+    flavors = (await pileus.ok("flavor", "list", "-o", "json")).json
+    assert yaml.safe_load((await pileus.ok("flavor", "list", "-o", "yaml")).out) == flavors
+    assert (await pileus.ok("flavors", "-o", "name")).out.split() == [each["name"] for each in flavors]
+    assert (await pileus.ok("flavors", "-q")).out.split() == [each["id"] for each in flavors]
+    assert (await pileus.ok("flavors", "--limit", "2", "--sort", "-vcpus", "-o", "name")).out.split() == [
+        "xlarge",
+        "large",
+    ]
+
+
+async def test_a_dry_run_shows_the_choice_and_does_nothing(pileus: CommandLine) -> None:
+    line = ["instance", "create", "wish", "--image", "mini", "--flavor", "tiny", "--dry-run"]
+    before = pileus.cloud.state.sequence
+    said = await pileus.ok(*line)
+    assert said.out.startswith("would create instance wish on host-")
+    assert "image mini" in said.out
+    assert sum(each.strip().startswith("* host-") for each in said.out.splitlines()) == 1
+    assert sum("  fits: load" in each for each in said.out.splitlines()) == 3
+    assert "undo   delete the instance" in said.out
+    assert (await pileus.ok(*line, "-o", "json")).json["workflow"] == "instance.create"
+    assert pileus.cloud.state.sequence == before
+
+
+async def test_without_waiting_the_task_is_named(pileus: CommandLine) -> None:
+    line = ["instance", "create", "later", "--image", "mini", "--flavor", "tiny", "--no-wait", "-o", "json"]
+    begun = (await pileus.ok(*line)).json
+    done = await pileus.ok("task", "show", begun["task_id"], "--wait", "-o", "json")
+    assert done.json["state"] == "done"
+    assert done.json["subject_id"] == begun["instance"]["id"]
+
+
+async def test_a_wait_says_what_it_waits_for_and_leaves_the_task_alone_when_interrupted(pileus: CommandLine) -> None:
+    for host in pileus.cloud.fleet.hosts:
+        host.faults.fail("hypervisor.start", Unavailable("the hypervisor does not answer"), times=1000)
+    streams = [io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2)]
+    terminal = Terminal(stdin=io.StringIO(), stdout=streams[0], stderr=streams[1], environ=pileus.environ)
+
+    def said() -> str:
+        return written(streams[1])
+
+    line = ["instance", "create", "slow", "--image", "mini", "--flavor", "tiny"]
+    waiting = asyncio.ensure_future(invoke(line, terminal))
+    try:
+        await until(lambda: "start_guest: waits: " in said())
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    finally:
+        for host in pileus.cloud.fleet.hosts:
+            host.faults.mend()
+    task = said().split("pileus task cancel ")[1].strip()
+    shown = await pileus("task", "show", task, "--wait", "-o", "json")
+    assert msgspec.json.decode(shown.out)["state"] == "done"
+
+
+async def test_an_instance_goes_through_its_life(pileus: CommandLine) -> None:
+    await created(pileus, "alive")
+    for verb, state in (("stop", "stopped"), ("start", "running"), ("reboot", "running")):
+        said = await pileus.ok("instance", verb, "alive", "-o", "json")
+        assert said.json["state"] == state
+    await pileus.ok("instance", "change", "alive", "--name", "renamed", "--protected")
+    assert (await pileus("instance", "delete", "renamed")).status == 5
+    await pileus.ok("instance", "change", "renamed", "--no-protected")
+    said = await pileus.ok("instance", "delete", "renamed")
+    assert said.out == ""
+    assert "instance.delete renamed: done" in said.err
+    assert (await pileus("instance", "show", "renamed")).status == 4
+
+
+async def test_a_floating_ip_is_called_by_its_address(pileus: CommandLine) -> None:
+    await created(pileus, "reachable")
+    made = (await pileus.ok("floating-ip", "create", "--instance", "reachable", "-o", "json")).json
+    await pileus.ok("floating-ip", "dissociate", made["address"])
+    await pileus.ok("floating-ip", "delete", made["address"])
+    assert made["address"] not in (await pileus.ok("floating-ips")).out
+
+
+async def test_lists_can_be_made_empty(pileus: CommandLine) -> None:
+    await pileus.ok("router", "create", "lonely", "--no-snat")
+    await pileus.ok("network", "create", "apart")
+    await pileus.ok("subnet", "create", "apart", "--network", "apart", "--cidr", "10.9.0.0/24")
+    route = "destination=192.0.2.0/24,next_hop=10.9.0.1"
+    await pileus.ok("router", "change", "lonely", "--subnet", "apart", "--routes", route)
+    shown = (await pileus.ok("router", "show", "lonely", "-o", "json")).json
+    assert shown["routes"] == [{"destination": "192.0.2.0/24", "next_hop": "10.9.0.1"}]
+    await pileus.ok("router", "change", "lonely", "--empty-routes", "--empty-subnet")
+    shown = (await pileus.ok("router", "show", "lonely", "-o", "json")).json
+    assert (shown["routes"], shown["subnet_ids"]) == ([], [])
+
+
+async def test_an_image_goes_up_and_comes_back(pileus: CommandLine, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(os.urandom(3 * 1024 * 1024))
+    said = await pileus.ok("image", "upload", "mine", "--file", str(disk), "--default-user", "debian", "-o", "json")
+    assert (said.json["state"], said.json["format"]) == ("active", "raw")
+    assert said.json["sha256"] == sha256(disk.read_bytes()).hexdigest()
+    assert "upload mine: 3.0 MiB of 3.0 MiB" in said.err
+    back = tmp_path / "back.raw"
+    await pileus.ok("image", "download", "mine", "--file", str(back))
+    assert back.read_bytes() == disk.read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["back.raw", "disk.raw"]
+
+
+async def test_an_image_whose_upload_failed_leaves_no_record(pileus: CommandLine, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(1024 * 1024))
+    said = await pileus("image", "upload", "wrong", "--file", str(disk), "--sha256", "0" * 64)
+    assert said.status in (2, 5)
+    assert (await pileus("image", "show", "wrong")).status == 4
+    assert (await pileus("image", "upload", "wrong", "--file", str(tmp_path / "none"))).status == 2
+
+
+async def test_a_keypair_is_read_from_a_file_or_made(pileus: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "key.pub"
+    file.write_text(KEY.replace("me@there", "you") + "\n")
+    stored = (await pileus.ok("keypair", "create", "read", "--public-key", f"@{file}", "-o", "json")).json
+    assert stored["public_key"].endswith(" you")
+    own = tmp_path / "id"
+    await pileus.ok("keypair", "create", "made", "--generate", str(own))
+    assert own.stat().st_mode & 0o777 == 0o600
+    assert (await pileus("keypair", "create", "again", "--generate", str(own))).status == 5
+
+
+async def test_user_data_comes_from_a_file(pileus: CommandLine, tmp_path: Path) -> None:
+    script = tmp_path / "user-data"
+    script.write_text("#!/bin/sh\necho hello\n")
+    await created(pileus, "told", "--user-data", f"@{script}")
+    said = await pileus("instance", "create", "x", "--image", "mini", "--flavor", "tiny", "--user-data", "@/nowhere")
+    assert said.status == 2
+    assert "--user-data: cannot be read" in said.err
+
+
+async def test_events_are_listed_and_followed_from_a_number_on(pileus: CommandLine) -> None:
+    events = (await pileus.ok("events", "-o", "json")).json
+    assert events[0]["operation"] == "bootstrap"
+    followed = await pileus.ok(
+        "events", "--follow", "--after", str(events[1]["sequence"]), "--limit", "2", "-o", "json"
+    )
+    numbers = [msgspec.json.decode(line)["sequence"] for line in followed.out.splitlines()]
+    assert numbers == [event["sequence"] for event in events[2:4]]
+
+
+async def test_the_console_carries_what_is_typed_and_what_is_shown(pileus: CommandLine) -> None:
+    await created(pileus, "talkative")
+    reading, writing = os.pipe()
+    streams = [io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2)]
+    with os.fdopen(reading) as stdin, os.fdopen(writing, "wb", buffering=0) as keys:
+        terminal = Terminal(stdin=stdin, stdout=streams[0], stderr=streams[1], environ=pileus.environ)
+        console = asyncio.ensure_future(invoke(["instance", "console", "talkative"], terminal))
+
+        def shown() -> bytes:
+            return written(streams[0]).encode()
+
+        await until(lambda: b"login: " in shown())
+        keys.write(b"root\r")
+        await until(lambda: b"root\r\n" in shown())
+        keys.write(b"\x1d")
+        assert await asyncio.wait_for(console, 5) == 0
+        assert "Ctrl-] leaves" in written(streams[1])
+
+
+async def test_a_stopped_instance_has_no_console(pileus: CommandLine) -> None:
+    await created(pileus, "silent")
+    await pileus.ok("instance", "stop", "silent")
+    streams = [io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2)]
+    with Path(os.devnull).open() as stdin:
+        terminal = Terminal(stdin=stdin, stdout=streams[0], stderr=streams[1], environ=pileus.environ)
+        assert await invoke(["instance", "console", "silent"], terminal) == 5
+    assert "no console" in written(streams[1])
+
+
+async def test_somebody_signs_in_and_out(pileus: CommandLine, tmp_path: Path) -> None:
+    password = "correct horse battery"
+    await pileus.ok("user", "create", "ann", "--password", "@-", stdin=f"{password}\n")
+    await pileus.ok("grant", "create", "--user", "ann", "--project", "default", "--role", "member")
+    ann = pileus.as_another(tmp_path, token="", authority="")
+    (tmp_path / "config.json").unlink()
+    url = pileus.config.url
+    fingerprint = pileus.cloud.controller.authority.fingerprint
+    line = ("login", url, "--user", "ann", "--password-stdin")
+    assert (await ann(*line, stdin=password)).status == 2
+    assert (await ann(*line, "--fingerprint", "sha256:" + "0" * 64, stdin=password)).status == 3
+    assert (await ann(*line, "--fingerprint", fingerprint, stdin="wrong")).status == 3
+    assert (await ann("whoami")).status == 3
+    await ann.ok(*line, "--fingerprint", fingerprint, stdin=password)
+    assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o600
+    assert (await ann.ok("whoami", "-o", "name")).out == "ann\n"
+    assert (await ann("flavor", "delete", "tiny")).status == 3
+    assert (await ann("host", "list")).status == 3
+    await ann.ok("logout")
+    assert (await ann("whoami")).status == 3
+    assert not (tmp_path / "config.json").exists()
+
+
+async def test_a_cloud_with_another_authority_is_not_spoken_to(pileus: CommandLine, tmp_path: Path) -> None:
+    from pileus.kernel.clock import SystemClock
+    from pileus.link.certificates import Authority
+
+    stranger = pileus.as_another(tmp_path, authority=Authority.create(SystemClock()).pem.decode())
+    said = await stranger("instance", "list")
+    assert said.status == 8
+    assert "certificate" in said.err
+
+
+async def test_completion_knows_nouns_and_verbs(pileus: CommandLine) -> None:
+    script = (await pileus.ok("completion", "bash")).out
+    assert "security-group" in script
+    assert "dissociate" in script
