@@ -113,9 +113,13 @@ async def test_6_for_a_task_that_failed_and_was_undone(pileus: CommandLine) -> N
     assert (await pileus("instance", "show", "unlucky")).status == 4
 
 
+async def _hardly(_: float) -> None:
+    await asyncio.sleep(0.01)
+
+
 async def test_7_for_a_task_of_which_something_is_left(pileus: CommandLine) -> None:
     cloud = pileus.cloud
-    cloud.controller.engine.pause = lambda _: asyncio.sleep(0.01)
+    cloud.controller.engine.pause = _hardly
     for host in cloud.fleet.hosts:
         host.faults.fail("hypervisor.start", Conflict("the guest does not want to"))
         host.faults.fail("storage.remove", Conflict("the disk does not want to"), times=1000)

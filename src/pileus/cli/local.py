@@ -22,6 +22,16 @@ LOCAL = {
 }
 """By command, the function that is called with the arguments behind it and answers the exit status."""
 
+ABOUT = {
+    "up": "Have a whole cloud running on this machine; the first time with an instance in it.",
+    "controller": "Run a controller in the foreground.",
+    "agent": "Run this host's agent in the foreground.",
+    "sim": "Run simulated hosts against a controller, until interrupted.",
+    "backup": "Write a consistent copy of the records and the event log, while the controller runs.",
+    "restore": "Put a backup in the place of the records; the controller must be stopped.",
+}
+"""By command, what it does."""
+
 DATA = Path("/var/lib/pileus")
 
 Data = Annotated[Path, Parameter(help="The folder for everything.")]
@@ -29,7 +39,7 @@ Data = Annotated[Path, Parameter(help="The folder for everything.")]
 
 def up(arguments: Sequence[str]) -> int:
     """`pileus up`."""
-    app = _app("up", "Have a whole cloud running on this machine; the first time with an instance in it.")
+    app = _app("up")
 
     @app.default
     def run(
@@ -72,7 +82,7 @@ def up(arguments: Sequence[str]) -> int:
 
 def controller(arguments: Sequence[str]) -> int:
     """`pileus controller`."""
-    app = _app("controller", "Run a controller in the foreground.")
+    app = _app("controller")
 
     @app.default
     def run(*, data: Annotated[Path, Parameter(help="The controller's folder.")] = DATA / "controller") -> None:
@@ -85,7 +95,7 @@ def controller(arguments: Sequence[str]) -> int:
 
 def agent(arguments: Sequence[str]) -> int:
     """`pileus agent`."""
-    app = _app("agent", "Run this host's agent in the foreground.")
+    app = _app("agent")
 
     @app.default
     def run(*, data: Annotated[Path, Parameter(help="The agent's folder.")] = DATA / "agent") -> None:
@@ -100,7 +110,7 @@ def agent(arguments: Sequence[str]) -> int:
 
 def sim(arguments: Sequence[str]) -> int:
     """`pileus sim`."""
-    app = _app("sim", "Run simulated hosts against a controller, until interrupted.")
+    app = _app("sim")
 
     @app.default
     def run(
@@ -117,7 +127,7 @@ def sim(arguments: Sequence[str]) -> int:
 
 def backup(arguments: Sequence[str]) -> int:
     """`pileus backup`."""
-    app = _app("backup", "Write a consistent copy of the records and the event log, while the controller runs.")
+    app = _app("backup")
 
     @app.default
     def run(
@@ -134,7 +144,7 @@ def backup(arguments: Sequence[str]) -> int:
 
 def restore(arguments: Sequence[str]) -> int:
     """`pileus restore`."""
-    app = _app("restore", "Put a backup in the place of the records; the controller must be stopped.")
+    app = _app("restore")
 
     @app.default
     def run(
@@ -149,8 +159,8 @@ def restore(arguments: Sequence[str]) -> int:
     return _call(app, arguments)
 
 
-def _app(name: str, about: str) -> App:
-    return App(name=f"pileus {name}", help=about, version_flags=[], result_action="return_value")
+def _app(name: str) -> App:
+    return App(name=f"pileus {name}", help=ABOUT[name], version_flags=[], result_action="return_value")
 
 
 def _call(app: App, arguments: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
@@ -13,8 +14,7 @@ from cyclopts.exceptions import CycloptsError
 from pileus import __version__
 from pileus.cli import problems
 from pileus.cli.commands import Command, command_of, is_command
-from pileus.cli.local import LOCAL
-from pileus.cli.local import run as run_local
+from pileus.cli.local import ABOUT, LOCAL
 from pileus.cli.session import Session
 from pileus.cli.terminal import Terminal, of_process
 from pileus.client.document import Document, load
@@ -42,7 +42,8 @@ def main() -> None:
 def run(arguments: Sequence[str], terminal: Terminal) -> int:
     """Do what the arguments say, and return the exit status."""
     if arguments and arguments[0] in LOCAL:
-        return run_local(LOCAL[arguments[0]], arguments[1:])
+        module, _, function = LOCAL[arguments[0]].partition(":")
+        return getattr(import_module(module), function)(arguments[1:])
     try:
         return asyncio.run(invoke(arguments, terminal))
     except KeyboardInterrupt:
@@ -81,8 +82,8 @@ def application(session: Session, noun: str | None) -> App:
         help_format="plaintext",
         default_parameter=Parameter(show_default=False),
     )
-    for name, local in LOCAL.items():
-        app.command(App(name=name, help=local.about, group=_HERE))
+    for name in LOCAL:
+        app.command(App(name=name, help=ABOUT[name], group=_HERE))
     if noun is None or noun not in session.document.nouns:
         _signing(app, session)
     for place, each in enumerate(session.document.nouns.values()):

@@ -15,9 +15,9 @@ _HEAD = """\
 # The command line
 
 `pileus NOUN VERB`: one command for each operation of the [API](api.md), and a few more. Records are called by name or
-id; where several have one name, the caller's own project comes first, and if that does not decide it, ids do. Changes
-wait for their task and show its steps, unless `--no-wait` is given; `--dry-run` shows what would be done, where and why.
-A plural lists: `pileus instances`.
+id; where several have one name, the caller's own project comes first, and if that does not decide it, ids do.
+Changes wait for their task and show its steps, unless `--no-wait` is given; `--dry-run` shows what would be done,
+where and why. A plural lists: `pileus instances`.
 
 Every command takes `--output` (`-o`): `table`, for people, is the default; `json` and `yaml` are what the API says;
 `name` is names. `--quiet` (`-q`) prints ids, and no progress; `--columns a,b` chooses those of tables; `--project`

@@ -12,12 +12,12 @@ _HEAD = """\
 
 Port 5870, TLS, JSON. The document that machines read is at `/openapi.json`; this page says the same for people.
 
-- **Who asks**: `Authorization: Bearer <token>`; a token comes from `POST /v1/tokens/sign-in`. Administrators of the cloud
-  may act in another project with `Pileus-Project: <id or name>`.
+- **Who asks**: `Authorization: Bearer <token>`; a token comes from `POST /v1/tokens/sign-in`. Administrators of the
+  cloud may act in another project with `Pileus-Project: <id or name>`.
 - **Lists** come in pages: `{"items": [...], "next": <cursor or null>}`. `limit` (up to 1000), `after` (the cursor),
   `sort` (a `-` ahead descends), and the filters that each list names; `label.<key>=<value>` where there are labels.
-- **Changes** take `?dry_run=true`, which answers with the plan and does nothing; `Idempotency-Key`, with which a request
-  that is sent again is done once; and, on a record, `If-Match` with its revision.
+- **Changes** take `?dry_run=true`, which answers with the plan and does nothing; `Idempotency-Key`, with which a
+  request that is sent again is done once; and, on a record, `If-Match` with its revision.
 - **Tasks**: what takes time answers 202 with `task_id`. `GET /v1/tasks/{id}?wait_s=20&seen=<Pileus-Seen of the last
   answer>` waits for news.
 - **Events**: `GET /v1/events/follow` is a stream of server-sent events, to be resumed with `Last-Event-ID`.
