@@ -19,7 +19,7 @@ import msgspec
 
 from pileus.agent.network.ovn_dns import DatagramServer, Forwarder
 from pileus.agent.network.ovn_http import HEAD_LIMIT_BYTES, MetadataServer
-from pileus.agent.network.ovn_namespace import NAMESPACES, close_ipv6, compute_checksums, devices, within
+from pileus.agent.network.ovn_namespace import NAMESPACES, close_ipv6, compute_checksums, devices, is_namespace, within
 from pileus.agent.network.ovn_switch import Switch
 from pileus.agent.network.port import MetadataListener, Plug
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
@@ -50,6 +50,8 @@ class OvnHostNetwork:
         self._forwarder = forwarder or Forwarder()
         self._served: dict[NetworkId, _Served] = {}
         self._serving = asyncio.Lock()
+        self._naming = asyncio.Lock()
+        self._naming = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def plug(self, instance: InstanceId, nic: NicSpec) -> Plug:
@@ -120,10 +122,11 @@ class OvnHostNetwork:
         namespace = namespace_of(network)
         leg = _leg_of(namespace)
         mac = metadata_mac(network)
-        if not (NAMESPACES / namespace).is_mount():
-            # What an agent in mounts of its own has left is only a name.
-            await run("ip", "netns", "delete", namespace, accept=(0, 1))
-            await run("ip", "netns", "add", namespace)
+        async with self._naming:  # iproute2 first mounts /run/netns, and two that do so at once lose a namespace
+            if not is_namespace(namespace):
+                # What an agent in mounts of its own has left is only a name.
+                await run("ip", "netns", "delete", namespace, accept=(0, 1))
+                await run("ip", "netns", "add", namespace)
         if leg not in devices():
             peer = ("peer", "name", _LEG, "address", mac, "netns", namespace)
             await run("ip", "link", "add", leg, "type", "veth", *peer)

@@ -22,6 +22,15 @@ _CLONE_NEWNET = 0x4000_0000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def is_namespace(name: str) -> bool:
+    """Whether there is a network namespace of this name, and not only the file that one was mounted on."""
+    file = NAMESPACES / name
+    try:
+        return file.stat().st_dev != file.parent.stat().st_dev
+    except FileNotFoundError:
+        return False
+
+
 async def within(namespace: str, call: Callable[[], T]) -> T:
     """Call this in a network namespace. A socket that it opens stays there; the process does not.
 
