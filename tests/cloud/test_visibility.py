@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import httpx2
 import pytest
 
 from pileus.cloud.identity.model import TOKENS
@@ -19,8 +18,8 @@ from pileus.testing.asgi import status_of
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until
 from pileus.testing.people import People, Person
+from pileus.testing.requests import KEY, items
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl they@home"
 SEEN_BY_ALL = {"flavor", "pool", "event"}
 """Nouns without records of a project."""
 
@@ -56,12 +55,6 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     found["grant"] = (await items(client, "grants"))[0]["id"]
     found["host"] = cloud.fleet.hosts[0].id
     return found
-
-
-async def items(client: httpx2.AsyncClient, plural: str) -> list[dict[str, Any]]:
-    answer = await client.get(f"/v1/{plural}")
-    assert answer.status_code == 200, answer.text
-    return answer.json()["items"]
 
 
 @pytest.mark.parametrize("role", [Role.READER, Role.MEMBER, Role.ADMIN])
