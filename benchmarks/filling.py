@@ -69,7 +69,8 @@ class Filled(msgspec.Struct, frozen=True, kw_only=True):
     """Of the cloud's administrator."""
     image: str
     flavor: str
-    instances: Sequence[Instance]
+    instances: Sequence[tuple[str, int]]
+    """Ids, each with the number of its tenant."""
 
 
 async def fill(data: Path, *, hosts: int, instances: int = 0, room: int = 0) -> Filled:
@@ -93,14 +94,14 @@ async def fill(data: Path, *, hosts: int, instances: int = 0, room: int = 0) -> 
         await state.commit([put(image)], ORIGIN)
         path = ImageFiles(data / "images").path(ImageId(image.id))
         await asyncio.to_thread(path.write_bytes, bytes(image.size_bytes))
-        running: list[Instance] = []
+        running: list[tuple[str, int]] = []
         for begin in range(0, instances, _AT_ONCE):
             records: list[Record] = []
             for number in range(begin, min(begin + _AT_ONCE, instances)):
                 tenant, host = tenants[number % projects], ids[number % hosts]
-                instance, *rest = _instance(tenant, host, PoolId(pool.id), image, number, number // projects, now)
-                running.append(instance)
-                records += (instance, *rest)
+                made_here = _instance(tenant, host, PoolId(pool.id), image, number, number // projects, now)
+                running.append((made_here[0].id, number % projects))
+                records += made_here
             await state.commit(map(put, records), ORIGIN)
         flavor = next(each.id for each in state[FLAVORS] if each.name == "tiny")
     _join(data, ids)

@@ -24,6 +24,7 @@ import structlog
 import uvloop
 from filling import SETTINGS, identity
 
+from pileus.agent.host import Machine
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.ids import HostId
 from pileus.link.addresses import Address
@@ -34,6 +35,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_MIB = resource.getpagesize() / 1024**2
 _STARTS_WITHIN_S = 120.0
 
+_MACHINE = Machine(name="", vcpus=8192, memory_mib=16 << 20, disk_mib=64 << 20)
+"""A host: so large that none is ever full."""
+
 _CONTROLLER = "import sys; from pathlib import Path; from pileus.controller.daemon import main; main(Path(sys.argv[1]))"
 
 
@@ -42,6 +46,11 @@ class Process:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+
+    @staticmethod
+    def this() -> "Process":
+        """The one that asks."""
+        return Process(os.getpid())
 
     @property
     def cpu_s(self) -> float:
@@ -117,7 +126,7 @@ def fleet(data: Path, hosts: Sequence[HostId], link_port: int) -> Generator[Proc
 def _run_fleet(data: Path, hosts: Sequence[HostId], link_port: int) -> None:
     quietly()
     clock = SystemClock()
-    simulated = SimulatedFleet(len(hosts), clock=clock)
+    simulated = SimulatedFleet(len(hosts), clock=clock, machine=_MACHINE)
     for agent, host in zip(simulated.hosts, hosts, strict=True):
         agent.id = host
 
@@ -179,9 +188,25 @@ def in_process(work: Callable[..., Coroutine[Any, Any, Any]], *arguments: object
     return result
 
 
+@contextmanager
+def beside(work: Callable[..., Coroutine[Any, Any, Any]], *arguments: object) -> Generator[None]:
+    """Run a coroutine function in a process of its own until left, which breaks it off."""
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=(None, work, arguments))
+    process.start()
+    try:
+        yield
+        if not process.is_alive():
+            raise RuntimeError(f"{work.__name__} has ended before its time")
+    finally:
+        process.terminate()
+        process.join()
+
+
 def _run(answer: Any, work: Callable[..., Coroutine[Any, Any, Any]], arguments: Sequence[Any]) -> None:  # noqa: ANN401
     quietly()
-    answer.send(uvloop.run(work(*arguments)))
+    result = uvloop.run(work(*arguments))
+    if answer is not None:
+        answer.send(result)
 
 
 def quietly() -> None:

@@ -17,12 +17,13 @@ class Usage:
     """A view of the state: what every project uses, by what is counted (`instances`, `vcpus`, `memory_mib`)."""
 
     def __init__(self, kinds: Iterable[Kind[Any]]) -> None:
-        self._counts = {kind.name: kind.counts for kind in kinds}
-        self._names = {kind.record: kind.name for kind in kinds}
+        self._counts = {kind.name: kind.counts for kind in kinds if kind.counts is not None}
         self._used: dict[str, dict[str, int]] = {}
 
     def changed(self, kind: str, before: Record | None, after: Record | None) -> None:
-        counts = self._counts[kind]
+        counts = self._counts.get(kind)
+        if counts is None:
+            return
         for record, sign in ((before, -1), (after, 1)):
             if record is not None and (taken := counts(record)):
                 used = self._used.setdefault(project_of(record), {})
@@ -36,9 +37,11 @@ class Usage:
         """Raises QuotaExceeded if these changes would take more of a project's quota than is left, naming all of it."""
         wanted: dict[str, dict[str, int]] = {}
         for change in changes:
-            name = self._names[type(change.record)]
-            counts = self._counts[name]
-            before = state.table(state.kind_of(change.record)).find(change.record.id)
+            kind = state.kind_of(change.record)
+            counts = kind.counts
+            if counts is None:
+                continue
+            before = state.table(kind).find(change.record.id)
             after = None if change.removes else change.record
             for record, sign in ((before, -1), (after, 1)):
                 if record is not None and (taken := counts(record)):

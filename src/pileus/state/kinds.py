@@ -21,10 +21,6 @@ class Unreadable(PileusError):
     code, title = "unreadable", "A kept record cannot be read"
 
 
-def _no_counts(_: Any) -> Mapping[str, int]:  # noqa: ANN401 - stands for the counts of any kind
-    return {}
-
-
 class Kind(Generic[R]):
     """One kind of records: its name, its type, how it is found, what of a quota it takes, how old ones are read."""
 
@@ -36,7 +32,7 @@ class Kind(Generic[R]):
         indexes: Mapping[str, Callable[[R], Hashable | None]] | None = None,
         many: Mapping[str, Callable[[R], Iterable[Hashable]]] | None = None,
         unique: Mapping[str, Callable[[R], Hashable | None]] | None = None,
-        counts: Callable[[R], Mapping[str, int]] = _no_counts,
+        counts: Callable[[R], Mapping[str, int]] | None = None,
         upgrades: tuple[Upgrade, ...] = (),
         keeps_before: bool = True,
         secret: bool = False,
@@ -49,7 +45,7 @@ class Kind(Generic[R]):
             indexes: by name, the key under which a record is found; None is not indexed.
             many: the same for records that are found under several keys.
             unique: by name, a key that no two records may share; None is free.
-            counts: what a record takes of its project's quota.
+            counts: what a record takes of its project's quota; None if nothing.
             upgrades: the first turns version 1 into 2, and so on; the kind's version is one more than there are.
             keeps_before: whether events tell what a record was before.
             secret: whether nobody is shown its events.

@@ -1,7 +1,7 @@
 """Tables: all records of one kind in memory, with the indexes that queries need. Reading never does I/O."""
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from pileus.kernel.errors import NotFound
@@ -71,42 +71,53 @@ class Table(Generic[R]):
     def write(self, id: str, after: R | None) -> R | None:
         """Set or (None) remove a record, keep the indexes, and return what was there."""
         before = self._records.get(id)
-        if before is not None:
-            self._unlist(before)
         if after is not None:
             self._records[id] = after
-            self._list(after)
             if before is None:
                 _insert(self._order, id)
         elif before is not None:
             del self._records[id]
-            del self._order[bisect_left(self._order, id)]
+            _remove(self._order, id)
+        self._index(id, before, after)
         return before
 
-    def _keys(self, record: R) -> Iterator[tuple[str, Hashable]]:
-        for name, key_of in self.kind.indexes.items():
-            if (key := key_of(record)) is not None:
-                yield name, key
-        for name, keys_of in self.kind.many.items():
-            for key in set(keys_of(record)):
-                yield name, key
+    def _index(self, id: str, before: R | None, after: R | None) -> None:
+        """Keep the indexes; a key that stays the same, as most do, costs nothing but the comparison."""
+        kind = self.kind
+        for name, key_of in kind.indexes.items():
+            old = None if before is None else key_of(before)
+            new = None if after is None else key_of(after)
+            if old != new:
+                self._move(name, id, () if old is None else (old,), () if new is None else (new,))
+        for name, keys_of in kind.many.items():
+            olds = set[Hashable]() if before is None else set(keys_of(before))
+            news = set[Hashable]() if after is None else set(keys_of(after))
+            if olds != news:
+                self._move(name, id, olds - news, news - olds)
+        for name, key_of in kind.unique.items():
+            old = None if before is None else key_of(before)
+            new = None if after is None else key_of(after)
+            if old != new and old is not None and self._unique[name].get(old) == id:
+                del self._unique[name][old]
+            if new is not None:
+                self._unique[name][new] = id
 
-    def _list(self, record: R) -> None:
-        for name, key in self._keys(record):
-            _insert(self._indexes[name].setdefault(key, []), record.id)
-        for name, key_of in self.kind.unique.items():
-            if (key := key_of(record)) is not None:
-                self._unique[name][key] = record.id
-
-    def _unlist(self, record: R) -> None:
-        for name, key in self._keys(record):
-            ids = self._indexes[name][key]
-            del ids[bisect_left(ids, record.id)]
+    def _move(self, name: str, id: str, away_from: Iterable[Hashable], to: Iterable[Hashable]) -> None:
+        index = self._indexes[name]
+        for key in away_from:
+            ids = index[key]
+            _remove(ids, id)
             if not ids:
-                del self._indexes[name][key]
-        for name, key_of in self.kind.unique.items():
-            if (key := key_of(record)) is not None and self._unique[name].get(key) == record.id:
-                del self._unique[name][key]
+                del index[key]
+        for key in to:
+            if (ids := index.get(key)) is None:
+                index[key] = [id]
+            else:
+                _insert(ids, id)
+
+
+def _remove(ids: list[str], id: str) -> None:
+    del ids[bisect_left(ids, id)]
 
 
 def _insert(ids: list[str], id: str) -> None:

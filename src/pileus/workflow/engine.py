@@ -53,12 +53,13 @@ class _Unwinding(Exception):
 class _Run(Generic[W]):
     """One run of a workflow over the journal in its task's record."""
 
-    __slots__ = ("_interruptible", "_undos", "engine", "id", "live")
+    __slots__ = ("_interruptible", "_passed", "engine", "id", "live")
 
     def __init__(self, engine: "Engine[W]", id: TaskId) -> None:
         self.engine = engine
         self.id = id
-        self._undos: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._passed: list[tuple[Step[W, ..., Any], tuple[Any, ...], dict[str, Any]]] = []
+        """The steps that were reached, each with its arguments: what an undo takes."""
         self._interruptible: asyncio.Task[Any] | None = None
         self.live: Live | None = None
 
@@ -67,14 +68,8 @@ class _Run(Generic[W]):
         return self.engine.state[TASKS].get(self.id)
 
     async def __call__(self, step: Step[W, P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        position = len(self._undos)
-        back = step.back
-
-        async def undo() -> None:
-            if back is not None:
-                await back(self.engine.world, *args, **kwargs)
-
-        self._undos.append((step.name, undo))
+        position = len(self._passed)
+        self._passed.append((step, args, kwargs))
         task = self.task
         if position < len(task.steps):
             done = task.steps[position]
@@ -105,7 +100,6 @@ class _Run(Generic[W]):
         engine = self.engine
         gives_up = engine.clock.monotonic() + step.patience_s
         pause = _FIRST_PAUSE_S
-        token = tell_progress.set(partial(self._tell, step.name))
         self._show(Live(step=step.name))
         if not step.forward_only:
             self._interruptible = asyncio.current_task()
@@ -131,7 +125,6 @@ class _Run(Generic[W]):
             raise Cancelled("the task was cancelled") from None
         finally:
             self._interruptible = None
-            tell_progress.reset(token)
             self.live = None
 
     def interrupt(self) -> None:
@@ -143,20 +136,21 @@ class _Run(Generic[W]):
         """Undo what was done, last first; each undo is retried until it succeeds."""
         task = self.task
         if task.cause is None:
-            step = self._undos[-1][0] if self._undos else ""
-            await self.commit(step, msgspec.structs.replace(task, state=TaskState.UNDOING, cause=_cause(error, step)))
-        for position in range(len(self._undos) - 1, -1, -1):
-            name, undo = self._undos[position]
+            at = self._passed[-1][0].name if self._passed else ""
+            await self.commit(at, msgspec.structs.replace(task, state=TaskState.UNDOING, cause=_cause(error, at)))
+        for position in range(len(self._passed) - 1, -1, -1):
+            step, args, kwargs = self._passed[position]
             journalled = position < len(self.task.steps)
             if journalled and self.task.steps[position].undone_at is not None:
                 continue
-            await self.insist(f"undo of {name}", undo)
+            if step.back is not None:
+                await self.insist(f"undo of {step.name}", partial(step.back, self.engine.world, *args, **kwargs))
             if journalled:
                 task = self.task
                 steps = list(task.steps)
                 steps[position] = msgspec.structs.replace(steps[position], undone_at=self.engine.clock.now())
                 await self.commit(
-                    f"undo of {name}",
+                    f"undo of {step.name}",
                     msgspec.structs.replace(task, steps=tuple(steps), state=TaskState.UNDOING, stuck_because=""),
                 )
 
@@ -189,8 +183,10 @@ class _Run(Generic[W]):
         origin = Origin(actor=task.actor, operation=f"{task.workflow}: {step}", request=task.request, task=task.id)
         await self.engine.state.commit([*changes, put(task)], origin)
 
-    def _tell(self, step: str, doing: str, fraction: float | None) -> None:
-        self._show(Live(step=step, doing=doing, fraction=fraction))
+    def tell(self, doing: str, fraction: float | None) -> None:
+        """How far the running step is; news that come behind its end are none."""
+        if self.live is not None:
+            self._show(Live(step=self.live.step, doing=doing, fraction=fraction))
 
     def _show(self, live: Live) -> None:
         self.live = live
@@ -268,7 +264,7 @@ class Engine(Generic[W]):
             raise Unavailable("the workflow engine is not running")
         if id not in self._runs:
             run = self._runs[id] = _Run(self, id)
-            self._group.create_task(self._run(run), name=f"task {id}")
+            self._group.create_task(self._run(run), name=id)
 
     def live(self, id: TaskId) -> Live | None:
         """How far the running step of a task is."""
@@ -285,6 +281,7 @@ class Engine(Generic[W]):
             run.interrupt()
 
     async def _run(self, run: _Run[W]) -> None:
+        tell_progress.set(run.tell)
         try:
             task = run.task
             workflow = self._workflows.get(task.workflow)
