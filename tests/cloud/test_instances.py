@@ -49,6 +49,13 @@ async def test_a_dry_run_shows_the_choice_and_changes_nothing(cloud: SimulatedCl
     assert cloud.state.sequence == before
 
 
+async def test_a_dry_run_shows_no_secret(cloud: SimulatedCloud) -> None:
+    wish = {"name": "somebody", "password": "not guessed at once"}
+    plan = (await cloud.client.post("/v1/users?dry_run=true", json=wish)).json()
+    assert [change["kind"] for change in plan["changes"]] == ["user", "password"]
+    assert "argon2" not in str(plan)
+
+
 async def test_what_fits_nowhere_is_refused_per_host_with_the_smallest_change_that_would_help(
     cloud: SimulatedCloud,
 ) -> None:

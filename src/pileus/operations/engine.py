@@ -224,7 +224,8 @@ class Performer:
         record = change.record
         kind = self.state.kind_of(record)
         before = self.state.table(kind).find(record.id)
-        now = msgspec.to_builtins(record)
+        # That a secret record changes is no secret; what it holds stays one, in a preview too.
+        now = {} if kind.secret else msgspec.to_builtins(record)
         if change.removes:
             action, fields = "remove", {}
         elif before is None:
