@@ -66,6 +66,7 @@ def up(arguments: Sequence[str]) -> int:
         from pileus.installation.down import down as take_down
         from pileus.installation.down import purge as take_away
         from pileus.installation.report import report
+        from pileus.installation.up import told
         from pileus.installation.up import up as bring_up
         from pileus.machine.engines import EngineSettings
 
@@ -76,6 +77,7 @@ def up(arguments: Sequence[str]) -> int:
             asyncio.run(take_down(data, say, settings))
         else:
             report(asyncio.run(bring_up(data, say, settings)), say.passed_s)
+            told(data)
 
     return _call(app, arguments)
 

@@ -4,11 +4,11 @@ Each part looks at what is there before it does anything, so that repeating is g
 """
 
 import asyncio
+import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -24,7 +24,7 @@ from pileus.guestimage import build
 from pileus.installation.hello import Hello, first_instance
 from pileus.installation.places import Places
 from pileus.kernel.clock import SystemClock
-from pileus.kernel.errors import Unavailable
+from pileus.kernel.errors import Forbidden, TimedOut, Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import HostId, PoolId, new_id
 from pileus.link.addresses import Address
@@ -63,13 +63,16 @@ async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
     Raises:
         PileusError: with what is in the way; calling again goes on from there.
     """
+    if os.geteuid() != 0:
+        raise Forbidden("this takes root; a cloud of simulated hosts does not: `pileus up --simulated 3`")
     places = Places.of(data)
     await asyncio.to_thread(places.data.mkdir, mode=0o711, parents=True, exist_ok=True)
     engines = Engines(data, say=say, settings=settings)
     await packages.install(await packages.missing(), say)
     places.layout.make()
+    begun = places.begun.exists()
     async with asyncio.TaskGroup() as tasks:
-        image = tasks.create_task(build(places.image, cache=places.packages, say=say))
+        image = None if begun else tasks.create_task(build(places.image, cache=places.packages, say=say))
         first = await _begin(places, settings)
         say("starting libvirt, Open vSwitch and OVN")
         addresses = await engines.up()
@@ -84,12 +87,9 @@ async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
         )
     async with Client(_client_config(places)) as client:
         await _connected(client)
-        hello = None
-        if not places.begun.exists():
-            hello = await first_instance(client, places, image.result(), say)
-            write_atomically(places.begun, b"", mode=0o644)
+        hello = None if image is None else await first_instance(client, places, image.result(), say)
+        write_atomically(places.begun, b"", mode=0o644)
         fingerprint = Authority.load_or_create(places.controller / "authority", SystemClock()).fingerprint
-    places.first.unlink(missing_ok=True)
     return Up(
         api=_client_config(places).url,
         fingerprint=fingerprint,
@@ -97,6 +97,11 @@ async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
         hello=hello,
         accelerator=f"{_accelerator(addresses)}: {addresses.accelerator.reason}",
     )
+
+
+def told(data: Path) -> None:
+    """Forget the first secrets: they have been told."""
+    Places.of(data).first.unlink(missing_ok=True)
 
 
 async def _begin(places: Places, settings: EngineSettings) -> FirstSecrets | None:
@@ -228,13 +233,19 @@ def _environment() -> dict[str, str]:
 
 
 async def _connected(client: Client) -> None:
-    """Wait until the first host is there."""
-    async with asyncio.timeout(_CONNECTED_WITHIN_S):
-        while True:
-            try:
-                hosts: list[Mapping[str, Any]] = [each async for each in client.records("/v1/hosts")]
-            except Unavailable:
-                hosts = []
-            if any(host.get("connected") for host in hosts):
-                return
-            await asyncio.sleep(0.1)
+    """Wait until this host's agent is there."""
+    try:
+        async with asyncio.timeout(_CONNECTED_WITHIN_S):
+            while not await _a_host_is_connected(client):  # noqa: ASYNC110 - it may not even listen yet
+                await asyncio.sleep(0.1)
+    except TimeoutError as late:
+        raise TimedOut(
+            f"the agent did not connect within {_CONNECTED_WITHIN_S:g} s; log/agent.log says more"
+        ) from late
+
+
+async def _a_host_is_connected(client: Client) -> bool:
+    try:
+        return any([host["connected"] async for host in client.records("/v1/hosts")])
+    except Unavailable:
+        return False
