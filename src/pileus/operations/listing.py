@@ -103,7 +103,7 @@ def _is_label(name: str, operation: Operation) -> bool:
 def _candidates(noun: Noun[Any], table: Table[Any], ask: Ask, wanted: _Query) -> Sequence[str]:
     """The fewest sorted ids, by an index, among which everything wanted is."""
     for name, value in wanted.equal.items():
-        if name in noun.kind.indexes:
+        if value and name in noun.kind.indexes:  # what has no value is in no index
             return table.ids_by(name, value)
     if noun.scope and not wanted.everywhere:
         return table.ids_by(noun.scope, ask.caller.project_id)
