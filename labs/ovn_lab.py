@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import cache
 import msgspec
 
 from pileus.agent.network.ovn import OvnHostNetwork, leftovers, purge
@@ -31,10 +32,9 @@ from pileus.agent.network.port import MetadataListener, Plug
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
 from pileus.kernel.programs import run
 from pileus.link.records import NicSpec
-from pileus.machine.ovnprefix import OvnPrograms, ovn_programs
+from pileus.machine.ovnprefix import OvnPrograms
 from pileus.testing.contracts.network import Echo
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pileus"
 HOSTS = ("h1", "h2", "h3", "h4")
 OUTSIDE = "172.24.0.1"
 """The address of the internet, which is one namespace."""
@@ -461,7 +461,7 @@ class Lab:
 @asynccontextmanager
 async def lab(folder: Path) -> AsyncGenerator[Lab]:
     """The lab; the logs of its daemons are in the folder."""
-    made = Lab(await ovn_programs(CACHE, print), folder)
+    made = Lab(await asyncio.to_thread(cache.programs), folder)
     try:
         await made.make()
         yield made

@@ -22,10 +22,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+import cache
 import pytest
 
 from pileus.guestimage import BuiltImage, build
-from pileus.guestimage.debian import build_debian
 from pileus.guestimage.fat import fat16
 from pileus.kernel.units import GIB, MIB
 
@@ -249,8 +249,8 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def image(place: Path) -> BuiltImage:
-    return asyncio.run(build(place / "mini.qcow2", cache=place / "cache", say=print))
+def image() -> BuiltImage:
+    return cache.mini()
 
 
 @pytest.fixture(scope="module")
@@ -366,14 +366,14 @@ def test_the_image_is_small(image: BuiltImage) -> None:
     assert image.size_bytes < 45 * MIB
 
 
-def test_building_again_changes_nothing(image: BuiltImage, place: Path) -> None:
+def test_building_again_changes_nothing(image: BuiltImage) -> None:
     said: list[str] = []
-    assert asyncio.run(build(image.path, cache=place / "cache", say=said.append)) == image
+    assert asyncio.run(build(image.path, cache=cache.PACKAGES, say=said.append)) == image
     assert said == []
 
 
 def test_building_elsewhere_gives_the_same_bytes(image: BuiltImage, place: Path) -> None:
-    assert asyncio.run(build(place / "again.qcow2", cache=place / "cache")).sha256 == image.sha256
+    assert asyncio.run(build(place / "again.qcow2", cache=cache.PACKAGES)).sha256 == image.sha256
 
 
 def test_a_guest_learns_from_the_metadata_service_who_it_is(first_boot: Guest) -> None:
@@ -506,7 +506,7 @@ def test_a_password_of_user_data_opens_the_door(third_boot: Guest, place: Path) 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("perl") is None, reason="not installed: perl")
 def test_a_full_debian_is_set_up_by_cloud_init(place: Path, key: Path, public_key: str) -> None:
-    image = asyncio.run(build_debian(place / "debian.qcow2", cache=place / "cache", say=print))
+    image = cache.debian()
     seed = place / "debian-seed"
     user_data = f"#cloud-config\nhostname: large\nssh_authorized_keys:\n  - {public_key}\nruncmd:\n  - touch /ran\n"
     files = {"meta-data": b"instance-id: i-0005\n", "user-data": user_data.encode()}

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
+import cache
 import pytest
 from libvirt_host import LibvirtHost, libvirt_host, missing
 from msgspec.structs import replace
@@ -15,7 +16,6 @@ from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.hypervisor.port import ByteStream, GuestFound, GuestState, Hypervisor
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
-from pileus.guestimage import build
 from pileus.guestimage.fat import fat16
 from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
@@ -306,7 +306,7 @@ async def test_the_accepted_definition_is_valid_to_libvirt(host: LibvirtHost) ->
 async def test_a_real_guest_boots_talks_reboots_and_ends_as_it_is_told(
     hypervisor: LibvirtHypervisor, host: LibvirtHost, guest: GuestSpec, tmp_path: Path, plugs: Mapping[PortId, Plug]
 ) -> None:
-    image = await build(tmp_path / "guest.qcow2", cache=tmp_path / "cache")
+    image = await asyncio.to_thread(cache.mini)
     root, seed = guest.disks[0].volume, VolumeId(new_id())
     await run("qemu-img", "convert", "-O", "raw", str(image.path), str(host.disks / root))
     files = {"meta-data": b"instance-id: i-1\nlocal-hostname: guest\n", "user-data": b""}

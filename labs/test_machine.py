@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from ipaddress import IPv4Interface
 from pathlib import Path
 
+import cache
 import pytest
 
 from pileus.kernel.errors import Conflict, PileusError
@@ -23,14 +24,10 @@ from pileus.machine.daemons import DaemonStatus, until
 from pileus.machine.engines import EngineAddresses, Engines, EngineSettings
 from pileus.machine.external import guard, unguard
 from pileus.machine.openvswitch import Datapath
-from pileus.machine.ovnprefix import ovn_programs
 from pileus.machine.processes import identify, processes_below, read_pidfile
 from pileus.machine.tunnel import Tunnel
 
 pytestmark = pytest.mark.lab
-
-CACHE = Path(tempfile.gettempdir()) / "pileus-lab-cache"
-"""What is fetched and unpacked once: there is no way to the archive from within our network namespaces."""
 
 GUEST = """
 <domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
@@ -72,7 +69,7 @@ def host(settings: EngineSettings | None = None) -> Generator[Engines]:
     data = Path(tempfile.mkdtemp(prefix="pl"))
     data.chmod(0o711)
     (data / "cache").mkdir()
-    (data / "cache/ovn").symlink_to(CACHE / "ovn")
+    (data / "cache/ovn").symlink_to(cache.FOLDER / "ovn")
     engines = Engines(data, say=lambda _: None, settings=settings or EngineSettings())
     try:
         yield engines
@@ -92,7 +89,7 @@ def engines() -> Iterator[Engines]:
     reason = lacking()
     if reason is not None:
         pytest.skip(reason)
-    asyncio.run(ovn_programs(CACHE, lambda _: None))
+    cache.programs()
     with network_namespace(), host() as engines:
         asyncio.run(engines.up())
         yield engines

@@ -124,6 +124,21 @@ async def test_without_a_resolver_the_answer_is_a_failure() -> None:
     assert answer[12:] == QUERY[12:]
 
 
+@pytest.mark.parametrize("name", [b"\5hello\0", b"\5hello\10internal\0", b"\1a\1b\10INTERNAL\0", b"\10internal\0"])
+async def test_the_clouds_own_names_are_not_asked_elsewhere(name: bytes) -> None:
+    query = QUERY[:12] + name + b"\0\34\0\1"
+    async with resolver() as port:
+        answer = await Forwarder(lambda: ["127.0.0.1"], port=port).answer(query, "guest")
+    assert answer == query[:2] + b"\x81\x80" + query[4:], "no error, and no record"
+
+
+@pytest.mark.parametrize("name", [b"\0", b"\10internal\7example\0", b"\3not\11internals\0"])
+async def test_all_other_names_are(name: bytes) -> None:
+    query = QUERY[:12] + name + b"\0\2\0\1"
+    async with resolver() as port:
+        assert await Forwarder(lambda: ["127.0.0.1"], port=port).answer(query, "guest") == query + b"!"
+
+
 async def test_nonsense_and_answers_are_not_passed_on() -> None:
     forwarder = Forwarder(list)
     for nonsense in (b"", b"short", b"x" * 5000, QUERY[:2] + b"\x81" + QUERY[3:]):

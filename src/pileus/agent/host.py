@@ -131,7 +131,8 @@ class SimulatedHost:
 
 
 class _Address(msgspec.Struct):
-    local: str
+    local: str = ""
+    """Missing of an address of another scope than was asked for: of that iproute2 leaves an empty object."""
 
 
 class _Interface(msgspec.Struct):
@@ -145,7 +146,7 @@ async def _addresses() -> tuple[str, ...]:
     except (PileusError, msgspec.DecodeError) as why:
         log.warning("the host's addresses are not known", why=str(why))
         return ()
-    return tuple(address.local for interface in interfaces for address in interface.addr_info)
+    return tuple(address.local for interface in interfaces for address in interface.addr_info if address.local)
 
 
 def _part(some: int, all: int) -> float:

@@ -68,8 +68,10 @@ async def first_instance(client: Client, places: Places, image: BuiltImage, say:
         name=NAME,
         address=instance["addresses"][0],
         floating=floating,
-        console=f"pileus instance console {NAME}",
-        ssh=f"ssh -i {places.key} -o StrictHostKeyChecking=accept-new root@{floating}",
+        console=f"{places.command} instance console {NAME}",
+        # Host keys of a cloud that comes and goes are no business of the user's own file.
+        ssh=f"ssh -i {places.key} -o UserKnownHostsFile={places.key.parent}/known_hosts "
+        f"-o StrictHostKeyChecking=accept-new root@{floating}",
     )
 
 

@@ -1,5 +1,7 @@
 """Where an installation keeps what is not the engines': all of it below one data folder."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -52,6 +54,19 @@ class Places(msgspec.Struct, frozen=True):
     def client(self) -> Path:
         """What the command line on this machine needs; for root only."""
         return self.data / "cli.json"
+
+    @property
+    def program(self) -> str:
+        """What is typed for `pileus`, so that it works as it stands."""
+        beside = Path(sys.executable).with_name("pileus")
+        if shutil.which("pileus") is not None:
+            return "pileus"
+        return str(beside) if beside.exists() else f"{sys.executable} -m pileus"
+
+    @property
+    def command(self) -> str:
+        """What is typed before a noun, to speak to this cloud."""
+        return self.program if self.data == DATA else f"PILEUS_CONFIG={self.client} {self.program}"
 
     @property
     def first(self) -> Path:

@@ -17,7 +17,7 @@ def report(up: Up, passed_s: Callable[[], float]) -> None:
     if up.password is not None:
         lines += [
             "  Administrator  admin",
-            f"  Password       {up.password}   (shown this once; `pileus user set-password` changes it)",
+            f"  Password       {up.password}   (shown this once; `{up.command} user set-password admin` changes it)",
         ]
     if up.hello is not None:
         hello = up.hello
@@ -27,5 +27,5 @@ def report(up: Up, passed_s: Callable[[], float]) -> None:
             f"  Its console    {hello.console}",
             f"  Into it        {hello.ssh}",
         ]
-    lines += ["", "Next: `pileus --help`. Stop it all with `pileus up --down`."]
+    lines += ["", f"Next: `{up.command} --help`. Stop it all with `{up.stop}`."]
     print("\n".join(lines))  # noqa: T201 - what this is for

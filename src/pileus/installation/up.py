@@ -22,7 +22,7 @@ from pileus.controller.compose import API_PORT, LINK_PORT, Controller, Settings,
 from pileus.controller.daemon import read_settings
 from pileus.guestimage import build
 from pileus.installation.hello import Hello, first_instance
-from pileus.installation.places import Places
+from pileus.installation.places import DATA, Places
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Forbidden, TimedOut, Unavailable
 from pileus.kernel.files import write_atomically
@@ -45,11 +45,16 @@ class Up(msgspec.Struct, frozen=True, kw_only=True):
     """What is told at the end."""
 
     api: str
+    """Where others reach it too, if this machine has an address."""
     fingerprint: str
     password: str | None
     """Of `admin`, the first time."""
     hello: Hello | None
     accelerator: str
+    command: str
+    """What is typed for `pileus NOUN VERB` to reach this cloud."""
+    stop: str
+    """What stops it all."""
 
 
 async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
@@ -91,11 +96,13 @@ async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
         write_atomically(places.begun, b"", mode=0o644)
         fingerprint = Authority.load_or_create(places.controller / "authority", SystemClock()).fingerprint
     return Up(
-        api=_client_config(places).url,
+        api=f"https://{next(iter(_own_addresses()), '127.0.0.1')}:{port}",
         fingerprint=fingerprint,
         password=first.password if first else None,
         hello=hello,
         accelerator=f"{_accelerator(addresses)}: {addresses.accelerator.reason}",
+        command=places.command,
+        stop=f"{places.program} up --down" + ("" if places.data == DATA else f" --data {places.data}"),
     )
 
 

@@ -2,6 +2,9 @@
 
 Queries are passed on byte by byte, from a port of their own and with a number of their own, so that nobody can answer
 in the resolver's place. Guests are hostile: each has so many queries a second, and so many at once.
+
+What OVN passes on of its own domain, and of names of a single label, stays here: it has no address for them, and others
+neither know them nor need to hear of them.
 """
 
 import asyncio
@@ -12,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from pileus.agent.network.ovn_limits import AtOnce, Rate
+from pileus.ovn.names import DOMAIN
 
 _RESOLV_CONF = Path("/etc/resolv.conf")
 _PORT = 53
@@ -24,7 +28,8 @@ _AT_ONCE_OF_A_GUEST = 32
 _AT_ONCE = 512
 _CONNECTIONS_OF_A_GUEST, _CONNECTIONS = 4, 256
 _PER_SECOND, _BURST = 100.0, 200.0
-_IS_ANSWER, _RECURSION_AVAILABLE, _SERVFAIL = 0x80, 0x80, 2
+_IS_ANSWER, _RECURSION_AVAILABLE = 0x80, 0x80
+_NOERROR, _SERVFAIL = 0, 2
 _KEPT_FLAGS = 0x79
 """Of the first byte of flags: the operation, and whether recursion is desired."""
 
@@ -70,6 +75,8 @@ class Forwarder:
         with self._queries.one_more(guest) as may:
             if not may:
                 return None
+            if _is_ours(query):
+                return _nothing(query)
             ask = self._by_stream if stream else self._by_datagram
             for upstream in self._upstreams():
                 with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
@@ -122,14 +129,35 @@ class Forwarder:
 
 def failure(query: bytes) -> bytes | None:
     """The answer "server failure" to a query (RFC 1035, section 4.1), with its question; None if it has none."""
-    end = _HEAD_BYTES
-    while end < len(query) and query[end]:
-        end += 1 + query[end]
-    end += 1 + _TYPE_AND_CLASS_BYTES
-    if end > len(query):
+    return _answer_without_records(query, _SERVFAIL)
+
+
+def _nothing(query: bytes) -> bytes | None:
+    """The answer that a name has no such record; not that there is no such name, which only OVN knows."""
+    return _answer_without_records(query, _NOERROR)
+
+
+def _answer_without_records(query: bytes, code: int) -> bytes | None:
+    _, end = _name(query)
+    if end + _TYPE_AND_CLASS_BYTES > len(query):
         return None
-    flags = bytes((query[2] & _KEPT_FLAGS | _IS_ANSWER, _RECURSION_AVAILABLE | _SERVFAIL))
-    return query[:2] + flags + b"\0\1" + bytes(6) + query[_HEAD_BYTES:end]
+    flags = bytes((query[2] & _KEPT_FLAGS | _IS_ANSWER, _RECURSION_AVAILABLE | code))
+    return query[:2] + flags + b"\0\1" + bytes(6) + query[_HEAD_BYTES : end + _TYPE_AND_CLASS_BYTES]
+
+
+def _is_ours(query: bytes) -> bool:
+    labels, _ = _name(query)
+    return len(labels) == 1 or (len(labels) > 1 and labels[-1].lower() == DOMAIN.encode())
+
+
+def _name(query: bytes) -> tuple[list[bytes], int]:
+    """The labels of the name that is asked for, and where it ends: maybe beyond the end of the query."""
+    labels: list[bytes] = []
+    at = _HEAD_BYTES
+    while at < len(query) and query[at]:
+        labels.append(query[at + 1 : at + 1 + query[at]])
+        at += 1 + query[at]
+    return labels, at + 1
 
 
 class _Question(asyncio.DatagramProtocol):

@@ -1,0 +1,186 @@
+"""A machine for one lab, on which `pileus up` brings a whole cloud: processes, networks and mounts of its own.
+
+It is in namespaces whose first process ends with the test, also if the test is killed, and takes every daemon and every
+guest with it. Beyond its uplink there is a world that tells who asks; see `internet`.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cache
+
+from pileus.machine import cgroups, libvirtd
+from pileus.machine.layout import Layout
+from pileus.machine.packages import NEEDED
+
+T = TypeVar("T")
+
+OWN_ADDRESS, WORLD = "192.0.2.1", "192.0.2.9"
+"""The machine's address on its uplink, and the one that everything in the world has."""
+
+_MACHINE = """
+mount -t sysfs sys /sys
+mkdir -p /run/netns
+mount -t tmpfs run /run/netns
+echo 'nameserver {world}' > {folder}/resolv.conf
+mount --bind {folder}/resolv.conf /etc/resolv.conf
+ip link set lo up
+ip netns add world
+ip link add uplink type veth peer name machine netns world
+ip address add {own}/24 dev uplink
+ip link set uplink up
+ip route add default via {world}
+ip -n world link set lo up
+ip -n world address add {world}/24 dev machine
+ip -n world link set machine up
+ethtool -K uplink tx off >/dev/null
+touch {folder}/ready
+while :; do sleep 1000; done
+"""
+_PROGRAMS = ("ip", "nft", "libvirtd", "nsenter", "qemu-system-x86_64", "setpriv", "ssh", "unshare", "virsh")
+_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
+def missing() -> str | None:
+    """What this machine lacks to run the lab, or None."""
+    if os.geteuid() != 0:
+        return "needs root, to make namespaces and devices"
+    absent = [each for each in _PROGRAMS if shutil.which(each, path=_PATH) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)} (of {', '.join(each.name for each in NEEDED)}, openssh-client)"
+    return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
+
+
+def until(ask: Callable[[], T | None], what: str, *, within_s: float = 60.0) -> T:
+    """The first true answer; fails saying what did not come true."""
+    deadline = time.monotonic() + within_s
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.05)
+    return answer
+
+
+class CloudHost:
+    """A machine as its administrator uses it."""
+
+    def __init__(self, folder: Path, namespaces: int) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.layout = Layout.of(self.data)
+        self._namespaces = namespaces
+        self._started: list[subprocess.Popen[str]] = []
+        (folder / "bin").mkdir()
+        program = folder / "bin/pileus"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pileus "$@"\n')
+        program.chmod(0o755)
+        self._environment = {
+            "PATH": f"{folder}/bin:{_PATH}",
+            "PYTHONPATH": str(Path(cache.__file__).parents[1] / "src"),
+            "HOME": str(folder),
+            "PILEUS_CONFIG": str(self.data / "cli.json"),
+            "LANG": "C.UTF-8",
+        }
+
+    def run(
+        self, *command: str, stdin: str = "", accept: Sequence[int] = (0,), within_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program on the machine to its end."""
+        done = subprocess.run(
+            self._inside(*command),
+            input=stdin,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=within_s,
+            check=False,
+        )
+        words = f"{shlex.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode in accept, words
+        return done
+
+    def start(self, *command: str, log: Path) -> subprocess.Popen[str]:
+        """Start a program on the machine; its input is a pipe."""
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                self._inside(*command),
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                text=True,
+            )
+        self._started.append(process)
+        return process
+
+    def up(self, *options: str, accept: Sequence[int] = (0,)) -> str:
+        """`pileus up`; what it says."""
+        done = self.run("pileus", "up", "--data", str(self.data), *options, accept=accept, within_s=300)
+        return done.stdout + done.stderr
+
+    def cli(self, line: str, *more: str, stdin: str = "", accept: Sequence[int] = (0,)) -> str:
+        """A command of `pileus`, as it is typed; what it prints."""
+        return self.run("pileus", *shlex.split(line), *more, stdin=stdin, accept=accept).stdout
+
+    def ask(self, line: str, *more: str) -> Any:
+        """A command's answer as JSON."""
+        return json.loads(self.cli(f"{line} -o json", *more))
+
+    def refused(self, line: str, *more: str, status: int) -> str:
+        """What a command says that is refused."""
+        return self.run("pileus", *shlex.split(line), *more, accept=(status,)).stderr
+
+    def _inside(self, *command: str) -> tuple[str, ...]:
+        return ("nsenter", f"--target={self._namespaces}", "--mount", "--net", "--pid", "--", *command)
+
+    def end(self) -> None:
+        """Forget what was started, which ended with the namespaces."""
+        for process in self._started:
+            process.kill()
+            process.communicate()
+
+
+@contextmanager
+def cloud_host() -> Generator[CloudHost]:
+    """A machine on which nothing of ours is yet, but for what would have to be fetched."""
+    # Not pytest's own folder: a socket's path is short, and QEMU's user passes through.
+    folder = Path(tempfile.mkdtemp(prefix="pl"))
+    folder.chmod(0o711)
+    cache.lend(folder / "data/cache")
+    (folder / "data").chmod(0o711)
+    script = folder / "machine"
+    script.write_text(_MACHINE.format(folder=folder, own=OWN_ADDRESS, world=WORLD))
+    command = ("setpriv", "--pdeathsig=KILL", "unshare", "--mount-proc", "--net", "--pid", "--fork", "--kill-child")
+    first = subprocess.Popen((*command, "sh", "-e", str(script)), env={"PATH": _PATH})
+    hosts: list[CloudHost] = []
+    try:
+        until((folder / "ready").exists, "the machine is made", within_s=20)
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+        host = CloudHost(folder, int(children.read_text(encoding="ascii").split()[0]))
+        hosts.append(host)
+        world = ("ip", "netns", "exec", "world", sys.executable, str(Path(__file__).with_name("internet.py")), WORLD)
+        host.start(*world, log=folder / "world.log")
+        yield host
+    finally:
+        first.kill()
+        first.wait()
+        for host in hosts:
+            host.end()
+        _remove_cgroup(libvirtd.cgroup(Layout.of(folder / "data")))
+        shutil.rmtree(folder)
+
+
+def _remove_cgroup(name: str) -> None:
+    until(lambda: not cgroups.processes_in(name), "no process is in the control group", within_s=20)
+    for top in Path("/sys/fs/cgroup").glob(f"*/{name}"):
+        for group in sorted((top, *(each for each in top.rglob("*") if each.is_dir())), reverse=True):
+            group.rmdir()
