@@ -1,6 +1,7 @@
 """What the state promises, on a store in memory."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -52,6 +53,20 @@ async def test_what_is_committed_is_there_after_a_restart() -> None:
         assert [each.id for each in state[CAPS]] == ["b"]
         assert state[CAPS].get("b").revision == 1
         assert state.sequence == 3
+
+
+async def test_records_that_were_loaded_share_what_they_have_in_common() -> None:
+    store = MemoryStore()
+    async with state_on(store) as state:
+        await state.commit([put(cap(id, project_id="p" * 36)) for id in ("a", "b")], SOMEBODY)
+    async with state_on(MemoryStore(store.disk)) as again:
+        one, two = again[CAPS]
+        assert one.project_id == "p" * 36
+        assert one.project_id is two.project_id
+
+
+def test_records_are_out_of_the_garbage_collectors_sight() -> None:
+    assert not gc.is_tracked(cap("a"))
 
 
 async def test_a_change_made_from_an_old_revision_is_stale_and_changes_nothing() -> None:

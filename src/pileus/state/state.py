@@ -19,6 +19,7 @@ from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError, Stale, Unavailable
 from pileus.state.kinds import Kind, project_of
 from pileus.state.records import Record
+from pileus.state.sharing import Shared
 from pileus.state.store import Entry, Event, Store
 from pileus.state.tables import Table
 
@@ -135,12 +136,14 @@ class State:
 
     async def load(self) -> None:
         """Read every record. What a kind no longer knows is an error, not a loss."""
+        shared = Shared()
         async for batch in self._store.load():
             for stored in batch:
                 table = self._tables.get(stored.kind)
                 if table is None:
                     raise Conflict(f"the store has records of a kind that this Pileus does not know: {stored.kind}")
                 record = table.kind.read(stored)
+                shared.share(record)
                 table.write(record.id, record)
                 for view in self._views:
                     view.changed(stored.kind, None, record)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
@@ -15,7 +16,6 @@ _WITHIN_S = 60.0
 _SOURCES_REMEMBERED = 10_000
 
 _hasher = PasswordHasher()  # the library's defaults are RFC 9106's second recommended option
-_nobodys = _hasher.hash(secrets.token_urlsafe(16))
 _one_at_a_time = asyncio.Semaphore(2)
 """Each check takes 64 MiB for a moment: a flood of guesses must not take the controller's memory."""
 
@@ -31,11 +31,17 @@ async def fits(password: str, hash: str | None) -> bool:
 
 
 def _verify(password: str, hash: str | None) -> bool:
+    nobodys = _nobodys()  # also for a user who exists: the first of all checks takes longer, whoever it is for
     try:
-        _hasher.verify(hash or _nobodys, password)
+        _hasher.verify(hash or nobodys, password)
     except (VerifyMismatchError, VerificationError, InvalidHashError):
         return False
     return hash is not None
+
+
+@cache
+def _nobodys() -> str:
+    return _hasher.hash(secrets.token_urlsafe(16))
 
 
 class Guesses:
