@@ -3,6 +3,7 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,10 @@ MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
 _MOST_DIGITS = 18
 """More do not fit into 64 bits, and thousands are an attack."""
+
+
+Test = Callable[[Any], bool]
+"""Whether a record belongs in a page."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -110,23 +115,31 @@ def _candidates(noun: Noun[Any], table: Table[Any], ask: Ask, wanted: _Query) ->
     return table.ids
 
 
-def _filter(noun: Noun[Any], ask: Ask, wanted: _Query) -> Callable[[Any], bool]:
-    mine = ask.caller.project_id if noun.scope and not wanted.everywhere else None
-    equal = list(wanted.equal.items())
-    labels = list(wanted.labels.items())
-    visible = noun.visible
-    sees_all = visible is Ask.may_see and ask.caller.is_platform
+def _filter(noun: Noun[Any], ask: Ask, wanted: _Query) -> Test | None:
+    """What a record must pass; None if there is nothing to ask. Made for the query: a page may look at every record."""
+    tests: list[Test] = []
+    if noun.scope and not wanted.everywhere:
+        mine = ask.caller.project_id
+        tests.append(lambda record: record.project_id == mine)
+    if not (noun.visible is Ask.may_see and ask.caller.is_platform):
+        tests.append(partial(noun.visible, ask))
+    tests += [_equal(name, value) for name, value in wanted.equal.items()]
+    tests += [_labelled(name, value) for name, value in wanted.labels.items()]
+    if len(tests) > 1:
+        return lambda record: all(test(record) for test in tests)
+    return tests[0] if tests else None
 
-    def keep(record: Any) -> bool:  # noqa: ANN401 - a record of the noun's kind
-        if mine is not None and record.project_id != mine:
-            return False
-        if not sees_all and not visible(ask, record):
-            return False
-        if any(str(_plain(getattr(record, name))) != value for name, value in equal):
-            return False
-        return all(record.labels.get(name) == value for name, value in labels)
 
-    return keep
+def _equal(name: str, value: str) -> Test:
+    def test(record: Any) -> bool:  # noqa: ANN401 - a record of the noun's kind
+        found = getattr(record, name)
+        return (found if isinstance(found, str) else str(_plain(found))) == value
+
+    return test
+
+
+def _labelled(name: str, value: str) -> Test:
+    return lambda record: record.labels.get(name) == value
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any field
@@ -135,21 +148,21 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any field
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _in_order(table: Table[Any], ids: Sequence[str], keep: Callable[[Any], bool], wanted: _Query) -> Iterator[Any]:
+def _in_order(table: Table[Any], ids: Sequence[str], keep: Test | None, wanted: _Query) -> Iterator[Any]:
     after = wanted.after[-1] if wanted.after else None
     if wanted.descending:
         end = len(ids) if after is None else bisect_left(ids, after)
         positions = range(end - 1, -1, -1)
     else:
         positions = range(0 if after is None else bisect_right(ids, after), len(ids))
-    for position in positions:
-        record = table.get(ids[position])
-        if keep(record):
-            yield record
+    records = map(table.get, map(ids.__getitem__, positions))
+    return records if keep is None else filter(keep, records)
 
 
-def _sorted(table: Table[Any], ids: Sequence[str], keep: Callable[[Any], bool], wanted: _Query) -> list[Any]:
-    places = [(_place(record, wanted.sort), record.id) for id in ids if keep(record := table.get(id))]
+def _sorted(table: Table[Any], ids: Sequence[str], keep: Test | None, wanted: _Query) -> list[Any]:
+    records = map(table.get, ids)
+    kept = records if keep is None else filter(keep, records)
+    places = [(_place(record, wanted.sort), record.id) for record in kept]
     places.sort(reverse=wanted.descending)
     if wanted.after is not None:
         last = tuple(wanted.after)
