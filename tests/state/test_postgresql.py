@@ -10,9 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from pileus.kernel.errors import Conflict, Unavailable
+from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.state import sqlite
-from pileus.state.postgresql import PostgresqlStore, restore
+from pileus.state.postgresql import PostgresqlStore, back_up, restore
 from pileus.state.sqlite import SqliteStore
 from pileus.state.store import Deposed, Store
 from pileus.testing.contracts.store import EVERYTHING, NOON, StoreContract, bodies, contents, entry, numbers
@@ -145,6 +145,22 @@ asyncio.run(append_for_ever(PostgresqlStore({address!r})))
         assert small.epoch <= large.epoch <= again.epoch
         for store in (small, large, again):
             await store.close()
+
+    async def test_a_backup_is_written_from_beside_the_leader(
+        self, store: Store, address: str, restored: Callable[[Path], Awaitable[Store]], tmp_path: Path
+    ) -> None:
+        await store.append([entry(1)])
+        await back_up(address, tmp_path / "backup")
+        await store.append([entry(2)])
+        again = await restored(tmp_path / "backup")
+        await again.open()
+        assert numbers(await again.events(0, 9, EVERYTHING)) == [1]
+        await again.close()
+
+    async def test_a_database_without_our_tables_has_nothing_to_back_up(self, address: str, tmp_path: Path) -> None:
+        with pytest.raises(NotFound):
+            await back_up(address, tmp_path / "backup")
+        assert not (tmp_path / "backup").exists()
 
     async def test_the_tables_of_a_newer_pileus_are_left_alone(
         self, store: Store, make: Callable[[], Store], address: str

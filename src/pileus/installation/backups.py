@@ -12,7 +12,7 @@ async def back_up(data: Path, to: Path) -> None:
     """Write a consistent copy of the records and the log to a file, also while the controller runs."""
     settings = read_settings(data)
     if settings.database:
-        await postgresql.PostgresqlStore(settings.database).backup(to)
+        await postgresql.back_up(settings.database, to)
     else:
         await asyncio.to_thread(copy, data / "state.db", to)
 

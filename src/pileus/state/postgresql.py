@@ -29,7 +29,7 @@ from typing import Any, Protocol, cast
 import asyncpg  # type: ignore[import-untyped]
 import structlog
 
-from pileus.kernel.errors import Conflict, Unavailable
+from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.state.backup import opened, written
 from pileus.state.rows import (
     EVENT_COLUMNS,
@@ -256,20 +256,8 @@ class PostgresqlStore:
 
     async def backup(self, to: Path) -> None:
         """Write a consistent copy to this file, which must not exist yet; any store can be restored from it."""
-        async with (
-            self._reader() as on,
-            on.transaction(isolation="repeatable_read", readonly=True),
-            _in_thread(written(to)) as file,
-        ):
-            await asyncio.to_thread(upgrade_sqlite, file)
-            lead = await on.fetchrow("SELECT epoch, last_sequence FROM lead")
-            await asyncio.to_thread(file.execute, "UPDATE lead SET epoch = ?, last_sequence = ?", tuple(lead or ()))
-            for table, columns, order in (
-                ("events", EVENT_COLUMNS, "sequence"),
-                ("records", RECORD_COLUMNS, "kind, id"),
-            ):
-                async for rows in _batches(on, table, columns, order):
-                    await asyncio.to_thread(_insert, file, table, columns, rows)
+        async with self._reader() as on:
+            await _copy(on, to)
 
     async def close(self) -> None:
         """Give back the lead and let go."""
@@ -373,6 +361,24 @@ class PostgresqlStore:
                 yield connection
 
 
+async def back_up(address: str, to: Path) -> None:
+    """Write a consistent copy of a database to this file, which must not exist yet, whoever leads there meanwhile.
+
+    Raises:
+        Conflict: there is a file already.
+        NotFound: there is no state of ours in this database.
+        Unavailable: the database does not answer.
+    """
+    with _plain_errors():
+        on = await _connected(address)
+        try:
+            if not await _version(on):
+                raise NotFound("there is no state of Pileus in this database")
+            await _copy(on, to)
+        finally:
+            on.terminate()
+
+
 async def restore(backup: Path, address: str) -> None:
     """Put a backup of any store into a database; what was there is kept as the schema `pileus_replaced_<time>`.
 
@@ -429,6 +435,16 @@ async def _upgrade(on: _Connection, steps: Sequence[str] = POSTGRESQL) -> None:
     for step in steps[await _version(on) :]:
         await on.execute(step)
     await on.execute("UPDATE lead SET version = $1", len(steps))
+
+
+async def _copy(on: _Connection, to: Path) -> None:
+    async with on.transaction(isolation="repeatable_read", readonly=True), _in_thread(written(to)) as file:
+        await asyncio.to_thread(upgrade_sqlite, file)
+        lead = await on.fetchrow("SELECT epoch, last_sequence FROM lead")
+        await asyncio.to_thread(file.execute, "UPDATE lead SET epoch = ?, last_sequence = ?", tuple(lead or ()))
+        for table, columns, order in (("events", EVENT_COLUMNS, "sequence"), ("records", RECORD_COLUMNS, "kind, id")):
+            async for rows in _batches(on, table, columns, order):
+                await asyncio.to_thread(_insert, file, table, columns, rows)
 
 
 async def _batches(
