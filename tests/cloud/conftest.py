@@ -19,7 +19,8 @@ def cheap_passwords() -> Iterator[None]:
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_hasher", cheap)
-        patch.setattr(passwords, "_nobodys", cheap.hash("nobody's"))
+        nobodys = cheap.hash("nobody's")
+        patch.setattr(passwords, "_nobodys", lambda: nobodys)
         yield
 
 

@@ -86,7 +86,7 @@ async def test_checking_the_password_of_a_user_who_does_not_exist_is_the_same_wo
     verify = passwords._verify  # pyright: ignore[reportPrivateUsage]
 
     def counted(password: str, hash: str | None) -> bool:
-        checked.append((hash or passwords._nobodys).rsplit("$", 2)[0])  # pyright: ignore[reportPrivateUsage]
+        checked.append((hash or passwords._nobodys()).rsplit("$", 2)[0])  # pyright: ignore[reportPrivateUsage]
         return verify(password, hash)
 
     monkeypatch.setattr(passwords, "_verify", counted)
