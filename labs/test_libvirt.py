@@ -320,6 +320,13 @@ async def test_a_real_guest_boots_talks_reboots_and_ends_as_it_is_told(
     await says(console, PROMPT)
     await console.write(b"cat /sys/class/dmi/id/chassis_asset_tag\r")
     await says(console, b"OpenStack Nova")
+    await hypervisor.pause(spec.id)
+    await console.write(b"echo a$((20+3))b\r")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await says(console, b"a23b")
+    await hypervisor.resume(spec.id)
+    await says(console, b"a23b")
     await hypervisor.reboot(spec.id, hard=False)
     await says(console, b"pileus-guest: stopping")
     await says(console, PROMPT)

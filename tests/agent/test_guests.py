@@ -417,3 +417,53 @@ def _hours(hours: float) -> timedelta:
 
 def _device(port: PortId) -> str:
     return f"tap{port[-11:]}"
+
+
+async def test_a_paused_guest_stays_paused_through_rounds_and_agents(bench: HostBench) -> None:
+    guest = a_guest()
+    await bench.agent().ensure_guest(guest, bench.tell)
+    paused = later(guest, power=Power.PAUSED)
+    assert (await bench.agent().ensure_guest(paused, bench.tell)).power is Power.PAUSED
+    agent = bench.agent()
+    await agent.reconcile()
+    assert bench.hypervisor.guests[guest.id].state is GuestState.PAUSED
+    assert [each.power for each in (await agent.inventory()).guests] == [Power.PAUSED]
+    assert (await agent.ensure_guest(later(paused, power=Power.RUNNING), bench.tell)).power is Power.RUNNING
+    assert bench.hypervisor.guests[guest.id].starts == 1
+    assert not bench.observed
+
+
+async def test_a_paused_guest_that_somebody_resumed_is_paused_again(bench: HostBench) -> None:
+    agent, guest = bench.agent(), a_guest(power=Power.PAUSED)
+    await agent.ensure_guest(guest, bench.tell)
+    await bench.hypervisor.resume(guest.id)
+    await agent.reconcile()
+    assert bench.hypervisor.guests[guest.id].state is GuestState.PAUSED
+
+
+async def test_a_paused_guest_is_woken_to_be_asked_to_end(bench: HostBench) -> None:
+    agent, guest = bench.agent(), a_guest(power=Power.PAUSED)
+    await agent.ensure_guest(guest, bench.tell)
+    bench.faults.calls = []
+    await agent.ensure_guest(later(guest, power=Power.STOPPED), bench.tell)
+    assert "hypervisor.resume" in bench.faults.calls
+    assert "hypervisor.stop" not in bench.faults.calls
+
+
+async def test_a_paused_guest_whose_memory_is_lost_is_stopped(bench: HostBench) -> None:
+    agent, guest = bench.agent(), a_guest(power=Power.PAUSED)
+    await agent.ensure_guest(guest, bench.tell)
+    bench.hypervisor.crash(guest.id)
+    await agent.reconcile()
+    (told,) = bench.observed
+    assert (told.power, told.cause) == (Power.STOPPED, "killed by signal 9")
+    assert (await agent.ensure_guest(guest, bench.tell)).power is Power.STOPPED
+
+
+async def test_a_guest_that_its_hypervisor_halted_counts_as_running(bench: HostBench) -> None:
+    agent, guest = bench.agent(), a_guest()
+    await agent.ensure_guest(guest, bench.tell)
+    await bench.hypervisor.pause(guest.id)
+    await agent.reconcile()
+    assert [each.power for each in (await agent.inventory()).guests] == [Power.RUNNING]
+    assert bench.hypervisor.guests[guest.id].state is GuestState.PAUSED

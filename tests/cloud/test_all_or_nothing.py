@@ -42,6 +42,20 @@ async def start(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/start")
 
 
+async def paused(cloud: SimulatedCloud) -> None:
+    await running(cloud)
+    await pause(cloud)
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def pause(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/pause")
+
+
+async def resume(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/resume")
+
+
 async def reboot(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/reboot", {"hard": True})
 
@@ -63,6 +77,8 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.create": (nothing, create, 42),
     "instance.start": (stopped, start, 25),
     "instance.stop": (running, stop, 25),
+    "instance.pause": (running, pause, 25),
+    "instance.resume": (paused, resume, 25),
     "instance.reboot": (running, reboot, 19),
     "instance.delete": (running, delete, 32),
 }

@@ -225,18 +225,28 @@ class Guests:
         return _observed(record, record.power, record.cause)
 
     async def _bring_to(self, power: Power, id: InstanceId, tell: Tell) -> bool:
-        """Start or stop the guest, if it needs that."""
-        up = _is_up(await self._find(id))
-        if power is Power.RUNNING and not up:
-            tell(Progress(step="starting"))
-            await self._hypervisor.start(id)
-        elif power is Power.STOPPED and up:
+        """Start, stop, pause or resume the guest, if it needs that."""
+        found = await self._find(id)
+        up, paused = _is_up(found), found is not None and found.state is GuestState.PAUSED
+        if power is Power.STOPPED and up:
             tell(Progress(step="stopping"))
             await self._shut_down(id)
-        return up is not (power is Power.RUNNING)
+        elif power is not Power.STOPPED and not up:
+            tell(Progress(step="starting"))
+            await self._hypervisor.start(id)
+        if power is Power.PAUSED and not paused:
+            tell(Progress(step="pausing"))
+            await self._hypervisor.pause(id)
+        elif power is Power.RUNNING and paused:
+            tell(Progress(step="resuming"))
+            await self._hypervisor.resume(id)
+        return _power(found, power) is not power
 
     async def _shut_down(self, id: InstanceId) -> None:
         """Ask the guest to end, and end it if it does not in time or is to be removed."""
+        found = await self._find(id)
+        if found is not None and found.state is GuestState.PAUSED:
+            await self._hypervisor.resume(id)  # or it does not hear
         await self._hypervisor.shut_down(id)
         told = self._ending[id] = asyncio.Event()
         try:
@@ -367,11 +377,15 @@ class Guests:
                 log.warning("guest runs that ought not to", guest=id)
                 await self._shut_down(id)
                 return
-            if record.boot != self._boot:
-                cause = "started again after the host was restarted"
-            elif self._ended_itself(record, found):
+            if record.power is Power.PAUSED and _is_up(found):
+                log.warning("guest runs that ought to be paused", guest=id)
+                await self._hypervisor.pause(id)
+                return
+            if self._ended_itself(record, found):
                 self._observed(await self._accept_end(record, found))
                 return
+            if record.boot != self._boot:
+                cause = "started again after the host was restarted"
             else:
                 cause = f"started again: {found.cause or 'it crashed'}"
                 if not self._counts_as_due(record, found):
@@ -379,20 +393,23 @@ class Guests:
         await self._try_again(record, cause)
 
     def _ended_itself(self, record: GuestRecord, found: GuestFound) -> bool:
+        if not record.made or found.generation != record.spec.generation:
+            return False
+        if record.power is Power.PAUSED:
+            return not _is_up(found)  # its memory, which it was paused to keep, is lost
         return (
-            record.made
-            and record.power is Power.RUNNING
+            record.power is Power.RUNNING
             and record.boot == self._boot  # a host that goes down takes its guests with it
-            and found.generation == record.spec.generation
             and found.state is GuestState.SHUT_DOWN
         )
 
     async def _accept_end(self, record: GuestRecord, found: GuestFound) -> GuestObserved:
-        """A guest that shut itself down is not started again: from now on it ought to be stopped."""
-        cause = found.cause or "the guest shut itself down"
+        """A guest that ended is not started again: from now on it ought to be stopped."""
+        paused = record.power is Power.PAUSED
+        cause = found.cause or ("it ended while it was paused" if paused else "the guest shut itself down")
         record = structs.replace(record, power=Power.STOPPED, since=self._clock.now(), cause=cause)
         await self._records.put(record.spec.id, record)
-        log.info("guest shut itself down", guest=record.spec.id)
+        log.info("guest ended and is left so", guest=record.spec.id, cause=cause)
         return _observed(record, Power.STOPPED, cause)
 
     def _counts_as_due(self, record: GuestRecord, found: GuestFound) -> bool:
@@ -478,7 +495,7 @@ class Guests:
         return (await self._look()).get(id)
 
     def _as_observed(self, record: GuestRecord, found: GuestFound | None) -> GuestObserved:
-        power = Power.RUNNING if _is_up(found) else Power.STOPPED
+        power = _power(found, record.power)
         if power is record.power:
             return _observed(record, power, record.cause)
         return _observed(record, power, found.cause if found is not None else "it is not made yet")
@@ -499,10 +516,15 @@ def _is_up(found: GuestFound | None) -> bool:
 
 def _differs(record: GuestRecord, found: GuestFound) -> bool:
     return (
-        not record.made
-        or found.generation != record.spec.generation
-        or _is_up(found) is not (record.power is Power.RUNNING)
+        not record.made or found.generation != record.spec.generation or _power(found, record.power) is not record.power
     )
+
+
+def _power(found: GuestFound | None, wanted: Power) -> Power:
+    """A guest's power; one that its hypervisor has paused, and nobody else, counts as running."""
+    if found is None or not _is_up(found):
+        return Power.STOPPED
+    return Power.PAUSED if wanted is Power.PAUSED and found.state is GuestState.PAUSED else Power.RUNNING
 
 
 def _observed(record: GuestRecord, power: Power, cause: str) -> GuestObserved:

@@ -41,6 +41,12 @@ _PER_HOST = 16
 """Requests under way at one host at a time; more wait here, where they cost the host nothing."""
 _MEND_S = 180.0
 
+_SEEN = {
+    Power.RUNNING: InstanceState.RUNNING,
+    Power.STOPPED: InstanceState.STOPPED,
+    Power.PAUSED: InstanceState.PAUSED,
+}
+
 _progress = msgspec.json.Decoder(Progress)
 
 
@@ -153,7 +159,7 @@ class HostLinks:
         instance = self._state[INSTANCES].find(guest.id)
         if instance is None or instance.host_id != host or instance.state not in SETTLED:
             return
-        is_now = InstanceState.RUNNING if guest.power is Power.RUNNING else InstanceState.STOPPED
+        is_now = _SEEN[guest.power]
         if guest.generation < instance.generation or is_now is instance.state:
             return
         changed: list[Change] = [put(instance.to(is_now, reason=guest.cause))]

@@ -21,6 +21,8 @@ class Power(StrEnum):
 
     RUNNING = "running"
     STOPPED = "stopped"
+    PAUSED = "paused"
+    """Its CPUs stand still, its memory stays."""
 
 
 class Method(StrEnum):

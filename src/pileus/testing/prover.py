@@ -36,6 +36,12 @@ Deed = Callable[[SimulatedCloud], Awaitable[None]]
 """Something asked of a cloud through its client. It must bear being answered with an error."""
 
 HOSTS_IN_PROOF = 2
+_AS_FOUND = {
+    GuestState.RUNNING: InstanceState.RUNNING,
+    GuestState.PAUSED: InstanceState.PAUSED,
+    GuestState.SHUT_DOWN: InstanceState.STOPPED,
+    GuestState.CRASHED: InstanceState.STOPPED,
+}
 _SETTLES_WITHIN_S = 20.0
 
 
@@ -226,8 +232,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
             f"ports of {host.name}", set(await host.network.list()), set(state[PORTS].ids_by("host_id", host.id))
         )
         for id, guest in guests.items():
-            runs = guest.state is GuestState.RUNNING
-            if id in instances and runs != (instances[id].state is InstanceState.RUNNING):
+            if id in instances and _AS_FOUND[guest.state] is not instances[id].state:
                 found.append(f"instance {id} is {instances[id].state}, its guest {guest.state}")
     return found
 

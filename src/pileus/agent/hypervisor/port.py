@@ -80,6 +80,14 @@ class Hypervisor(Protocol):
         """End the guest now, as by pulling the plug."""
         ...
 
+    async def pause(self, id: InstanceId) -> None:
+        """Stop the CPUs of a running guest; its memory stays. Raises Conflict if it does not run."""
+        ...
+
+    async def resume(self, id: InstanceId) -> None:
+        """Let the CPUs of a paused guest go on, as if no time had passed. Raises Conflict if it does not run."""
+        ...
+
     async def reboot(self, id: InstanceId, *, hard: bool) -> None:
         """Restart a running guest: by asking it, or (hard) as by the reset button."""
         ...

@@ -14,6 +14,8 @@ from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestSpec
 
+_UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
+
 
 class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     """A guest as the simulated hypervisor keeps it."""
@@ -61,7 +63,7 @@ class SimulatedHypervisor:
     async def start(self, id: InstanceId) -> None:
         await self._before("start")
         guest = self._guest(id)
-        if guest.state is not GuestState.RUNNING:
+        if guest.state not in _UP:
             self.guests[id] = structs.replace(guest, starts=guest.starts + 1)
             self._become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.start")
@@ -78,11 +80,21 @@ class SimulatedHypervisor:
             self._become(id, GuestState.SHUT_DOWN)
         self.faults.after("hypervisor.stop")
 
+    async def pause(self, id: InstanceId) -> None:
+        await self._before("pause")
+        if self._up(id).state is GuestState.RUNNING:
+            self._become(id, GuestState.PAUSED)
+        self.faults.after("hypervisor.pause")
+
+    async def resume(self, id: InstanceId) -> None:
+        await self._before("resume")
+        if self._up(id).state is GuestState.PAUSED:
+            self._become(id, GuestState.RUNNING)
+        self.faults.after("hypervisor.resume")
+
     async def reboot(self, id: InstanceId, *, hard: bool) -> None:
         await self._before("reboot")
-        guest = self._guest(id)
-        if guest.state is not GuestState.RUNNING:
-            raise Conflict(f"guest {guest.spec.name!r} does not run")
+        guest = self._up(id)
         if hard or id not in self.deaf:
             self.guests[id] = structs.replace(guest, starts=guest.starts + 1)
         self.faults.after("hypervisor.reboot")
@@ -103,9 +115,7 @@ class SimulatedHypervisor:
 
     async def console(self, id: InstanceId) -> ByteStream:
         await self._before("console")
-        guest = self._guest(id)
-        if guest.state is not GuestState.RUNNING:
-            raise Conflict(f"guest {guest.spec.name!r} does not run")
+        guest = self._up(id)
         self._end_console(id)
         console = self._consoles[id] = SimulatedConsole(guest.spec.first_boot.hostname)
         return console
@@ -160,9 +170,15 @@ class SimulatedHypervisor:
             raise NotFound(f"the hypervisor has no guest {id}")
         return guest
 
+    def _up(self, id: InstanceId) -> DefinedGuest:
+        guest = self._guest(id)
+        if guest.state not in _UP:
+            raise Conflict(f"guest {guest.spec.name!r} does not run")
+        return guest
+
     def _become(self, id: InstanceId, state: GuestState, cause: str = "") -> None:
         self.guests[id] = structs.replace(self.guests[id], state=state, cause=cause)
-        if state is not GuestState.RUNNING:
+        if state not in _UP:
             self._end_console(id)
         self._tell(id)
 

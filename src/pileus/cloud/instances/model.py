@@ -16,23 +16,30 @@ class InstanceState(StrEnum):
     BUILDING = "building"
     RUNNING = "running"
     STOPPED = "stopped"
+    PAUSED = "paused"
+    """Its CPUs stand still, its memory stays."""
     STARTING = "starting"
     STOPPING = "stopping"
     REBOOTING = "rebooting"
+    PAUSING = "pausing"
+    RESUMING = "resuming"
     DELETING = "deleting"
 
 
 _S = InstanceState
 ALLOWED: Mapping[InstanceState, frozenset[InstanceState]] = {
     _S.BUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
-    _S.RUNNING: frozenset({_S.STOPPED, _S.STOPPING, _S.REBOOTING, _S.DELETING}),
+    _S.RUNNING: frozenset({_S.STOPPED, _S.STOPPING, _S.REBOOTING, _S.PAUSING, _S.DELETING}),
     _S.STOPPED: frozenset({_S.RUNNING, _S.STARTING, _S.DELETING}),
+    _S.PAUSED: frozenset({_S.STOPPED, _S.STOPPING, _S.RESUMING, _S.DELETING}),
     _S.STARTING: frozenset({_S.RUNNING, _S.STOPPED}),
-    _S.STOPPING: frozenset({_S.STOPPED, _S.RUNNING}),
+    _S.STOPPING: frozenset({_S.STOPPED, _S.RUNNING, _S.PAUSED}),
     _S.REBOOTING: frozenset({_S.RUNNING, _S.STOPPED}),
+    _S.PAUSING: frozenset({_S.PAUSED, _S.RUNNING}),
+    _S.RESUMING: frozenset({_S.RUNNING, _S.PAUSED}),
     _S.DELETING: frozenset(),
 }
-SETTLED = frozenset({_S.RUNNING, _S.STOPPED})
+SETTLED = frozenset({_S.RUNNING, _S.STOPPED, _S.PAUSED})
 """The states in which no task is at work on the instance."""
 
 

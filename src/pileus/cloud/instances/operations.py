@@ -16,9 +16,12 @@ from pileus.cloud.instances.placement import Placer, default_pool, demand_for, r
 from pileus.cloud.instances.workflows import (
     OfInstance,
     RebootInstance,
+    StopInstance,
     create_instance,
     delete_instance,
+    pause_instance,
     reboot_instance,
+    resume_instance,
     start_instance,
     stop_instance,
 )
@@ -194,7 +197,9 @@ def change(ask: Ask, instance: Instance, wish: InstanceChange) -> Plan:
 
 @instances.post("/{id}/start", starts=start_instance)
 def start(ask: Ask, instance: Instance) -> Plan:
-    """Start a stopped instance."""
+    """Start a stopped instance, or resume a paused one."""
+    if instance.state is InstanceState.PAUSED:
+        return resume(ask, instance)
     changed = _powered(instance, InstanceState.STARTING)
     return Plan(
         summary=f"start instance {instance.name}",
@@ -212,9 +217,35 @@ def stop(ask: Ask, instance: Instance) -> Plan:
     return Plan(
         summary=f"stop instance {instance.name}",
         changes=(put(changed),),
-        begin=begin(stop_instance, OfInstance(InstanceId(instance.id))),
+        begin=begin(stop_instance, StopInstance(InstanceId(instance.id), instance.state)),
         answers=changed,
         undo="start it; what its guest had in memory is lost",
+    )
+
+
+@instances.post("/{id}/pause", starts=pause_instance)
+def pause(ask: Ask, instance: Instance) -> Plan:
+    """Pause a running instance: its CPUs stand still, its memory stays."""
+    changed = _powered(instance, InstanceState.PAUSING)
+    return Plan(
+        summary=f"pause instance {instance.name}",
+        changes=(put(changed),),
+        begin=begin(pause_instance, OfInstance(InstanceId(instance.id))),
+        answers=changed,
+        undo="resume it",
+    )
+
+
+@instances.post("/{id}/resume", starts=resume_instance)
+def resume(ask: Ask, instance: Instance) -> Plan:
+    """Resume a paused instance: it goes on where it was."""
+    changed = _powered(instance, InstanceState.RESUMING)
+    return Plan(
+        summary=f"resume instance {instance.name}",
+        changes=(put(changed),),
+        begin=begin(resume_instance, OfInstance(InstanceId(instance.id))),
+        answers=changed,
+        undo="pause it",
     )
 
 

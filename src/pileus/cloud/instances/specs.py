@@ -11,7 +11,9 @@ from pileus.kernel.units import GIB
 from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, ImageSource, NicSpec, Power, VolumeSpec
 from pileus.state.state import State
 
-_TO_RUN = frozenset({InstanceState.BUILDING, InstanceState.RUNNING, InstanceState.STARTING, InstanceState.REBOOTING})
+_S = InstanceState
+_TO_RUN = frozenset({_S.BUILDING, _S.RUNNING, _S.STARTING, _S.REBOOTING, _S.RESUMING})
+_TO_BE_PAUSED = frozenset({_S.PAUSING, _S.PAUSED})
 
 
 def guest_spec(state: State, instance: Instance) -> GuestSpec:
@@ -24,7 +26,7 @@ def guest_spec(state: State, instance: Instance) -> GuestSpec:
         project=instance.project_id,
         vcpus=instance.vcpus,
         memory_mib=instance.memory_mib,
-        power=Power.RUNNING if instance.state in _TO_RUN else Power.STOPPED,
+        power=_power(instance),
         disks=tuple(
             GuestDisk(volume=VolumeId(volume.id), pool=volume.storage_pool, serial=volume.id[:20])
             for volume in state[VOLUMES].by("instance", instance.id)
@@ -38,6 +40,12 @@ def guest_spec(state: State, instance: Instance) -> GuestSpec:
             availability_zone=instance.zone,
         ),
     )
+
+
+def _power(instance: Instance) -> Power:
+    if instance.state in _TO_BE_PAUSED:
+        return Power.PAUSED
+    return Power.RUNNING if instance.state in _TO_RUN else Power.STOPPED
 
 
 def _nic(state: State, port: Port) -> NicSpec:

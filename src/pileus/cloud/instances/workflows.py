@@ -110,23 +110,61 @@ def started(state: State, wish: OfInstance) -> list[Change]:
 
 @start_instance.withdraw
 def still_stopped(state: State, wish: OfInstance) -> list[Change]:
-    return [put(_reverted(state[INSTANCES].get(wish.instance)))]
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
+
+
+class StopInstance(OfInstance, frozen=True):
+    """Which instance, and what it was before."""
+
+    before: InstanceState = InstanceState.RUNNING
 
 
 @workflow("instance.stop")
-async def stop_instance(run: Run[World], wish: OfInstance) -> None:
+async def stop_instance(run: Run[World], wish: StopInstance) -> None:
     """Ask the guest to end, and end it if it does not."""
     await run(apply_power, wish)
 
 
 @stop_instance.finish
-def stopped(state: State, wish: OfInstance) -> list[Change]:
+def stopped(state: State, wish: StopInstance) -> list[Change]:
     return [put(state[INSTANCES].get(wish.instance).to(InstanceState.STOPPED))]
 
 
 @stop_instance.withdraw
-def still_running(state: State, wish: OfInstance) -> list[Change]:
-    return [put(_reverted(state[INSTANCES].get(wish.instance)))]
+def not_stopped(state: State, wish: StopInstance) -> list[Change]:
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
+
+
+@workflow("instance.pause")
+async def pause_instance(run: Run[World], wish: OfInstance) -> None:
+    """Stop the guest's CPUs; its memory stays."""
+    await run(apply_power, wish)
+
+
+@pause_instance.finish
+def paused(state: State, wish: OfInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.PAUSED))]
+
+
+@pause_instance.withdraw
+def not_paused(state: State, wish: OfInstance) -> list[Change]:
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
+
+
+@workflow("instance.resume")
+async def resume_instance(run: Run[World], wish: OfInstance) -> None:
+    """Let the guest's CPUs go on."""
+    await run(apply_power, wish)
+
+
+@resume_instance.finish
+def resumed(state: State, wish: OfInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.RUNNING))]
+
+
+@resume_instance.withdraw
+def still_paused(state: State, wish: OfInstance) -> list[Change]:
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
 
 
 @step
@@ -136,12 +174,19 @@ async def apply_power(world: World, wish: OfInstance) -> None:
 
 @apply_power.undo
 async def restore_power(world: World, wish: OfInstance) -> None:
-    await _ensure(world, _reverted(world.state[INSTANCES].get(wish.instance)))
+    await _ensure(world, _reverted(world.state[INSTANCES].get(wish.instance), wish))
 
 
-def _reverted(instance: Instance) -> Instance:
+_BEFORE = {
+    InstanceState.STARTING: InstanceState.STOPPED,
+    InstanceState.PAUSING: InstanceState.RUNNING,
+    InstanceState.RESUMING: InstanceState.PAUSED,
+}
+
+
+def _reverted(instance: Instance, wish: OfInstance) -> Instance:
     """The instance as it was before the change of power that is under way; the host must take it for newer."""
-    before = InstanceState.STOPPED if instance.state is InstanceState.STARTING else InstanceState.RUNNING
+    before = wish.before if isinstance(wish, StopInstance) else _BEFORE[instance.state]
     return msgspec.structs.replace(instance.to(before), generation=instance.generation + 1)
 
 
@@ -201,6 +246,8 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     create_instance,
     start_instance,
     stop_instance,
+    pause_instance,
+    resume_instance,
     reboot_instance,
     delete_instance,
 )

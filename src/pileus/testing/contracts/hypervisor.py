@@ -11,7 +11,7 @@ from msgspec import structs
 from pileus.agent.hypervisor.port import GuestFound, GuestState, Hypervisor
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
-from pileus.kernel.errors import NotFound
+from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
 from pileus.link.records import GuestSpec
 from pileus.testing.links import until
@@ -114,6 +114,45 @@ class HypervisorContract:
         await hypervisor.stop(id)
         assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
 
+    async def test_pausing_twice_is_pausing_once_and_resuming_goes_on(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        for asked, state in ((hypervisor.pause, GuestState.PAUSED), (hypervisor.resume, GuestState.RUNNING)):
+            for _ in range(2):
+                await asked(id)
+                assert (await hypervisor.list())[id].state is state
+
+    async def test_a_paused_guest_stays_so_when_it_is_changed_or_the_agent_goes_away(
+        self,
+        hypervisor: Hypervisor,
+        another: Callable[[], Awaitable[Hypervisor]],
+        defined: Callable[..., Awaitable[InstanceId]],
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.pause(id)
+        await defined(generation=2)
+        assert (await (await another()).list())[id].state is GuestState.PAUSED
+
+    async def test_a_paused_guest_can_be_stopped(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.pause(id)
+        await hypervisor.stop(id)
+        assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
+
+    async def test_a_guest_that_does_not_run_is_neither_paused_nor_resumed(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        for asked in (hypervisor.pause, hypervisor.resume):
+            with pytest.raises(Conflict):
+                await asked(id)
+
     async def test_a_guest_runs_after_its_reset_button_was_pressed(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
     ) -> None:
@@ -198,7 +237,8 @@ class HypervisorContract:
         await first.close()
 
     async def _is_unknown(self, hypervisor: Hypervisor, id: InstanceId) -> None:
-        for asked in (hypervisor.start, hypervisor.stop, hypervisor.shut_down, hypervisor.console):
+        calls = hypervisor.start, hypervisor.stop, hypervisor.shut_down, hypervisor.pause, hypervisor.resume
+        for asked in (*calls, hypervisor.console):
             with pytest.raises(NotFound):
                 await asked(id)
         with pytest.raises(NotFound):

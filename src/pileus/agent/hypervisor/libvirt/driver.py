@@ -134,6 +134,18 @@ class LibvirtHypervisor:
                 "stop the guest", lambda libvirt: stop(libvirt.lookupByUUIDString(id)), timeout_s=_DEED_S
             )
 
+    async def pause(self, id: InstanceId) -> None:
+        def pause(domain: VirDomain) -> None:
+            self._unless(lambda: domain.state(0)[0] == DomainState.PAUSED, domain.suspend)
+
+        await self._do_to("pause the guest", id, pause)
+
+    async def resume(self, id: InstanceId) -> None:
+        def resume(domain: VirDomain) -> None:
+            self._unless(lambda: domain.state(0)[0] == DomainState.RUNNING, domain.resume)
+
+        await self._do_to("resume the guest", id, resume)
+
     async def reboot(self, id: InstanceId, *, hard: bool) -> None:
         button = self._library.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
 
