@@ -277,3 +277,17 @@ async def test_completion_knows_nouns_and_verbs(pileus: CommandLine) -> None:
     script = (await pileus.ok("completion", "bash")).out
     assert "security-group" in script
     assert "dissociate" in script
+
+
+async def test_ssh_goes_to_the_floating_ip_as_the_images_user(
+    pileus: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await created(pileus, "far")
+    address = (await pileus.ok("floating-ip", "create", "--instance", "far", "-o", "json")).json["address"]
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\nexit 23\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = await pileus("instance", "ssh", "far", "--user", "debian", "uname", "-a")
+    assert said.status == 23
+    assert (tmp_path / "arguments").read_text().split() == ["-l", "debian", "--", address, "uname", "-a"]

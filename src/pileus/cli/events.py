@@ -43,7 +43,7 @@ async def _follow(session: Session, given: Mapping[str, Any]) -> None:
     from pileus.client.events import follow
 
     session.use(given.get("common", Common()))
-    query = {name: value for name, value in given.items() if name not in ("common", "limit") and value}
+    query = {name: value for name, value in given.items() if name not in ("common", "limit", "all_projects")}
     if given.get("all_projects"):
         query["all_projects"] = "true"
     left: int | None = given.get("limit")

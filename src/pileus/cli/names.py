@@ -66,16 +66,22 @@ class Names:
         return [each for each in matches if each.get("project_id") == project] or matches
 
     async def of(self, noun: str, records: Iterable[Record], fields: Iterable[str]) -> Mapping[str, str]:
-        """The names of what these fields of the records refer to, by id; what cannot be found stays away."""
+        """The names of what these fields of the records refer to, by id; what cannot be found stays away.
+
+        Actors are `user:<id>` or `host:<id>`, and so are called by both: `user:ann`.
+        """
         wanted: dict[str, set[str]] = {}
-        for field in fields:
-            if referred := self._document.referred(noun, field):
-                for record in records:
+        for record in records:
+            for field in fields:
+                if referred := self._document.referred(noun, field):
                     wanted.setdefault(referred, set()).update(_ids(record.get(field)))
-        found = await asyncio.gather(
-            *(self._names(self._document.nouns[each], ids) for each, ids in wanted.items() if ids)
-        )
-        return {id: name for names in found for id, name in names.items()}
+                elif field == "actor" and (id := record[field].partition(":")[2]):
+                    wanted.setdefault(record[field].partition(":")[0], set()).add(id)
+        known = {each: ids for each, ids in wanted.items() if ids and each in self._document.nouns}
+        found = await asyncio.gather(*(self._names(self._document.nouns[each], ids) for each, ids in known.items()))
+        names = {id: name for names in found for id, name in names.items()}
+        actors = {f"{each}:{id}": f"{each}:{names[id]}" for each, ids in known.items() for id in ids if id in names}
+        return names | actors
 
     async def _names(self, noun: Noun, ids: set[str]) -> Mapping[str, str]:
         if not noun.known_by:

@@ -126,7 +126,8 @@ class Printer:
 
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         for name, is_right in zip(titles, right, strict=True):
-            table.add_column(name, justify="right" if is_right else "left", overflow="fold")
+            # An id that is broken in two cannot be copied.
+            table.add_column(name, justify="right" if is_right else "left", overflow="fold", no_wrap=name == "ID")
         for row in rows:
             table.add_row(*(Text(cell, style=style_of(cell)) for cell in row))
         console_of(self._terminal).print(table)

@@ -26,7 +26,7 @@ _View = Callable[[Task], None]
 def commands(session: Session) -> Mapping[str, Callable[..., Awaitable[None]]]:
     """The commands that are more than their operation, by verb."""
 
-    async def shown(
+    async def story(
         task: Annotated[str, Parameter(name="ID", help="Of the task.")],
         /,
         *,
@@ -34,13 +34,17 @@ def commands(session: Session) -> Mapping[str, Callable[..., Awaitable[None]]]:
         common: AsCommon = COMMON,
     ) -> None:
         """Show a task: its steps and times, its cause if it failed, what is undone."""
+        from pileus.cli.names import Names
+
         session.use(common)
         async with session.client() as client:
             if wait:
                 await finish(session, client, task)
-            show(await client.task(task), session)
+            shown = await client.task(task)
+            called = await Names(client, session.document).of("task", [{"actor": shown.actor}], ["actor"])
+            show(shown, session, called.get(shown.actor, shown.actor))
 
-    return {"show": shown}
+    return {"show": story}
 
 
 async def finish(session: Session, client: "Client", id: str) -> Task:
@@ -145,8 +149,8 @@ def _picture(task: Task) -> "RenderableType":
     return Group(*rows)
 
 
-def show(task: Task, session: Session) -> None:
-    """Print the whole story of a task."""
+def show(task: Task, session: Session, actor: str) -> None:
+    """Print the whole story of a task, begun by whom this names."""
     if session.printer.document(task):
         return
     if not session.printer.for_people:
@@ -159,7 +163,7 @@ def show(task: Task, session: Session) -> None:
         {
             "id": task.id,
             task.subject_kind: f"{task.subject_name} {task.subject_id}".strip(),
-            "by": task.actor,
+            "by": actor,
             "began": local(task.created_at),
             "ended": local(task.ended_at) if task.ended_at else None,
             "request": task.request,

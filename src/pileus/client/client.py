@@ -140,7 +140,7 @@ class Client:
             page = (await self.get(path, {**query, "after": after, "limit": limit})).read(Page)
             yield page
             # Records have a cursor for as long as there are more; the event log always tells where it would go on.
-            if page.next is None or len(page.items) < limit:
+            if page.next is None or (isinstance(page.next, int) and len(page.items) < limit):
                 return
             after = page.next
             left = None if left is None else left - len(page.items)

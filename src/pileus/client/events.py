@@ -57,7 +57,8 @@ async def follow(
         PileusError: the API refuses it, or Unavailable.
     """
     query = dict(where or {})
-    last = str(query.pop("after", None) or "")
+    after = query.pop("after", None)
+    last = "" if after is None else str(after)
     pause, heard = _PAUSE_S, time.monotonic()
     while True:
         try:

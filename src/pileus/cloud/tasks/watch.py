@@ -9,7 +9,7 @@ from pileus.state.store import Event
 
 
 class TaskWatch:
-    """Counts the news of each task that somebody waits for, and wakes them."""
+    """Counts the news of each task that somebody asks for, and wakes those who wait."""
 
     def __init__(self) -> None:
         self._news: dict[TaskId, int] = {}
@@ -33,8 +33,8 @@ class TaskWatch:
                 each.set_result(None)
 
     def news(self, id: TaskId) -> int:
-        """A number that is another whenever there is news of the task, once somebody has waited for some."""
-        return self._news.get(id, 0)
+        """A number that is another whenever there is news of the task, from the first time that somebody asks."""
+        return self._news.setdefault(id, self._counted)
 
     async def wait(self, id: TaskId) -> None:
         """Come back at the next news."""
