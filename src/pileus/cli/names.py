@@ -1,7 +1,7 @@
 """Names where the API has ids: people type and read names."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pileus.client.client import Client
@@ -65,19 +65,21 @@ class Names:
         project = (await self._client.get("/v1/tokens/current")).body["project_id"]
         return [each for each in matches if each.get("project_id") == project] or matches
 
-    async def of(self, noun: str, records: Iterable[Record], fields: Iterable[str]) -> Mapping[str, str]:
+    async def of(self, noun: str, records: Collection[Record], fields: Collection[str]) -> Mapping[str, str]:
         """The names of what these fields of the records refer to, by id; what cannot be found stays away.
 
         Actors are `user:<id>` or `host:<id>`, and so are called by both: `user:ann`.
         """
         wanted: dict[str, set[str]] = {}
-        for record in records:
-            for field in fields:
-                if referred := self._document.referred(noun, field):
+        for field in fields:
+            referred = self._document.referred(noun, field)
+            for record in records:
+                if referred:
                     wanted.setdefault(referred, set()).update(_ids(record.get(field)))
-                elif field == "actor" and (id := record[field].partition(":")[2]):
-                    wanted.setdefault(record[field].partition(":")[0], set()).add(id)
-        known = {each: ids for each, ids in wanted.items() if ids and each in self._document.nouns}
+                elif field == "actor":
+                    kind, _, id = record[field].partition(":")
+                    wanted.setdefault(kind, set()).add(id)
+        known = {each: ids - {""} for each, ids in wanted.items() if each in self._document.nouns}
         found = await asyncio.gather(*(self._names(self._document.nouns[each], ids) for each, ids in known.items()))
         names = {id: name for names in found for id, name in names.items()}
         actors = {f"{each}:{id}": f"{each}:{names[id]}" for each, ids in known.items() for id in ids if id in names}
