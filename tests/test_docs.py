@@ -213,9 +213,10 @@ def commands() -> dict[str, str]:
     """The usage of each command of the reference, which is made from the code; and of plurals, which list."""
     parts = re.split(r"^##+ pileus ?(.*)$", REFERENCE.read_text(), flags=re.MULTILINE)
     known = dict(zip(parts[1::2], parts[2::2], strict=True))
-    for noun in load().nouns.values():
-        known[noun.plural] = known[f"{noun.name} list"]
-    return known
+    plurals = {
+        noun.plural: known[listing] for noun in load().nouns.values() if (listing := f"{noun.name} list") in known
+    }
+    return {**known, **plurals}
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
