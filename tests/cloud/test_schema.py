@@ -28,7 +28,7 @@ from pileus.testing.people import People
 from pileus.testing.requests import KEY, made, running
 from pileus.workflow.task import TASKS, UNFINISHED
 
-EXAMPLES = 6
+EXAMPLES = 3
 """Of each operation, each caller, and each of right and wrong requests."""
 
 NOT_ASKED = {
