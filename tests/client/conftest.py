@@ -31,6 +31,11 @@ class Server:
         """An answer without an announced end, that ends with the connection."""
         self.answers.append(b"HTTP/1.1 200 x\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + body)
 
+    def answer_and_break_off(self, chunk: bytes) -> None:
+        """The beginning of an answer whose connection is lost."""
+        head = b"HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n"
+        self.answers.append(head + b"%x\r\n%s\r\n" % (len(chunk), chunk))
+
     def hang_up(self) -> None:
         self.answers.append(None)
 

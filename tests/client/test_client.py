@@ -101,6 +101,17 @@ async def test_events_are_taken_up_again_behind_the_last_one(server: Server, con
     assert all("kind=flavor" in asked.line for asked in server.asked)
 
 
+async def test_a_stream_that_is_lost_is_no_matter_of_patience(server: Server, config: Config) -> None:
+    server.answer_and_break_off(b": still here\n\n")
+    server.answer_and_break_off(b'id: 1\ndata: {"sequence": 1}\n\n')
+    server.hang_up()
+    async with Client(config) as client:
+        events = follow(client, patience_s=0.0)
+        assert (await anext(events))["sequence"] == 1
+        with pytest.raises(Unavailable):
+            await anext(events)
+
+
 async def test_a_download_that_is_not_the_image_leaves_no_file(server: Server, config: Config, tmp_path: Path) -> None:
     server.answer(200, b"something else")
     image = {"id": "1", "sha256": "0" * 64, "size_bytes": 14}

@@ -59,20 +59,23 @@ async def follow(
     query = dict(where or {})
     after = query.pop("after", None)
     last = "" if after is None else str(after)
-    pause, heard = _PAUSE_S, time.monotonic()
+    pause, away_since = _PAUSE_S, time.monotonic()
     while True:
+        opened = False
         try:
             headers = {"last-event-id": last} if last else {}
             async with client.stream(
                 "GET", "/v1/events/follow", query=query, headers=headers, read_timeout_s=_SILENCE_S
             ) as response:
+                opened = True
                 async for message in messages(response.aiter_lines()):
-                    pause, heard = _PAUSE_S, time.monotonic()
                     last = message.id
                     if message.data:
                         yield msgspec.json.decode(message.data)
         except Unavailable:
-            if time.monotonic() - heard > patience_s:
+            if not opened and time.monotonic() - away_since > patience_s:
                 raise
+        if opened:
+            pause, away_since = _PAUSE_S, time.monotonic()
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
         pause = min(pause * 2, _LONGEST_PAUSE_S)
