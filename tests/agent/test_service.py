@@ -88,22 +88,33 @@ async def test_an_agent_says_what_it_is_and_has_and_goes_on_to_report(bench: Hos
 
 async def test_a_guest_is_made_and_removed_over_the_link(bench: HostBench, controller: Controller) -> None:
     volume = a_volume(image=an_image())
-    guest, steps = a_guest(volume), list[str]()
-
-    def told(raw: msgspec.Raw) -> None:
-        steps.append(msgspec.json.decode(raw, type=Progress).step)
-
+    guest = a_guest(volume)
     async with controller.with_agent(bench.agent()) as channel:
-        made = await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5, progress=told)
+        made = await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5)
         assert made.size_bytes == volume.size_bytes
-        observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5, progress=told)
+        observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
         assert observed.power is Power.RUNNING
-        assert steps == ["image", "copying", "connecting", "defining", "starting"]
         inventory = await channel.request(Method.INVENTORY, None, Inventory, timeout_s=5)
         assert (len(inventory.guests), len(inventory.volumes)) == (1, 1)
         await channel.request(Method.GUEST_REMOVE, GuestRemoval(id=guest.id, generation=1), NoneType, timeout_s=5)
         await channel.request(Method.VOLUME_REMOVE, VolumeRemoval(id=volume.id, generation=1), NoneType, timeout_s=5)
         assert await channel.request(Method.INVENTORY, None, Inventory, timeout_s=5) == Inventory()
+
+
+async def test_what_takes_longer_than_a_moment_tells_of_its_progress(bench: HostBench, controller: Controller) -> None:
+    steps = list[str]()
+
+    def tell(raw: msgspec.Raw) -> None:
+        steps.append(msgspec.json.decode(raw, type=Progress).step)
+
+    guest = a_guest()
+    async with controller.with_agent(bench.agent()) as channel:
+        await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5, progress=tell)
+        assert steps == []
+        bench.faults.delay("hypervisor.start", 0.2)
+        other = msgspec.structs.replace(guest, id=a_guest().id)
+        await channel.request(Method.GUEST_ENSURE, other, GuestObserved, timeout_s=5, progress=tell)
+        assert steps == ["connecting", "defining", "starting"]
 
 
 async def test_a_refusal_crosses_the_link(bench: HostBench, controller: Controller) -> None:

@@ -34,6 +34,7 @@ from pileus.link.records import (
 from pileus.link.streams import Stream
 
 _HELLO_TIMEOUT_S: Final = 30.0
+_A_MOMENT_S: Final = 0.1
 _LOOK_AGAIN_S: Final = 1.0
 """While the hypervisor does not answer, so that nothing can be said of this host."""
 
@@ -130,12 +131,17 @@ class AgentService:
             await console.close()
 
     async def _carry_out(self, call: Call, work: Callable[[Tell], Awaitable[T]]) -> T:
-        """Do the work to its end, and tell of its progress for as long as somebody waits for it."""
+        """Do the work to its end, and tell of its progress for as long as somebody waits for it.
+
+        What takes but a moment is done before anybody could read of its progress, which costs a controller with many
+        hosts more than the answer.
+        """
         if self._errands is None:
             raise Unavailable("the agent is only just starting")
         progress = _ProgressQueue()
         errand = self._errands.create_task(_outcome(work, progress.put, call.method))
         errand.add_done_callback(lambda _: progress.end())
+        await asyncio.wait((errand,), timeout=_A_MOMENT_S)
         while (report := await progress.get()) is not None:
             await call.progress(report)
         outcome = await errand
@@ -165,12 +171,12 @@ class _ProgressQueue:
     async def get(self) -> Progress | None:
         """The next one; None at the end."""
         await self._changed.wait()
-        if self._waiting:
-            progress = self._waiting.pop(0)
-            if not self._waiting and not self._ended:
-                self._changed.clear()
-            return progress
-        return None
+        if self._ended:
+            return None
+        progress = self._waiting.pop(0)
+        if not self._waiting:
+            self._changed.clear()
+        return progress
 
 
 async def _outcome(work: Callable[[Tell], Awaitable[T]], tell: Tell, method: str) -> T | Exception:
