@@ -322,6 +322,8 @@ async def serving(api: Api, settings: Settings, context: ssl.SSLContext) -> Asyn
         lifespan="off",
         log_config=None,
         access_log=False,
+        # Whoever asks is who the connection comes from; a header could name anybody in the audit trail.
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=2,

@@ -3,9 +3,9 @@
 It knows nothing of HTTP but statuses; `http.py` brings requests here and takes answers back.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -163,14 +163,11 @@ class Performer:
             )
         if changes:
             self.state.apply(changes, origin)
-            # From here on it is promised. The caller may go away: the task must start all the same.
-            await asyncio.shield(self._started(task))
+            if task is not None:
+                # From here on it is promised. The caller may go away: the task must start all the same.
+                self.state.when_durable(partial(self.engine.launch, TaskId(task.id)))
+            await self.state.durable()
         return answer
-
-    async def _started(self, task: Task | None) -> None:
-        await self.state.durable()
-        if task is not None:
-            self.engine.launch(TaskId(task.id))
 
     def _answer(self, operation: Operation, plan: Plan, task: Task | None) -> Answer:
         """What the caller is going to get: the record as this commit leaves it."""

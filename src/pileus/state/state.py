@@ -66,13 +66,29 @@ Listener = Callable[[Sequence[Event]], None]
 
 
 class _Group:
-    """Entries that go to disk together."""
+    """Entries that go to disk together, and what waits for that."""
 
-    __slots__ = ("done", "entries")
+    __slots__ = ("entries", "then", "waiting")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.then: list[Callable[[], None]] = []
+        self.waiting: list[asyncio.Future[None]] = []
+
+    def written(self) -> asyncio.Future[None]:
+        """Is done when they are on disk; a future of one's own, so that who is cancelled cancels nobody else."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.append(future)
+        return future
+
+    def end(self, error: Exception | None = None) -> None:
+        for each in self.waiting:
+            if each.done():
+                continue
+            if error is None:
+                each.set_result(None)
+            else:
+                each.set_exception(error)
 
 
 class State:
@@ -229,11 +245,19 @@ class State:
         Raises:
             Unavailable: the log could not be written. Memory is ahead of it now, so this process must end.
         """
+        if self._broken is not None:
+            raise self._broken
         group = self._group or self._writing
         if group is not None:
-            await asyncio.shield(group.done)
-        elif self._broken is not None:
-            raise self._broken
+            await group.written()
+
+    def when_durable(self, deed: Callable[[], None]) -> None:
+        """Do this when everything applied so far is on disk, if it ever is. It must not block, and not raise."""
+        group = self._group or self._writing
+        if group is not None:
+            group.then.append(deed)
+        else:
+            deed()
 
     async def commit(self, changes: Iterable[Change], origin: Origin) -> None:
         """`apply`, then `durable`."""
@@ -263,19 +287,20 @@ class State:
             raise
         finally:
             self._writing = None
-        group.done.set_result(None)
+        group.end()
         events = [entry.event for entry in group.entries]
         for listener in list(self._listeners):
             listener(events)
+        for deed in group.then:
+            deed()
 
     def _break(self, group: _Group, error: PileusError) -> None:
         self._broken = error
         if not self._breaks.done():
             self._breaks.set_result(error)
         for each in (group, self._group):
-            if each is not None and not each.done.done():
-                each.done.set_exception(error)
-                each.done.exception()  # an error that nobody awaited is not worth a warning: keep_log raises it too
+            if each is not None:
+                each.end(error)
 
 
 @asynccontextmanager

@@ -233,10 +233,13 @@ class Engine(Generic[W]):
         """Go on with every unfinished task, and run those that are launched, until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            for state in UNFINISHED:
-                for id in self.state[TASKS].ids_by("state", state):
-                    self.launch(TaskId(id))
-            await asyncio.get_running_loop().create_future()
+            try:
+                for state in UNFINISHED:
+                    for id in self.state[TASKS].ids_by("state", state):
+                        self.launch(TaskId(id))
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._group = None
 
     @property
     def running(self) -> int:
@@ -259,10 +262,11 @@ class Engine(Generic[W]):
         )
 
     def launch(self, id: TaskId) -> None:
-        """Run a task whose record is on disk. Launching twice is launching once."""
-        if self._group is None:
-            raise Unavailable("the workflow engine is not running")
-        if id not in self._runs:
+        """Run a task whose record is on disk. Launching twice is launching once.
+
+        While nothing is served this does nothing: the next `serve` goes on with every unfinished task.
+        """
+        if self._group is not None and id not in self._runs:
             run = self._runs[id] = _Run(self, id)
             self._group.create_task(self._run(run), name=id)
 
