@@ -12,13 +12,15 @@ from pathlib import Path
 
 import msgspec
 
+from pileus import __version__
+from pileus.agent.agent import Pace
 from pileus.agent.daemon import IDENTITY, AgentConfig, DirectoryConfig, LibvirtConfig, OvnConfig, read_config
 from pileus.client.client import Client
 from pileus.client.config import Config
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.pools.model import POOLS
 from pileus.controller.bootstrap import FirstSecrets, Outside, new_secrets
-from pileus.controller.compose import API_PORT, LINK_PORT, Controller, Settings, composed
+from pileus.controller.compose import Controller, Settings, composed
 from pileus.controller.daemon import read_settings
 from pileus.guestimage import build
 from pileus.installation.hello import Hello, first_instance
@@ -28,7 +30,7 @@ from pileus.kernel.errors import Forbidden, TimedOut, Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import HostId, PoolId, new_id
 from pileus.link.addresses import Address
-from pileus.link.certificates import AgentIdentity, AgentKey, Authority
+from pileus.link.certificates import AgentIdentity, AgentKey, Authority, is_due
 from pileus.machine import packages
 from pileus.machine.daemons import Daemon
 from pileus.machine.engines import EngineAddresses, Engines, EngineSettings
@@ -79,14 +81,16 @@ async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
     async with asyncio.TaskGroup() as tasks:
         image = None if begun else tasks.create_task(build(places.image, cache=places.packages, say=say))
         first = await _begin(places, settings)
+        _certify(places)
         say("starting libvirt, Open vSwitch and OVN")
         addresses = await engines.up()
         say("starting controller and agent")
-        port = _configure_controller(places, settings, northbound=addresses.northbound or "").api_port
-        _configure_agent(places, addresses)
+        wanted = _configure_controller(places, settings, northbound=addresses.northbound or "")
+        _configure_agent(places, addresses, wanted)
+        _write_client(places, wanted, _client_config(places).token)
         await engines.daemons.keep(
             [
-                _daemon(CONTROLLER, places.controller, ready=f"tcp:127.0.0.1:{port}"),
+                _daemon(CONTROLLER, places.controller, ready=f"tcp:127.0.0.1:{wanted.api_port}"),
                 _daemon(AGENT, places.agent, ready=None),
             ]
         )
@@ -96,7 +100,7 @@ async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
         write_atomically(places.begun, b"", mode=0o644)
         fingerprint = Authority.load_or_create(places.controller / "authority", SystemClock()).fingerprint
     return Up(
-        api=f"https://{next(iter(_own_addresses()), '127.0.0.1')}:{port}",
+        api=f"https://{next(iter(_own_addresses()), '127.0.0.1')}:{wanted.api_port}",
         fingerprint=fingerprint,
         password=first.password if first else None,
         hello=hello,
@@ -140,11 +144,18 @@ async def _enlist(controller: Controller, places: Places) -> None:
             id=id, created_at=now, since=now, name=socket.gethostname(), pool_id=PoolId(pool.id), roles=("gateway",)
         )
         await state.commit([put(host)], Origin(actor="system", operation="up"))
+
+
+def _certify(places: Places) -> None:
+    """Have a certificate of this host's that is good, also if the machine was off until the last one was over."""
     identity = AgentIdentity(places.agent / IDENTITY)
-    if not identity.exists:
-        key = AgentKey.load_or_create(identity.folder)
-        certificate = controller.authority.certify_host(key.signing_request(), id)
-        identity.install(key, certificate, controller.authority.pem)
+    clock = SystemClock()
+    if identity.exists and not is_due(identity.certificate, clock.now()):
+        return
+    authority = Authority.load_or_create(places.controller / "authority", clock)
+    key = AgentKey.load_or_create(identity.folder)
+    certificate = authority.certify_host(key.signing_request(), HostId(places.layout.identity()))
+    identity.install(key, certificate, authority.pem)
 
 
 def _configure_controller(places: Places, settings: EngineSettings, *, northbound: str) -> Settings:
@@ -179,20 +190,25 @@ def _own_addresses() -> list[str]:
 def _write_client(places: Places, settings: Settings, token: str) -> None:
     authority = Authority.load_or_create(places.controller / "authority", SystemClock())
     config = Config(url=f"https://127.0.0.1:{settings.api_port}", authority=authority.pem.decode(), token=token)
-    write_atomically(places.client, msgspec.json.format(msgspec.json.encode(config), indent=2), mode=0o600)
+    text = msgspec.json.format(msgspec.json.encode(config), indent=2)
+    if not places.client.exists() or places.client.read_bytes() != text:
+        write_atomically(places.client, text, mode=0o600)
 
 
 def _client_config(places: Places) -> Config:
     return msgspec.json.decode(places.client.read_bytes(), type=Config)
 
 
-def _configure_agent(places: Places, addresses: EngineAddresses) -> None:
+def _configure_agent(places: Places, addresses: EngineAddresses, controller: Settings) -> None:
+    """The agent's settings: where everything is, and beside it what is in its file."""
     before = agent_config(places)
     places.volumes.mkdir(mode=0o711, exist_ok=True)
     config = AgentConfig(
-        link=(Address("127.0.0.1", LINK_PORT),),
-        api=(Address("127.0.0.1", API_PORT),),
+        name=before.name if before else "",
         run=before.run if before else "",
+        pace=before.pace if before else Pace(),
+        link=(Address("127.0.0.1", controller.link_port),),
+        api=(Address("127.0.0.1", controller.api_port),),
         hypervisor=LibvirtConfig(
             uri=addresses.libvirt_uri,
             accelerator=_accelerator(addresses),
@@ -229,7 +245,9 @@ def another_run(places: Places) -> None:
 
 def _daemon(name: str, data: Path, *, ready: str | None) -> Daemon:
     command = (sys.executable, "-m", "pileus", name, "--data", str(data))
-    return Daemon(name=name, command=command, ready=ready, environment=_environment())
+    # Another version is another environment: what runs of the one before is started anew.
+    environment = {**_environment(), "PILEUS_VERSION": __version__}
+    return Daemon(name=name, command=command, ready=ready, environment=environment)
 
 
 def _environment() -> dict[str, str]:
@@ -246,9 +264,7 @@ async def _connected(client: Client) -> None:
             while not await _a_host_is_connected(client):  # noqa: ASYNC110 - it may not even listen yet
                 await asyncio.sleep(0.1)
     except TimeoutError as late:
-        raise TimedOut(
-            f"the agent did not connect within {_CONNECTED_WITHIN_S:g} s; log/agent.log says more"
-        ) from late
+        raise TimedOut(f"the agent did not connect within {_CONNECTED_WITHIN_S:g} s; log/agent.log says more") from late
 
 
 async def _a_host_is_connected(client: Client) -> bool:

@@ -43,7 +43,7 @@ class JoinTokenCreate(Wire):
 
 
 class JoinTokenMade(msgspec.Struct, frozen=True, kw_only=True):
-    """What lets one new host in, shown this once: `pileus agent join <address> <token>`."""
+    """What lets one new host in, shown this once."""
 
     token: str
     authority: str
