@@ -18,7 +18,7 @@ from pileus.cloud.identity.model import (
     TokenSecret,
     User,
 )
-from pileus.cloud.identity.passwords import Guesses, fits, hashed
+from pileus.cloud.identity.passwords import Guesses, fits, hashed, hashed_aside
 from pileus.cloud.identity.tokens import new_token, role_in, token_hash
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.projects.model import PROJECTS
@@ -123,24 +123,21 @@ def change(ask: Ask, user: User, wish: UserChange) -> Plan:
     return Plan(summary=f"change user {user.name}", changes=(put(changed),), answers=changed, undo="change it back")
 
 
-@users.put("/{id}/password", least=Role.READER, status=204)
-def set_password(ask: Ask, user: User, wish: PasswordChange) -> Plan:
+@users.special("PUT", "/{id}/password", least=Role.READER, status=204)
+async def set_password(exchange: Exchange, user: User, wish: PasswordChange) -> Answer:
     """Set a password: one's own, or anybody's as an administrator. Sessions of the user end."""
+    hash = await hashed_aside(wish.password)
+    ask = exchange.ask
+    user = ask.state[USERS].get(user.id)
     before = ask.state[PASSWORDS].find(user.id)
-    password = Password(
-        id=user.id, created_at=ask.now, revision=before.revision if before else 0, hash=hashed(wish.password)
-    )
+    password = Password(id=user.id, created_at=ask.now, revision=before.revision if before else 0, hash=hash)
     ended = [
         change
         for token in ask.state[TOKENS].by("user", user.id)
         if token.expires_at is not None and token.id != ask.caller.token_id
         for change in without_token(ask, token)
     ]
-    return Plan(
-        summary=f"set the password of {user.name}",
-        changes=(put(password), *ended),
-        undo="none: nobody knows the old one",
-    )
+    return await exchange.commit(Plan(summary=f"set the password of {user.name}", changes=(put(password), *ended)))
 
 
 @users.delete(least=Role.PLATFORM)

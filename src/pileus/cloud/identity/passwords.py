@@ -24,6 +24,12 @@ def hashed(password: str) -> str:
     return _hasher.hash(password)
 
 
+async def hashed_aside(password: str) -> str:
+    """The same beside the loop: what everybody may ask for must not hold all others up."""
+    async with _one_at_a_time:
+        return await asyncio.to_thread(hashed, password)
+
+
 async def fits(password: str, hash: str | None) -> bool:
     """Whether this is the password; as slow for a user who does not exist (None) as for one who does."""
     async with _one_at_a_time:
