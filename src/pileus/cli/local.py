@@ -19,6 +19,7 @@ LOCAL = {
     "sim": "pileus.cli.local:sim",
     "backup": "pileus.cli.local:backup",
     "restore": "pileus.cli.local:restore",
+    "doctor": "pileus.cli.diagnosis:doctor",
 }
 """By command, the function that is called with the arguments behind it and answers the exit status."""
 
@@ -29,6 +30,7 @@ ABOUT = {
     "sim": "Run simulated hosts against a controller, until interrupted.",
     "backup": "Write a consistent copy of the records and the event log, while the controller runs.",
     "restore": "Put a backup in the place of the records; the controller must be stopped.",
+    "doctor": "Say what is wrong on this machine, why it matters, and the command that mends it.",
 }
 """By command, what it does."""
 

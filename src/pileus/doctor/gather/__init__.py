@@ -1,0 +1,1 @@
+"""Looks at machine, engines and records, changes nothing, and judges nothing."""

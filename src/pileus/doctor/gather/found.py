@@ -1,0 +1,80 @@
+"""What there is of instances on this host, engine by engine."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pileus.agent.daemon import DirectoryConfig, LibvirtConfig
+from pileus.agent.hypervisor.libvirt.binding import load
+from pileus.agent.hypervisor.libvirt.domain import Ground
+from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
+from pileus.agent.hypervisor.port import GuestState
+from pileus.doctor.facts import Found, Process
+from pileus.doctor.gather.site import Site
+from pileus.kernel.ids import is_id
+from pileus.kernel.programs import run
+from pileus.machine import cgroups, libvirtd
+
+_ALIAS = "pileus-port:"
+_UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
+
+
+async def found(site: Site) -> Found:
+    """Processes, devices and volumes, and what the agent was told; guests are asked for apart (`guests`)."""
+    told = site.places.agent / "records" / "guests"
+    return Found(
+        host=site.places.layout.identity(),
+        told=frozenset(each.stem for each in told.glob("*.json")),
+        processes=await asyncio.to_thread(_processes, site),
+        devices=await _devices(),
+        volumes=await asyncio.to_thread(_volumes, site),
+    )
+
+
+async def guests(site: Site) -> Mapping[str, bool] | None:
+    """By id, whether it runs, of all guests of Pileus in libvirt; None if guests here are not libvirt's.
+
+    Raises:
+        Unavailable: libvirt does not answer.
+    """
+    config = site.agent.hypervisor if site.agent is not None else None
+    if not isinstance(config, LibvirtConfig):
+        return None
+    ground = Ground(accelerator=config.accelerator, sockets=Path(config.sockets), logs=Path(config.logs))
+    hypervisor = LibvirtHypervisor(load(), uri=config.uri, ground=ground, accelerator_reason="")
+    try:
+        return {id: guest.state in _UP for id, guest in (await hypervisor.list()).items()}
+    finally:
+        await hypervisor.close()
+
+
+def _processes(site: Site) -> tuple[Process, ...]:
+    found: list[Process] = []
+    for pid in cgroups.processes_in(libvirtd.cgroup(site.places.layout)):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended
+            continue
+        if "-uuid" in words[:-1]:
+            found.append(Process(pid=pid, guest=words[words.index("-uuid") + 1]))
+    return tuple(found)
+
+
+async def _devices() -> Mapping[str, str]:
+    links: list[Mapping[str, Any]] = json.loads(await run("ip", "-json", "link", "show"))
+    aliases = {str(each["ifname"]): str(each.get("ifalias", "")) for each in links}
+    return {name: alias.removeprefix(_ALIAS) for name, alias in aliases.items() if alias.startswith(_ALIAS)}
+
+
+def _volumes(site: Site) -> Mapping[str, Path]:
+    pools = site.agent.pools if site.agent is not None else {}
+    folders = [Path(pool.folder) / "volumes" for pool in pools.values() if isinstance(pool, DirectoryConfig)]
+    return {
+        each.name: each
+        for folder in folders
+        if folder.is_dir()
+        for each in folder.iterdir()
+        if is_id(each.name) and (each / "disk.raw").exists()
+    }
