@@ -1,6 +1,7 @@
 """`pileus doctor`: what is wrong on this machine, why it matters, and the command that mends it."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -41,6 +42,7 @@ def doctor(arguments: Sequence[str]) -> int:
         from pileus.doctor.examine import examine
         from pileus.doctor.findings import exit_status
 
+        _log_nothing()
         findings = asyncio.run(examine(data))
         if output == "json":
             print(msgspec.json.format(msgspec.json.encode(findings), indent=2).decode())  # noqa: T201
@@ -56,6 +58,18 @@ def doctor(arguments: Sequence[str]) -> int:
     except CycloptsError:  # said already
         return 2
     return status if isinstance(status, int) else 0
+
+
+def _log_nothing() -> None:
+    """What drivers log on their way is in the findings, if it matters; the output is for these alone."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def told(findings: "Sequence[Finding]") -> list[str]:

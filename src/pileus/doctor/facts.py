@@ -27,6 +27,8 @@ class Commands(msgspec.Struct, frozen=True, kw_only=True):
     data: Path
     default: bool
     """Whether `data` is the folder that commands take without being told."""
+    program: str = "pileus"
+    """What is typed for `pileus`."""
     external: str = ""
     """The external network's address, if it is not the one that `pileus up` takes by itself."""
     libvirt_uri: str = ""
@@ -35,24 +37,24 @@ class Commands(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def up(self) -> str:
-        return f"pileus up{self._data(self.data)}{f' --external {self.external}' if self.external else ''}"
+        return f"{self.program} up{self._data(self.data)}{f' --external {self.external}' if self.external else ''}"
 
     @property
     def down(self) -> str:
-        return f"pileus up --down{self._data(self.data)}"
+        return f"{self.program} up --down{self._data(self.data)}"
 
     @property
     def doctor(self) -> str:
-        return f"pileus doctor{self._data(self.data)}"
+        return f"{self.program} doctor{self._data(self.data)}"
 
     def of_controller(self, command: str) -> str:
         """A command on this machine that works in the controller's folder: `backup FILE`, `restore FILE`."""
-        return f"pileus {command}{self._data(self.data / 'controller')}"
+        return f"{self.program} {command}{self._data(self.data / 'controller')}"
 
     def cloud(self, command: str) -> str:
         """A command that goes through the API."""
         config = "" if self.default else f"PILEUS_CONFIG={shlex.quote(str(self.data / 'cli.json'))} "
-        return f"{config}pileus {command}"
+        return f"{config}{self.program} {command}"
 
     def virsh(self, command: str) -> str:
         return f"virsh -c {shlex.quote(self.libvirt_uri)} {command}"

@@ -58,6 +58,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
         return Commands(
             data=self.places.data,
             default=self.places.data == DATA,
+            program=self.places.program,
             external="" if self.external == str(DEFAULT_ADDRESS) else self.external,
             libvirt_uri=at.libvirt_uri if at is not None else "",
             programs=programs,
