@@ -222,13 +222,13 @@ class Performer:
         kind = self.state.kind_of(record)
         before = self.state.table(kind).find(record.id)
         # That a secret record changes is no secret; what it holds stays one, in a preview too.
-        now = {} if kind.secret else msgspec.to_builtins(record)
+        now: dict[str, Any] = {} if kind.secret else msgspec.to_builtins(record)
         if change.removes:
-            action, fields = "remove", {}
+            action, fields = "remove", dict[str, Any]()
         elif before is None:
             action, fields = "create", now
         else:
-            was = msgspec.to_builtins(before)
+            was: dict[str, Any] = msgspec.to_builtins(before)
             action, fields = "change", {name: value for name, value in now.items() if was.get(name) != value}
         name = str(getattr(record, "name", ""))
         return ShownChange(action=action, kind=kind.name, id=record.id, name=name, fields=fields)
