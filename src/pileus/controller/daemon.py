@@ -57,7 +57,7 @@ def main(data: Path) -> None:
     # The writer of the log is a thread: with Python's default of 5 ms it waits most of its time for its turn.
     sys.setswitchinterval(0.0005)
     # Records are not collected (see `pileus.state.records`), and little else lives long enough to be part of a cycle:
-    # looking for cycles each 700 objects, as Python does by default, takes a sixth of the CPU of a create.
+    # looking for cycles each 700 objects, as Python does by default, takes a tenth of the CPU of a create.
     gc.set_threshold(20_000)
     uvloop.run(run(data))
 
