@@ -87,7 +87,7 @@ async def simulated_cloud(
             fleet.run(in_memory(controller.hosts.handlers, controller.hosts.accompany)), name="fleet"
         )
         try:
-            await until(lambda: all(host.connected for host in controller.state[HOSTS]))
+            await until(lambda: all(host.connected for host in controller.state[HOSTS]), within_s=60.0)
             async with client_of(controller, await administrator(controller, clock)) as client:
                 yield SimulatedCloud(controller, fleet, client, clock, data)
         finally:

@@ -16,7 +16,7 @@ from pileus.link.handlers import Handlers
 from pileus.link.server import LinkServer
 
 
-async def until(holds: Callable[[], object], *, within_s: float = 5.0) -> None:
+async def until(holds: Callable[[], object], *, within_s: float = 30.0) -> None:
     """Wait for a condition, with a deadline."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event to offer

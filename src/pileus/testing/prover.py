@@ -42,7 +42,7 @@ _AS_FOUND = {
     GuestState.SHUT_DOWN: InstanceState.STOPPED,
     GuestState.CRASHED: InstanceState.STOPPED,
 }
-_SETTLES_WITHIN_S = 20.0
+_SETTLES_WITHIN_S = 60.0
 
 
 class PowerCut(PileusError):
