@@ -21,7 +21,7 @@ from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import DEFAULT_QUOTA, Project
 from pileus.cloud.projects.operations import beginnings
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS
-from pileus.cloud.volumes.model import Volume, VolumeState
+from pileus.cloud.volumes.model import BOOT_SLOT, Volume, VolumeState
 from pileus.controller.compose import Settings, composed
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.ids import (
@@ -167,6 +167,7 @@ def _instance(
     return (
         instance,
         Volume(
+            slot=BOOT_SLOT,
             id=new_id(),
             created_at=now,
             project_id=tenant.project,

@@ -1,6 +1,7 @@
 """Guests on a real QEMU, by a real libvirtd that belongs to the test."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
 from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
-from pileus.testing.contracts.hypervisor import Crash, HypervisorContract
+from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Plugged
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
@@ -92,11 +93,10 @@ def guest() -> GuestSpec:
 
 @pytest.fixture
 def disks(host: LibvirtHost, guest: GuestSpec) -> Mapping[VolumeId, DiskSource]:
-    volume = guest.disks[0].volume
-    disk = host.disks / volume
+    disk = host.disks / guest.disks[0].volume
     with disk.open("wb") as file:
         file.truncate(MIB)
-    return {volume: DiskSource(kind="file", path=str(disk), format="raw")}
+    return {guest.disks[0].volume: DiskSource(kind="file", path=str(disk), format="raw")}
 
 
 @pytest.fixture
@@ -115,8 +115,30 @@ def crash(host: LibvirtHost) -> Crash:
     return kill
 
 
+@pytest.fixture
+def another_disk(host: LibvirtHost) -> tuple[VolumeId, DiskSource]:
+    return an_empty_disk(host)
+
+
+@pytest.fixture
+def plugged(host: LibvirtHost) -> Plugged:
+    async def plugged(id: InstanceId) -> set[VolumeId]:
+        devices = host.virsh("qemu-monitor-command", "--hmp", domain_name(id), "info qtree")
+        return {VolumeId(name) for name in re.findall(r'dev: virtio-blk-pci, id "ua-([0-9a-f-]+)"', devices)}
+
+    return plugged
+
+
 class TestLibvirtHypervisor(HypervisorContract):
     pass
+
+
+def an_empty_disk(host: LibvirtHost, size_bytes: int = MIB) -> tuple[VolumeId, DiskSource]:
+    volume = VolumeId(new_id())
+    disk = host.disks / volume
+    with disk.open("wb") as file:
+        file.truncate(size_bytes)
+    return volume, DiskSource(kind="file", path=str(disk), format="raw")
 
 
 @pytest.fixture
@@ -311,7 +333,7 @@ async def test_a_real_guest_boots_talks_reboots_and_ends_as_it_is_told(
     await run("qemu-img", "convert", "-O", "raw", str(image.path), str(host.disks / root))
     files = {"meta-data": b"instance-id: i-1\nlocal-hostname: guest\n", "user-data": b""}
     (host.disks / seed).write_bytes(fat16(files, label="cidata", size_bytes=4 * MIB))
-    spec = replace(guest, memory_mib=128, disks=(GuestDisk(volume=root), GuestDisk(volume=seed)))
+    spec = replace(guest, memory_mib=128, disks=(GuestDisk(volume=root), GuestDisk(volume=seed, slot=1)))
     disks = {each: DiskSource(kind="file", path=str(host.disks / each), format="raw") for each in (root, seed)}
     await hypervisor.define(spec, disks, plugs)
     await hypervisor.start(spec.id)

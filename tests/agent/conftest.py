@@ -100,7 +100,7 @@ def a_guest(*volumes: VolumeSpec, generation: int = 1, power: Power = Power.RUNN
         vcpus=1,
         memory_mib=256,
         power=power,
-        disks=tuple(GuestDisk(volume=volume.id) for volume in volumes),
+        disks=tuple(GuestDisk(volume=volume.id, slot=slot) for slot, volume in enumerate(volumes)),
         nics=tuple(a_nic(number) for number in range(nics)),
         first_boot=FirstBoot(hostname="hello", public_keys=(("mine", "ssh-ed25519 AAAA"),)),
     )

@@ -10,9 +10,9 @@ from pileus.agent.network.port import HostNetwork, Plug
 from pileus.agent.network.simulated import SimulatedNetwork
 from pileus.agent.storage.port import DiskSource, StoragePool
 from pileus.agent.storage.simulated import SimulatedStorage
-from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
 from pileus.link.records import GuestSpec, NicSpec
-from pileus.testing.contracts.hypervisor import Crash, HypervisorContract
+from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Plugged
 from pileus.testing.contracts.network import Ask, HostNetworkContract
 from pileus.testing.contracts.storage import StoragePoolContract
 
@@ -49,6 +49,17 @@ class TestSimulatedHypervisor(HypervisorContract):
             hypervisor.crash(id)
 
         return kill
+
+    @pytest.fixture
+    def another_disk(self) -> tuple[VolumeId, DiskSource]:
+        return VolumeId(new_id()), DiskSource(kind="file", path="/simulated/another", format="raw")
+
+    @pytest.fixture
+    def plugged(self, hypervisor: SimulatedHypervisor) -> Plugged:
+        async def plugged(id: InstanceId) -> set[VolumeId]:
+            return set(hypervisor.guests[id].plugged)
+
+        return plugged
 
 
 class TestSimulatedNetwork(HostNetworkContract):

@@ -7,6 +7,7 @@ import pytest
 
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import WORKFLOWS
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until
@@ -64,6 +65,46 @@ async def delete(cloud: SimulatedCloud) -> None:
     await ask(cloud, "DELETE", f"/{the_instance(cloud)}")
 
 
+async def detached(cloud: SimulatedCloud) -> None:
+    await running(cloud)
+    answer = await cloud.client.post("/v1/volumes", json={"name": "data", "size_gib": 1})
+    assert answer.status_code == 201, answer.text
+
+
+async def attached(cloud: SimulatedCloud) -> None:
+    await detached(cloud)
+    await attach(cloud)
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def attached_before(cloud: SimulatedCloud) -> None:
+    await attached(cloud)
+    await detach(cloud)
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def attach(cloud: SimulatedCloud) -> None:
+    await ask_volume(cloud, "POST", "/attach", {"instance_id": the_instance(cloud)})
+
+
+async def detach(cloud: SimulatedCloud) -> None:
+    await ask_volume(cloud, "POST", "/detach")
+
+
+async def grow(cloud: SimulatedCloud) -> None:
+    await ask_volume(cloud, "POST", "/grow", {"size_gib": 3})
+
+
+async def delete_volume(cloud: SimulatedCloud) -> None:
+    await ask_volume(cloud, "DELETE", "")
+
+
+async def ask_volume(cloud: SimulatedCloud, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+    volume = next(volume.id for volume in cloud.state[VOLUMES] if volume.name == "data")
+    answer = await cloud.client.request(method, f"/v1/volumes/{volume}{path}", json=body)
+    assert answer.status_code in (202, 503), answer.text
+
+
 def the_instance(cloud: SimulatedCloud) -> str:
     return cloud.state[INSTANCES].ids[0]
 
@@ -81,6 +122,13 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.resume": (paused, resume, 25),
     "instance.reboot": (running, reboot, 19),
     "instance.delete": (running, delete, 32),
+    "volume.attach": (detached, attach, 32),
+    "volume.attach again": (attached_before, attach, 29),
+    "volume.detach": (attached, detach, 25),
+    "volume.grow": (attached, grow, 32),
+    "volume.grow detached": (attached_before, grow, 23),
+    "volume.delete": (attached_before, delete_volume, 19),
+    "instance.delete with a volume": (attached, delete, 32),
 }
 """What is there before, what is done, and in how many ways it is broken."""
 
@@ -92,4 +140,4 @@ async def test_a_workflow_is_all_or_nothing_whatever_breaks_when(workflow: str, 
 
 
 def test_every_workflow_is_proven() -> None:
-    assert set(DEEDS) == {workflow.name for workflow in WORKFLOWS}
+    assert {deed.partition(" ")[0] for deed in DEEDS} == {workflow.name for workflow in WORKFLOWS}

@@ -210,6 +210,8 @@ class Guests:
             await self._serve()
             tell(Progress(step="defining"))
             await self._hypervisor.define(spec, disks, plugs)
+            if record.power is not Power.STOPPED and _is_up(await self._find(spec.id)):
+                await self._hypervisor.change_disks(spec, disks)
             for port in record.former_ports:
                 await self._network.unplug(port)
         changed = await self._bring_to(record.power, spec.id, tell)

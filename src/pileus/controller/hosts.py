@@ -162,7 +162,7 @@ class HostLinks:
         is_now = _SEEN[guest.power]
         if guest.generation < instance.generation or is_now is instance.state:
             return
-        changed: list[Change] = [put(instance.to(is_now, reason=guest.cause))]
+        changed: list[Change] = [put(instance.found(is_now, reason=guest.cause))]
         self._state.apply(changed, Origin(actor=f"host:{host}", operation="guest.observed"))
 
     async def _mend(self, host: HostId, found: dict[str, GuestObserved]) -> None:
@@ -181,6 +181,7 @@ class HostLinks:
             instance
             for instance in self._state[INSTANCES].by("host_id", host)
             if instance.state in SETTLED
+            and not instance.busy_with  # whoever changes it will tell the host
             and (instance.id not in found or found[instance.id].generation < instance.generation)
         ]
 

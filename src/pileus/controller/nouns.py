@@ -20,6 +20,7 @@ from pileus.cloud.projects.operations import projects
 from pileus.cloud.securitygroups.operations import security_groups, security_rules
 from pileus.cloud.servergroups.operations import server_groups
 from pileus.cloud.tasks.operations import tasks
+from pileus.cloud.volumes import workflows as of_volumes
 from pileus.cloud.volumes.operations import volumes
 from pileus.operations.declare import Noun
 from pileus.operations.idempotency import KEPT_ANSWERS
@@ -49,7 +50,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     events,
 )
 
-WORKFLOWS = of_instances.WORKFLOWS
+WORKFLOWS = (*of_instances.WORKFLOWS, *of_volumes.WORKFLOWS)
 
 KINDS: tuple[Kind[Any], ...] = (
     *(noun.kind for noun in NOUNS if noun is not events),

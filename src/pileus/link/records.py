@@ -84,11 +84,15 @@ class VolumeObserved(Message, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class GuestDisk(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """A volume of a guest; the first is what it boots from."""
+    """A volume of a guest."""
 
     volume: VolumeId
     pool: str = "local"
     serial: str = ""
+    slot: int = 0
+    """Where it is plugged in, also after the next start; what is in slot 0 is what the guest boots from."""
+    size_bytes: int = 0
+    """As large as the guest is to see it; 0 for as large as it is."""
 
 
 class NicSpec(Message, frozen=True, kw_only=True, omit_defaults=True):

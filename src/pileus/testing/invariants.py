@@ -15,7 +15,8 @@ from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
-from pileus.cloud.volumes.model import VOLUMES, VolumeState
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
+from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.state.kinds import Kind
 from pileus.state.state import State
 from pileus.workflow.task import TASKS, UNFINISHED
@@ -66,7 +67,13 @@ _REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
 
 def dangling(state: State) -> list[str]:
     """What is wrong with these records, in words; empty for a cloud in which nothing is half made."""
-    checks: tuple[Callable[[State], Iterable[str]], ...] = (_references, _addresses, _instances, _within_projects)
+    checks: tuple[Callable[[State], Iterable[str]], ...] = (
+        _references,
+        _addresses,
+        _instances,
+        _volumes,
+        _within_projects,
+    )
     return [wrong for check in checks for wrong in check(state)]
 
 
@@ -111,11 +118,7 @@ def _addresses(state: State) -> Iterator[str]:
 
 
 def _instances(state: State) -> Iterator[str]:
-    worked_on = {
-        id
-        for each in UNFINISHED
-        for id in (state[TASKS].get(task).subject_id for task in state[TASKS].ids_by("state", each))
-    }
+    worked_on = _worked_on(state)
     for instance in state[INSTANCES]:
         ports = state[PORTS].by("instance_id", instance.id)
         if sorted(instance.addresses) != sorted(each.address for port in ports for each in port.addresses):
@@ -127,10 +130,39 @@ def _instances(state: State) -> Iterator[str]:
             yield f"instance {instance.id} is {instance.state}, and no task is at work on it"
         if instance.id not in state[FIRST_BOOTS]:
             yield f"instance {instance.id} has nothing to be told at its first boot"
+        attached = {each.id for each in state[VOLUMES].by("instance", instance.id) if _is_attached(each)}
+        if instance.state is not InstanceState.DELETING and set(instance.attached_volume_ids) != attached:
+            yield f"instance {instance.id} shows the volumes {instance.attached_volume_ids} and has {attached}"
+        worked_on_it = {each.id for each in state[VOLUMES].by("instance", instance.id)} & worked_on
+        if instance.busy_with and not worked_on_it:
+            yield f"instance {instance.id} is busy ({instance.busy_with}), and no task is at work on it"
+
+
+def _volumes(state: State) -> Iterator[str]:
+    worked_on = _worked_on(state)
     for volume in state[VOLUMES]:
-        instance = state[INSTANCES].find(volume.instance_id or "")
-        if volume.state is VolumeState.CREATING and (instance is None or instance.state in SETTLED):
-            yield f"volume {volume.id} is {volume.state}, and nobody makes it"
+        maker = volume.instance_id if volume.state is VolumeState.CREATING else volume.id
+        if volume.state not in VOLUME_SETTLED and maker not in worked_on:
+            yield f"volume {volume.id} is {volume.state}, and no task is at work on it"
+        if (volume.slot is None) != (volume.instance_id is None):
+            yield f"volume {volume.id} is in slot {volume.slot} of instance {volume.instance_id}"
+    taken = Counter((volume.instance_id, volume.slot) for volume in state[VOLUMES] if volume.instance_id)
+    yield from (f"slot {slot} of instance {id} is taken {n} times" for (id, slot), n in taken.items() if n > 1)
+
+
+def _worked_on(state: State) -> set[str]:
+    """What unfinished tasks are about."""
+    return {
+        id
+        for each in UNFINISHED
+        for id in (state[TASKS].get(task).subject_id for task in state[TASKS].ids_by("state", each))
+    }
+
+
+def _is_attached(volume: Volume) -> bool:
+    if volume.slot == BOOT_SLOT:
+        return False
+    return volume.state in (VolumeState.IN_USE, VolumeState.DETACHING, VolumeState.GROWING)
 
 
 def _within_projects(state: State) -> Iterator[str]:

@@ -23,9 +23,12 @@ from pileus.agent.hypervisor.port import GuestState
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.instances.model import INSTANCES, SETTLED, InstanceState
 from pileus.cloud.networks.model import PORTS
+from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, PileusError
+from pileus.kernel.ids import VolumeId
+from pileus.kernel.units import GIB
 from pileus.testing.cloud import SimulatedCloud, simulated_cloud
 from pileus.testing.fleet import SimulatedAgent, SimulatedFleet
 from pileus.testing.links import until
@@ -213,27 +216,38 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
     state = cloud.state
     found = [f"{task.workflow} is {task.state}" for task in state[TASKS] if task.state in UNFINISHED]
     found += [f"instance {each.id} is {each.state}" for each in state[INSTANCES] if each.state not in SETTLED]
-    for table, owner in ((state[VOLUMES], "instance_id"), (state[PORTS], "instance_id")):
-        found += [
-            f"{table.kind.name} {each.id} belongs to nobody"
-            for each in table
-            if getattr(each, owner) not in state[INSTANCES]
-        ]
+    found += [f"instance {each.id} is busy: {each.busy_with}" for each in state[INSTANCES] if each.busy_with]
+    found += [f"volume {each.id} is {each.state}" for each in state[VOLUMES] if each.state not in VOLUME_SETTLED]
+    found += [f"port {each.id} belongs to nobody" for each in state[PORTS] if each.instance_id not in state[INSTANCES]]
+    found += [
+        f"volume {each.id} belongs to nobody"
+        for each in state[VOLUMES]
+        if each.slot is not None and each.instance_id not in state[INSTANCES]
+    ]
     for host in cloud.fleet.hosts:
         if not state[HOSTS].get(host.id).connected:
             found.append(f"{host.name} is not connected")
         instances = {each.id: each for each in state[INSTANCES].by("host_id", host.id)}
         guests = await host.hypervisor.list()
         found += _differ(f"guests of {host.name}", set(guests), set(instances))
-        found += _differ(
-            f"volumes of {host.name}", set(await host.storage.list()), set(state[VOLUMES].ids_by("host", host.id))
-        )
+        volumes = await host.storage.list()
+        found += _differ(f"volumes of {host.name}", set(volumes), set(state[VOLUMES].ids_by("host", host.id)))
+        found += [
+            f"volume {each.id} has {volumes[VolumeId(each.id)].size_bytes} bytes instead of {each.size_gib} GiB"
+            for each in state[VOLUMES].by("host", host.id)
+            if each.id in volumes and volumes[VolumeId(each.id)].size_bytes < each.size_gib * GIB
+        ]
         found += _differ(
             f"ports of {host.name}", set(await host.network.list()), set(state[PORTS].ids_by("host_id", host.id))
         )
         for id, guest in guests.items():
             if id in instances and _AS_FOUND[guest.state] is not instances[id].state:
                 found.append(f"instance {id} is {instances[id].state}, its guest {guest.state}")
+            wanted = {each.id: each.size_gib * GIB for each in state[VOLUMES].by("instance", id)}
+            defined = host.hypervisor.guests[id]
+            found += _differ(f"disks of guest {id}", {each.volume for each in defined.spec.disks}, set(wanted))
+            if runs and defined.plugged != wanted:
+                found.append(f"guest {id} sees the disks {defined.plugged} instead of {wanted}")
     return found
 
 

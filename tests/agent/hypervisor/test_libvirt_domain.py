@@ -35,7 +35,7 @@ GUEST = GuestSpec(
     vcpus=2,
     memory_mib=1024,
     power=Power.RUNNING,
-    disks=(GuestDisk(volume=ROOT, serial="root"), GuestDisk(volume=DATA)),
+    disks=(GuestDisk(volume=ROOT, serial="root"), GuestDisk(volume=DATA, slot=1)),
     nics=(
         NicSpec(port=PORT, network=NETWORK, mac="52:54:00:12:34:56", addresses=("10.0.0.5",), mtu=1442),
         NicSpec(port=FAST, network=NETWORK, mac="52:54:00:12:34:57", addresses=("10.0.0.6",), mtu=8942),

@@ -67,7 +67,15 @@ class Hypervisor(Protocol):
     async def define(
         self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]
     ) -> None:
-        """Make the guest known, or change it to this; what a running guest cannot take on comes at its next start."""
+        """Make the guest known, or change it to this; a running guest goes on as it is until its next start."""
+        ...
+
+    async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
+        """Plug in, unplug and enlarge disks of a running guest until they are as specified; what it boots from stays.
+
+        A guest that does not run has them at its next start, so that there is nothing to do. Raises Conflict if a
+        guest does not let go of a disk in time: it may do so later, and asking again is right.
+        """
         ...
 
     async def start(self, id: InstanceId) -> None: ...

@@ -26,6 +26,8 @@ class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     state: GuestState = GuestState.SHUT_DOWN
     cause: str = ""
     starts: int = 0
+    plugged: dict[VolumeId, int] = {}
+    """The disks that it has while it runs, each with its size in bytes as the guest sees it."""
 
 
 class SimulatedHypervisor:
@@ -35,7 +37,7 @@ class SimulatedHypervisor:
         self.faults = faults or Faults()
         self.guests: dict[InstanceId, DefinedGuest] = {}
         self.deaf: set[InstanceId] = set()
-        """Guests that do not end when they are asked to."""
+        """Guests that do not end when they are asked to, nor let go of a disk."""
         self._lost = False
         self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
         self._consoles: dict[InstanceId, SimulatedConsole] = {}
@@ -56,15 +58,27 @@ class SimulatedHypervisor:
         await self._before("define")
         defined = DefinedGuest(spec=guest, disks=dict(disks), plugs=dict(plugs))
         if (known := self.guests.get(guest.id)) is not None:
-            defined = structs.replace(defined, state=known.state, cause=known.cause, starts=known.starts)
+            defined = structs.replace(
+                defined, state=known.state, cause=known.cause, starts=known.starts, plugged=known.plugged
+            )
         self.guests[guest.id] = defined
         self.faults.after("hypervisor.define")
+
+    async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:  # noqa: ARG002
+        await self._before("change_disks")
+        known = self._guest(guest.id)
+        wanted = _plugged(guest)
+        if known.state in _UP and known.plugged != wanted:
+            if known.plugged.keys() - wanted.keys() and guest.id in self.deaf:
+                raise Conflict("the guest does not let go of a disk")
+            self.guests[guest.id] = structs.replace(known, plugged=wanted)
+        self.faults.after("hypervisor.change_disks")
 
     async def start(self, id: InstanceId) -> None:
         await self._before("start")
         guest = self._guest(id)
         if guest.state not in _UP:
-            self.guests[id] = structs.replace(guest, starts=guest.starts + 1)
+            self.guests[id] = structs.replace(guest, starts=guest.starts + 1, plugged=_plugged(guest.spec))
             self._become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.start")
 
@@ -189,6 +203,10 @@ class SimulatedHypervisor:
     def _end_console(self, id: InstanceId) -> None:
         if (console := self._consoles.pop(id, None)) is not None:
             console.end()
+
+
+def _plugged(guest: GuestSpec) -> dict[VolumeId, int]:
+    return {disk.volume: disk.size_bytes for disk in guest.disks}
 
 
 class SimulatedConsole:

@@ -10,6 +10,7 @@ from pydantic import Field
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS, Host, HostState, Invited
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.pools.model import POOLS
+from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
 from pileus.kernel.ids import HostId, PoolId
 from pileus.link.join import Admission, Invitation, JoinRequest
@@ -108,9 +109,11 @@ def change(ask: Ask, host: Host, wish: HostChange) -> Plan:
 
 @hosts.delete(least=Role.PLATFORM)
 def delete(ask: Ask, host: Host) -> Plan:
-    """Remove a host that has no instances. Its agent is no longer let in."""
+    """Remove a host that has no instances and no volumes. Its agent is no longer let in."""
     if kept := ask.state[INSTANCES].count_by("host_id", host.id):
         raise Conflict(f"the host has {kept} instances")
+    if kept := ask.state[VOLUMES].count_by("host", host.id):
+        raise Conflict(f"the host has {kept} volumes, whose data nobody else has")
     return Plan(summary=f"remove host {host.name}", changes=(remove(host),), undo="let it join again")
 
 

@@ -11,6 +11,7 @@ from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.model import IMAGES, Image, ImageFormat, ImageState
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.projects.model import limits
+from pileus.cloud.volumes.model import VOLUMES, VolumeState
 from pileus.kernel.errors import Conflict, Forbidden, Invalid
 from pileus.kernel.ids import HostId, ImageId, ProjectId
 from pileus.kernel.units import GIB, TIB
@@ -96,6 +97,9 @@ def delete(ask: Ask, image: Image) -> Plan:
     being_built = [each for each in ask.state[INSTANCES].by("image", image.id) if each.state is InstanceState.BUILDING]
     if being_built:
         raise Conflict(f"instance {being_built[0].name} is being made from it")
+    for volume in ask.state[VOLUMES].by("image", image.id):
+        if volume.host_id is None or volume.state is VolumeState.ATTACHING:
+            raise Conflict(f"volume {volume.name} is to be a copy of it, and has not been attached yet")
     return Plan(summary=f"delete image {image.name}", changes=(remove(image),), undo="none: its data is gone")
 
 

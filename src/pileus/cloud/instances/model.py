@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from pileus.kernel.errors import Conflict
-from pileus.kernel.ids import FlavorId, HostId, ImageId, KeypairId, PoolId, ProjectId, ServerGroupId
+from pileus.kernel.ids import FlavorId, HostId, ImageId, KeypairId, PoolId, ProjectId, ServerGroupId, VolumeId
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
@@ -71,12 +72,37 @@ class Instance(Record, frozen=True, kw_only=True):
     generation: int = 1
     """Of what the host was told; every change of it adds one."""
     started_at: datetime | None = None
+    attached_volume_ids: tuple[VolumeId, ...] = ()
+    """Of the volumes besides the one that it boots from, in the order in which they were attached."""
+    busy_with: str = ""
+    """What a task is changing about it, in words, while it keeps its state; empty if none is."""
+
+    def busy(self, doing: str) -> "Instance":
+        """The same instance while a task changes something about it, or Conflict if it must not be changed now."""
+        if self.state not in (InstanceState.RUNNING, InstanceState.STOPPED):
+            raise Conflict(f"instance {self.name} is {self.state}: it must be running or stopped")
+        self._must_be_free()
+        return msgspec.structs.replace(self, busy_with=doing, generation=self.generation + 1)
 
     def to(self, state: InstanceState, *, reason: str = "") -> "Instance":
         """The same instance in its next state, or Conflict if there is no such way."""
+        self._must_be_free()
+        return self.found(state, reason=reason)
+
+    def found(self, state: InstanceState, *, reason: str = "") -> "Instance":
+        """The same instance in a state that nobody asked for, which it may also come to while it is busy."""
         if state not in ALLOWED[self.state]:
             raise Conflict(f"instance {self.name} is {self.state} and cannot become {state}")
         return msgspec.structs.replace(self, state=state, state_reason=reason)
+
+    def _must_be_free(self) -> None:
+        if self.busy_with:
+            raise Conflict(f"instance {self.name} is being changed: {self.busy_with}")
+
+
+def _with_volumes(instance: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knows volumes that are attached."""
+    return {**instance, "attached_volume_ids": (), "busy_with": ""}
 
 
 INSTANCES = Kind(
@@ -89,6 +115,7 @@ INSTANCES = Kind(
         "image": lambda instance: instance.image_id,
     },
     counts=lambda instance: {"instances": 1, "vcpus": instance.vcpus, "memory_mib": instance.memory_mib},
+    upgrades=(_with_volumes,),
 )
 
 

@@ -31,7 +31,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, SUBNETS, FixedAddress, 
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS
 from pileus.cloud.servergroups.model import SERVER_GROUPS
-from pileus.cloud.volumes.model import Volume
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import (
     FlavorId,
@@ -121,7 +121,7 @@ instances.show()
 @instances.post(starts=create_instance, max_body=256 * 1024)
 def create(ask: Ask, wish: InstanceCreate) -> Plan:
     """Create an instance and start it."""
-    image = _usable_image(ask, wish.image_id)
+    image = usable_image(ask, wish.image_id)
     size = _size(ask, wish, image)
     pool = _pool(ask, wish.pool_id)
     if wish.server_group_id is not None:
@@ -165,6 +165,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         size_gib=disk_gib,
         image_id=ImageId(image.id),
         instance_id=id,
+        slot=BOOT_SLOT,
         host_id=placement.host,
     )
     told = FirstBootData(
@@ -264,9 +265,12 @@ def reboot(ask: Ask, instance: Instance, wish: Reboot) -> Plan:
 
 @instances.delete(starts=delete_instance)
 def delete(ask: Ask, instance: Instance) -> Plan:
-    """Delete an instance and its disk. Its floating IPs are kept."""
+    """Delete an instance and the disk that it boots from. Its floating IPs and its other volumes are kept."""
     if instance.protected:
         raise Conflict(f"instance {instance.name} is protected; take the protection away first")
+    for volume in ask.state[VOLUMES].by("instance", instance.id):
+        if volume.protected and volume.slot == BOOT_SLOT:
+            raise Conflict(f"volume {volume.name}, which it boots from, is protected; take the protection away first")
     changed = msgspec.structs.replace(
         instance.to(InstanceState.DELETING), generation=instance.generation + 1, floating_addresses=()
     )
@@ -296,7 +300,8 @@ def hostname_of(name: str) -> str:
     return label or "instance"
 
 
-def _usable_image(ask: Ask, id: str) -> Image:
+def usable_image(ask: Ask, id: str) -> Image:
+    """The image that a wish names to be copied. Raises NotFound, or Conflict if it has no data yet."""
     image = ask.state[IMAGES].find(id)
     if image is None or not (image.public or ask.may_see(image)):
         raise NotFound(f"there is no image {id}", fields={"image_id": "not found"})

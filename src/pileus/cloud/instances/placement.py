@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from pileus.cloud.hosts.model import HOSTS, Host, HostState
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume
 from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
 from pileus.kernel.units import GIB, MIB
 from pileus.operations.plan import Reason
@@ -34,6 +37,8 @@ class Placer:
                 self._pool_changed(before, after)
             case "instance":
                 self._instance_changed(before, after)
+            case "volume":
+                self._volume_changed(before, after)
             case _:
                 pass
 
@@ -70,6 +75,13 @@ class Placer:
                 self.fleet.release(before.id)
         elif not isinstance(before, Instance) or _takes(before) != _takes(after):
             self.fleet.promise(after.id, after.host_id, self._demand_of(after))
+
+    def _volume_changed(self, before: Record | None, after: Record | None) -> None:
+        # What an instance boots from is in the instance's own demand.
+        if isinstance(after, Volume) and after.host_id is not None and after.slot != BOOT_SLOT:
+            self.fleet.promise(after.id, after.host_id, _disk_demand(after.size_gib, None))
+        elif before is not None:
+            self.fleet.release(before.id)
 
     def _demand_of(self, instance: Instance) -> Demand:
         pool = self._pools.get(instance.pool_id)
@@ -143,6 +155,24 @@ def demand_for(
     )
 
 
+def _disk_demand(size_gib: int, pool: Pool | None) -> Demand:
+    """What a volume needs. It is of no project: where a project's volumes are says nothing of its instances."""
+    return Demand(
+        vcpus=0,
+        memory_mib=0,
+        disk_mib=size_gib * _GIB_IN_MIB,
+        project=ProjectId(""),
+        pool=PoolId(pool.id if pool else ""),
+        pool_name=pool.name if pool else "",
+    )
+
+
+def room_for_volume(state: State, fleet: Fleet, host: HostId, size_gib: int) -> None:
+    """See to it that a host can promise so much more disk. Raises NoCapacity with the reason."""
+    pool = state[POOLS].get(state[HOSTS].get(host).pool_id)
+    fleet.place(msgspec.structs.replace(_disk_demand(size_gib, pool), only=frozenset({host})))
+
+
 def reasons(fleet: Fleet, demand: Demand, chosen: HostId) -> Sequence[Reason]:
     """What speaks for and against each host, for a plan that is shown."""
     return [
@@ -156,8 +186,9 @@ def default_pool(state: State) -> Pool | None:
 
 
 def running_on(state: State, host: HostId) -> frozenset[str]:
-    """The instances that run on a host, by the records."""
-    return frozenset(each.id for each in state[INSTANCES].by("host_id", host) if each.state is InstanceState.RUNNING)
+    """The instances that run on a host, by the records, and the volumes there."""
+    running = {each.id for each in state[INSTANCES].by("host_id", host) if each.state is InstanceState.RUNNING}
+    return frozenset(running.union(state[VOLUMES].ids_by("host", host)))
 
 
 def host_name(state: State, id: HostId) -> str:

@@ -1,11 +1,11 @@
 """What a host is told of an instance: its guest and its volumes, made from the records. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pileus.cloud.images.model import IMAGES, Image
 from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState
 from pileus.cloud.networks.model import NETWORKS, PORTS, Port
-from pileus.cloud.volumes.model import VOLUMES, Volume
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
 from pileus.kernel.units import GIB
 from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, ImageSource, NicSpec, Power, VolumeSpec
@@ -16,8 +16,15 @@ _TO_RUN = frozenset({_S.BUILDING, _S.RUNNING, _S.STARTING, _S.REBOOTING, _S.RESU
 _TO_BE_PAUSED = frozenset({_S.PAUSING, _S.PAUSED})
 
 
-def guest_spec(state: State, instance: Instance) -> GuestSpec:
-    """The guest as it ought to be."""
+def volumes_of(state: State, instance: Instance) -> list[Volume]:
+    """The volumes of an instance by their slots, with those on their way in or out."""
+    return sorted(state[VOLUMES].by("instance", instance.id), key=lambda volume: volume.slot or BOOT_SLOT)
+
+
+def guest_spec(state: State, instance: Instance, volumes: Sequence[Volume] | None = None) -> GuestSpec:
+    """The guest as it ought to be: with these volumes, or else with all that are to stay."""
+    if volumes is None:
+        volumes = [each for each in volumes_of(state, instance) if each.state is not VolumeState.DETACHING]
     told = state[FIRST_BOOTS].find(instance.id)
     return GuestSpec(
         id=InstanceId(instance.id),
@@ -28,8 +35,14 @@ def guest_spec(state: State, instance: Instance) -> GuestSpec:
         memory_mib=instance.memory_mib,
         power=_power(instance),
         disks=tuple(
-            GuestDisk(volume=VolumeId(volume.id), pool=volume.storage_pool, serial=volume.id[:20])
-            for volume in state[VOLUMES].by("instance", instance.id)
+            GuestDisk(
+                volume=VolumeId(volume.id),
+                pool=volume.storage_pool,
+                serial=volume.id[:20],
+                slot=volume.slot or BOOT_SLOT,
+                size_bytes=volume.size_gib * GIB,
+            )
+            for volume in volumes
         ),
         nics=tuple(_nic(state, port) for port in state[PORTS].by("instance_id", instance.id)),
         first_boot=FirstBoot(

@@ -9,7 +9,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, Instance, InstanceState
 from pileus.cloud.instances.specs import guest_spec, volume_spec
 from pileus.cloud.networks.model import PORTS
-from pileus.cloud.volumes.model import VOLUMES, VolumeState
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, VolumeState
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import InstanceId, VolumeId
 from pileus.link.records import (
@@ -60,12 +60,17 @@ def forget(state: State, wish: OfInstance) -> list[Change]:
     gone: list[Record] = [] if instance is None else [instance]
     ports = state[PORTS].by("instance_id", wish.instance)
     gone += ports
-    gone += state[VOLUMES].by("instance", wish.instance)
+    volumes = state[VOLUMES].by("instance", wish.instance)
+    gone += [volume for volume in volumes if volume.slot == BOOT_SLOT]
     if (told := state[FIRST_BOOTS].find(wish.instance)) is not None:
         gone.append(told)
     # A floating IP may have been given to the instance while it was on its way in or out.
     floating = [each for port in ports for each in state[FLOATING_IPS].by("port_id", port.id)]
-    return [*(remove(record) for record in gone), *(put(without_port(each)) for each in floating)]
+    return [
+        *(remove(record) for record in gone),
+        *(put(volume.released()) for volume in volumes if volume.slot != BOOT_SLOT),
+        *(put(without_port(each)) for each in floating),
+    ]
 
 
 @step_with(patience_s=120)
@@ -267,5 +272,7 @@ async def _remove_guest(world: World, wish: OfInstance) -> None:
 async def _remove_disks(world: World, wish: OfInstance) -> None:
     host = world.state[INSTANCES].get(wish.instance).host_id
     for volume in world.state[VOLUMES].by("instance", wish.instance):
+        if volume.slot != BOOT_SLOT:
+            continue
         removal = VolumeRemoval(id=VolumeId(volume.id), generation=volume.generation, pool=volume.storage_pool)
         await world.hosts.ask(host, Method.VOLUME_REMOVE, removal, Nothing, timeout_s=_GUEST_S)

@@ -1,7 +1,12 @@
 """What a volume is, and which states it may pass through. No I/O."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
+import msgspec
+
+from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, ImageId, InstanceId, ProjectId
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -9,8 +14,32 @@ from pileus.state.records import Record
 
 class VolumeState(StrEnum):
     CREATING = "creating"
+    """It is made together with the instance that boots from it."""
+    AVAILABLE = "available"
+    ATTACHING = "attaching"
     IN_USE = "in-use"
+    DETACHING = "detaching"
+    GROWING = "growing"
     DELETING = "deleting"
+
+
+_S = VolumeState
+ALLOWED: Mapping[VolumeState, frozenset[VolumeState]] = {
+    _S.CREATING: frozenset({_S.IN_USE}),
+    _S.AVAILABLE: frozenset({_S.ATTACHING, _S.GROWING, _S.DELETING}),
+    _S.ATTACHING: frozenset({_S.IN_USE, _S.AVAILABLE}),
+    _S.IN_USE: frozenset({_S.DETACHING, _S.GROWING, _S.AVAILABLE}),
+    _S.DETACHING: frozenset({_S.AVAILABLE, _S.IN_USE}),
+    _S.GROWING: frozenset({_S.AVAILABLE, _S.IN_USE}),
+    _S.DELETING: frozenset(),
+}
+SETTLED = frozenset({_S.AVAILABLE, _S.IN_USE})
+"""The states in which no task is at work on the volume."""
+
+BOOT_SLOT = 0
+"""Where the disk is plugged in that an instance boots from: it was made with the instance, and goes with it."""
+SLOTS = 16
+"""How many volumes an instance may have, with the one that it boots from."""
 
 
 class Volume(Record, frozen=True, kw_only=True):
@@ -18,16 +47,37 @@ class Volume(Record, frozen=True, kw_only=True):
 
     project_id: ProjectId
     name: str
+    description: str = ""
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     size_gib: int
     state: VolumeState = VolumeState.CREATING
     storage_pool: str = "local"
     image_id: ImageId | None = None
     """What it was made from."""
     instance_id: InstanceId | None = None
+    slot: int | None = None
+    """Where it is plugged into its instance; 0 is what that boots from."""
     host_id: HostId | None = None
-    """Where it is, for storage that is a host's own."""
+    """Where it is, for storage that is a host's own; None for one that was never attached: it has no data yet."""
+    protected: bool = False
+    """Whether it is refused to be deleted."""
     generation: int = 1
     """Of what the host was told; every change of it adds one."""
+
+    def to(self, state: VolumeState) -> "Volume":
+        """The same volume in its next state, or Conflict if there is no such way."""
+        if state not in ALLOWED[self.state]:
+            raise Conflict(f"volume {self.name} is {self.state} and cannot become {state}")
+        return msgspec.structs.replace(self, state=state)
+
+    def released(self) -> "Volume":
+        """The same volume without an instance, its data kept."""
+        return msgspec.structs.replace(self.to(VolumeState.AVAILABLE), instance_id=None, slot=None)
+
+
+def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knows volumes besides those that instances boot from."""
+    return {**volume, "slot": BOOT_SLOT, "description": "", "labels": {}, "protected": False}
 
 
 VOLUMES = Kind(
@@ -40,4 +90,5 @@ VOLUMES = Kind(
         "image": lambda volume: volume.image_id,
     },
     counts=lambda volume: {"volumes": 1, "volume_gib": volume.size_gib},
+    upgrades=(_with_slots,),
 )

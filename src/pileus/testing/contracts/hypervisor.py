@@ -13,10 +13,11 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
-from pileus.link.records import GuestSpec
+from pileus.link.records import GuestDisk, GuestSpec
 from pileus.testing.links import until
 
 Crash = Callable[[InstanceId], Awaitable[None]]
+Plugged = Callable[[InstanceId], Awaitable[set[VolumeId]]]
 
 
 class HypervisorContract:
@@ -26,6 +27,8 @@ class HypervisorContract:
     * `another`: a function that makes a second driver of the same hypervisor, as a restarted agent does.
     * `guest`, `disks`, `plugs`: a guest that can be started, and where its disks and ports are.
     * `crash`: a function that kills the guest's process.
+    * `another_disk`: an empty volume that the guest does not have, and where it is.
+    * `plugged`: a function that says which volumes a running guest has, without asking the driver.
     """
 
     patience_s: ClassVar[float] = 10.0
@@ -76,6 +79,39 @@ class HypervisorContract:
         await defined(generation=2)
         found = (await hypervisor.list())[id]
         assert (found.state, found.generation) == (GuestState.RUNNING, 2)
+
+    async def test_a_disk_is_plugged_into_a_running_guest_however_often_it_is_asked_for(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        another_disk: tuple[VolumeId, DiskSource],
+        defined: Callable[..., Awaitable[InstanceId]],
+        plugged: Plugged,
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        volume, source = another_disk
+        more = structs.replace(guest, disks=(*guest.disks, GuestDisk(volume=volume, slot=1)))
+        for _ in range(2):
+            await hypervisor.change_disks(more, {**disks, volume: source})
+            assert await plugged(id) == {guest.disks[0].volume, volume}
+
+    async def test_a_guest_that_does_not_run_gets_its_disks_at_its_next_start(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        another_disk: tuple[VolumeId, DiskSource],
+        plugged: Plugged,
+    ) -> None:
+        volume, source = another_disk
+        more = structs.replace(guest, disks=(*guest.disks, GuestDisk(volume=volume, slot=1)))
+        await hypervisor.define(more, {**disks, volume: source}, plugs)
+        await hypervisor.change_disks(more, {**disks, volume: source})
+        await hypervisor.start(guest.id)
+        assert await plugged(guest.id) == {guest.disks[0].volume, volume}
 
     async def test_starting_twice_is_starting_once(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]

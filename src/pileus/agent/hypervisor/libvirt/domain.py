@@ -15,12 +15,27 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import GuestSpec, NicSpec
+from pileus.link.records import GuestDisk, GuestSpec, NicSpec
 
 METADATA_NAMESPACE = "urn:pileus:instance:1"
 """Marks a domain as ours; its element carries what the definition was made from."""
 
+DISK_SLOTS = 16
+"""How many disks a guest may have."""
+NIC_SLOTS = 8
+"""How many network interfaces a guest may have."""
+
+_NONE = VolumeId("")
 _TCG_CACHE_MIB = 64
+# Of the root ports, which are buses of their own: number 0 is the bus that they are on.
+_FIRST_DISK_BUS = 1
+_FIRST_NIC_BUS = _FIRST_DISK_BUS + DISK_SLOTS
+_CHANNEL_BUS = _FIRST_NIC_BUS + NIC_SLOTS
+_BALLOON_BUS = _CHANNEL_BUS + 1
+_RNG_BUS = _BALLOON_BUS + 1
+# Below it q35 may put what it has always had; eight ports make one device of the bus.
+_FIRST_PORTS_SLOT = 2
+_PORTS_IN_SLOT = 8
 # Tells cloud-init (19.2 and later) which layout to expect at 169.254.169.254:
 # https://cloudinit.readthedocs.io/en/latest/reference/datasources/openstack.html
 _METADATA_LAYOUT = "OpenStack Nova"
@@ -108,19 +123,36 @@ def domain_xml(
     _add(domain, "on_reboot", text="restart")
     _add(domain, "on_crash", text="destroy")
     devices = _add(domain, "devices")
-    for index, disk in enumerate(guest.disks):
-        element = _add_disk(devices, disks[disk.volume], direct=disk.volume in direct, iothread=kvm)
-        _add(element, "target", dev=f"{template.disk_prefix}{chr(ord('a') + index)}", bus=template.disk_bus)
-        # virtio has room for 20 characters; /dev/disk/by-id/virtio-<serial> in the guest.
-        _add(element, "serial", text=disk.serial or disk.volume[:20])
-        if index == 0:
-            _add(element, "boot", order="1")
-    for nic in guest.nics:
-        _add_nic(devices, nic, plugs[nic.port], template)
+    _add_root_ports(devices)
+    for disk in guest.disks:
+        devices.append(_disk(disk, disks[disk.volume], template, direct=disk.volume in direct, iothread=kvm))
+    for slot, nic in enumerate(guest.nics):
+        _put_on(_add_nic(devices, nic, plugs[nic.port], template), _FIRST_NIC_BUS + slot)
     _add_console(devices, guest.id, ground)
     _add_fixtures(devices)
     ET.indent(domain)
     return ET.tostring(domain, encoding="unicode")
+
+
+def disk_xml(guest: GuestSpec, disk: GuestDisk, source: DiskSource, ground: Ground, *, direct: bool) -> str:
+    """One disk of a guest's definition, to be plugged in while it runs."""
+    element = _disk(disk, source, TEMPLATES[guest.template], direct=direct, iothread=ground.accelerator == "kvm")
+    return ET.tostring(element, encoding="unicode")
+
+
+def disk_alias(volume: VolumeId) -> str:
+    """What libvirt and QEMU call a volume's device; of a user's names they leave those alone that begin so."""
+    return f"ua-{volume}"
+
+
+def disks_of(definition: str) -> Mapping[VolumeId, str]:
+    """The volumes that a domain has, by its XML, each with the name of its target; disks of others are left out."""
+    found: dict[VolumeId, str] = {}
+    for disk in ET.fromstring(definition).iterfind("devices/disk"):  # noqa: S314 - libvirt's own
+        alias, target = disk.find("alias"), disk.find("target")
+        if alias is not None and target is not None and (name := alias.get("name", "")).startswith(disk_alias(_NONE)):
+            found[VolumeId(name.removeprefix(disk_alias(_NONE)))] = target.get("dev", "")
+    return found
 
 
 def generation_of(metadata: str) -> int:
@@ -174,12 +206,41 @@ def _add_clock(domain: ET.Element, template: Template, *, kvm: bool) -> None:
         _add(clock, "timer", name="pit", tickpolicy="delay")
 
 
-def _add_disk(devices: ET.Element, source: DiskSource, *, direct: bool, iothread: bool) -> ET.Element:
+def _add_root_ports(devices: ET.Element) -> None:
+    """A bus for every device that there may be: one can come at any time, and none ever moves to another address."""
+    for port in range(_RNG_BUS):
+        controller = _add(devices, "controller", type="pci", index=str(port + 1), model="pcie-root-port")
+        slot, function = divmod(port, _PORTS_IN_SLOT)
+        address = {"bus": "0x00", "slot": f"{_FIRST_PORTS_SLOT + slot:#04x}", "function": f"{function:#x}"}
+        if function == 0:
+            address["multifunction"] = "on"
+        _add(controller, "address", type="pci", domain="0x0000", **address)
+
+
+def _put_on(device: ET.Element, bus: int) -> None:
+    _add(device, "address", type="pci", domain="0x0000", bus=f"{bus:#04x}", slot="0x00", function="0x0")
+
+
+def _disk(disk: GuestDisk, source: DiskSource, template: Template, *, direct: bool, iothread: bool) -> ET.Element:
+    if not 0 <= disk.slot < DISK_SLOTS:
+        raise Invalid(f"a guest has no slot {disk.slot} for disks", fields={"slot": f"0 to {DISK_SLOTS - 1}"})
+    element = _drive(source, direct=direct, iothread=iothread)
+    _add(element, "target", dev=f"{template.disk_prefix}{chr(ord('a') + disk.slot)}", bus=template.disk_bus)
+    # virtio has room for 20 characters; /dev/disk/by-id/virtio-<serial> in the guest.
+    _add(element, "serial", text=disk.serial or disk.volume[:20])
+    if disk.slot == 0:
+        _add(element, "boot", order="1")
+    _add(element, "alias", name=disk_alias(disk.volume))
+    _put_on(element, _FIRST_DISK_BUS + disk.slot)
+    return element
+
+
+def _drive(source: DiskSource, *, direct: bool, iothread: bool) -> ET.Element:
     types = {"file": ("file", "file"), "block": ("block", "dev")}
     if source.kind not in types:
         raise Invalid(f"no guest can be given a disk of kind {source.kind!r}")
     type, attribute = types[source.kind]
-    disk = _add(devices, "disk", type=type, device="disk")
+    disk = ET.Element("disk", type=type, device="disk")
     driver = _add(disk, "driver", name="qemu", type=source.format, discard="unmap")
     driver.set("cache", "none" if direct else "writeback")
     if direct and source.kind == "block":
@@ -191,7 +252,7 @@ def _add_disk(devices: ET.Element, source: DiskSource, *, direct: bool, iothread
     return disk
 
 
-def _add_nic(devices: ET.Element, nic: NicSpec, plug: Plug, template: Template) -> None:
+def _add_nic(devices: ET.Element, nic: NicSpec, plug: Plug, template: Template) -> ET.Element:
     interface = _add(devices, "interface", type="ethernet")
     _add(interface, "mac", address=nic.mac)
     # The tap is there already, and plugged into its network.
@@ -203,6 +264,7 @@ def _add_nic(devices: ET.Element, nic: NicSpec, plug: Plug, template: Template) 
         _add(driver, "guest", **dict.fromkeys(_GUEST_OFFLOADS, "off"))
     _add(interface, "mtu", size=str(nic.mtu))
     _add(interface, "rom", enabled="no")
+    return interface
 
 
 def _add_console(devices: ET.Element, id: InstanceId, ground: Ground) -> None:
@@ -214,8 +276,13 @@ def _add_console(devices: ET.Element, id: InstanceId, ground: Ground) -> None:
 
 
 def _add_fixtures(devices: ET.Element) -> None:
+    _put_on(_add(devices, "controller", type="virtio-serial", index="0"), _CHANNEL_BUS)
     _add(_add(devices, "channel", type="unix"), "target", type="virtio", name="org.qemu.guest_agent.0")
     _add(devices, "controller", type="usb", model="none")
     _add(_add(devices, "video"), "model", type="none")
-    _add(_add(devices, "memballoon", model="virtio"), "stats", period="2")
-    _add(_add(devices, "rng", model="virtio"), "backend", text="/dev/urandom", model="random")
+    balloon = _add(devices, "memballoon", model="virtio")
+    _add(balloon, "stats", period="2")
+    _put_on(balloon, _BALLOON_BUS)
+    rng = _add(devices, "rng", model="virtio")
+    _add(rng, "backend", text="/dev/urandom", model="random")
+    _put_on(rng, _RNG_BUS)

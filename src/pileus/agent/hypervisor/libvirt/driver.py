@@ -13,6 +13,7 @@ from typing import TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
+import structlog
 
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
 from pileus.agent.hypervisor.libvirt.connection import Connection
@@ -22,6 +23,9 @@ from pileus.agent.hypervisor.libvirt.domain import (
     Ground,
     console_log,
     console_socket,
+    disk_alias,
+    disk_xml,
+    disks_of,
     domain_name,
     domain_xml,
     generation_of,
@@ -43,10 +47,14 @@ from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestSpec
 
 T = TypeVar("T")
+log = structlog.stdlib.get_logger()
 
 _LOOK_S = 10.0
 # libvirt gives QEMU half a minute to come up, and a quarter to go.
 _DEED_S = 60.0
+# A guest that is only just starting hears nothing yet.
+_LETS_GO_S = 30.0
+_LOOK_AGAIN_S = 0.2
 # sun_path of unix(7) holds 108 bytes, the last of them 0.
 _SOCKET_PATH_AT_MOST = 107
 _ALIVE = frozenset({GuestState.RUNNING, GuestState.PAUSED})
@@ -107,6 +115,50 @@ class LibvirtHypervisor:
             libvirt.defineXML(xml)
 
         await self._do("define the guest", guest.id, define)
+
+    async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
+        await self._unplug_all_but(frozenset(disk.volume for disk in guest.disks), guest.id)
+        library = self._library
+
+        def plug(domain: VirDomain) -> None:
+            if not domain.isActive():
+                return
+            has = disks_of(domain.XMLDesc(0))
+            for disk in guest.disks:
+                if disk.volume not in has:
+                    source = disks[disk.volume]
+                    xml = disk_xml(guest, disk, source, self._ground, direct=_takes_direct_io(source.path))
+                    domain.attachDeviceFlags(xml, library.VIR_DOMAIN_AFFECT_LIVE)
+                elif disk.size_bytes:
+                    # What is larger already stays so: the guest may be using it.
+                    size = max(disk.size_bytes, domain.blockInfo(has[disk.volume])[0])
+                    domain.blockResize(has[disk.volume], size, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
+        await self._do_to("change the guest's disks", guest.id, plug)
+
+    async def _unplug_all_but(self, kept: frozenset[VolumeId], id: InstanceId) -> None:
+        """Raises Conflict if the guest does not let go of a disk in time."""
+        asked: set[VolumeId] = set()
+
+        def unplug(domain: VirDomain) -> bool:
+            """Ask for each disk once; whether all are gone."""
+            has = disks_of(domain.XMLDesc(0)).keys() if domain.isActive() else set[VolumeId]()
+            for volume in has - kept - asked:
+                asked.add(volume)
+                try:
+                    domain.detachDeviceAlias(disk_alias(volume), self._library.VIR_DOMAIN_AFFECT_LIVE)
+                except self._library.libvirtError as error:
+                    # Most likely it has been asked before, and has not answered yet.
+                    log.info("disk not unplugged at once", guest=id, volume=volume, why=str(error))
+            return not has - kept
+
+        try:
+            async with asyncio.timeout(_LETS_GO_S):
+                # libvirt tells when a device is gone, but not to one who has lost it in between.
+                while not await self._do_to("unplug a disk of the guest", id, unplug):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError as late:
+            raise Conflict("the guest does not let go of the disk; it may be only just starting") from late
 
     async def start(self, id: InstanceId) -> None:
         def start(domain: VirDomain) -> None:
