@@ -218,11 +218,13 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
     found += [f"instance {each.id} is {each.state}" for each in state[INSTANCES] if each.state not in SETTLED]
     found += [f"instance {each.id} is busy: {each.busy_with}" for each in state[INSTANCES] if each.busy_with]
     found += [f"volume {each.id} is {each.state}" for each in state[VOLUMES] if each.state not in VOLUME_SETTLED]
-    found += [f"port {each.id} belongs to nobody" for each in state[PORTS] if each.instance_id not in state[INSTANCES]]
+    found += [
+        f"port {each.id} belongs to nobody" for each in state[PORTS] if (each.instance_id or "") not in state[INSTANCES]
+    ]
     found += [
         f"volume {each.id} belongs to nobody"
         for each in state[VOLUMES]
-        if each.slot is not None and each.instance_id not in state[INSTANCES]
+        if each.slot is not None and (each.instance_id or "") not in state[INSTANCES]
     ]
     for host in cloud.fleet.hosts:
         if not state[HOSTS].get(host.id).connected:
@@ -246,7 +248,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
             wanted = {each.id: each.size_gib * GIB for each in state[VOLUMES].by("instance", id)}
             defined = host.hypervisor.guests[id]
             found += _differ(f"disks of guest {id}", {each.volume for each in defined.spec.disks}, set(wanted))
-            if runs and defined.plugged != wanted:
+            if guest.state is not GuestState.SHUT_DOWN and defined.plugged != wanted:
                 found.append(f"guest {id} sees the disks {defined.plugged} instead of {wanted}")
     return found
 
