@@ -84,6 +84,7 @@ class Controller(Process):
 @contextmanager
 def controller(data: Path) -> Generator[Controller]:
     """The daemon over this data folder, until left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a benchmark that is ended leaves nothing behind
     (data / "controller.json").write_bytes(msgspec.json.encode(SETTINGS))
     path = data / "controller.log"
     begun = time.monotonic()
