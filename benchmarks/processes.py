@@ -84,7 +84,7 @@ class Controller(Process):
 @contextmanager
 def controller(data: Path) -> Generator[Controller]:
     """The daemon over this data folder, until left."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a benchmark that is ended leaves nothing behind
+    signal.signal(signal.SIGTERM, _leave)
     (data / "controller.json").write_bytes(msgspec.json.encode(SETTINGS))
     path = data / "controller.log"
     begun = time.monotonic()
@@ -97,6 +97,11 @@ def controller(data: Path) -> Generator[Controller]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def _leave(_signal: int, _frame: object) -> None:
+    """End in good order: a benchmark that is broken off leaves no process and no file behind."""
+    sys.exit(1)
 
 
 def _says(process: "subprocess.Popen[bytes]", path: Path, event: str) -> dict[str, Any]:
