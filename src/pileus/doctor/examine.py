@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from pileus.doctor.checks import judged
-from pileus.doctor.facts import Facts, Ovn, Records, Unseen
+from pileus.doctor.facts import Facts, Ovn, Unseen
 from pileus.doctor.findings import Finding
 from pileus.doctor.gather import files, machine, network
 from pileus.doctor.gather import records as of_records
@@ -41,41 +41,39 @@ async def gathered(data: Path) -> Facts:
         return None
 
     commands, at = site.commands(), SystemClock().now()
-    if not site.places.data.is_dir() or site.addresses is None:
-        seen = await look("machine", machine.machine(site))
-        return Facts(at=at, commands=commands, installed=False, machine=seen, unseen=tuple(unseen))
-    supervision = await look("daemons", machine.supervision(site))
-    database = await look("database", files.database(site))
-    facts = Facts(
-        at=at,
-        commands=commands,
-        machine=await look("machine", machine.machine(site)),
-        supervision=supervision,
+    facts = Facts(at=at, commands=commands)
+    if site.addresses is None and not commands.simulated:
+        return msgspec.structs.replace(facts, installed=False)
+    if site.addresses is not None:
+        facts = msgspec.structs.replace(
+            facts,
+            machine=await look("machine", machine.machine(site)),
+            supervision=await look("daemons", machine.supervision(site)),
+        )
+    facts = msgspec.structs.replace(
+        facts,
         certificates=await look("certificates", files.certificates(site)) or (),
         file_systems=await look("disks", files.file_systems(site)) or (),
-        database=database,
+        database=await look("database", files.database(site)),
         secrets=await look("secrets", files.secrets(site)),
     )
-    if not facts.is_up:
-        return msgspec.structs.replace(facts, unseen=tuple(unseen))
-    api = await look("controller", of_records.api(site))
-    before = await look("records", of_records.records(site, api))
-    here = await look("disks, devices and processes", found(site))
-    guests = await look("guests", in_libvirt(site), daemon="libvirtd")
-    in_ovn = Ovn(
-        chassis=site.addresses.chassis,
-        registered=await look("hosts in OVN", network.chassis(site.addresses), daemon="ovn-sb"),
-        ports=await look("ports in OVN", network.ports(site.addresses), daemon="ovn-nb"),
-    )
-    after: Records | None = None
-    if before is not None:
-        after = await look("records", of_records.records(site, api))
-    return msgspec.structs.replace(
-        facts,
-        api=api,
-        network=await look("network", network.network(site)),
-        ovn=in_ovn,
-        found=msgspec.structs.replace(here, guests=guests) if here is not None else None,
-        records=of_records.steady(before, after) if before is not None and after is not None else None,
-        unseen=tuple(unseen),
-    )
+    if facts.is_up:
+        api = await look("controller", of_records.api(site))
+        before = await look("records", of_records.records(site, api))
+        if site.addresses is not None:
+            here = await look("disks, devices and processes", found(site))
+            guests = await look("guests", in_libvirt(site), daemon="libvirtd")
+            facts = msgspec.structs.replace(
+                facts,
+                network=await look("network", network.network(site)),
+                found=msgspec.structs.replace(here, guests=guests) if here is not None else None,
+                ovn=Ovn(
+                    chassis=site.addresses.chassis,
+                    registered=await look("hosts in OVN", network.chassis(site.addresses), daemon="ovn-sb"),
+                    ports=await look("ports in OVN", network.ports(site.addresses), daemon="ovn-nb"),
+                ),
+            )
+        after = await look("records", of_records.records(site, api)) if before is not None else None
+        records = of_records.steady(before, after) if before is not None and after is not None else None
+        facts = msgspec.structs.replace(facts, api=api, records=records)
+    return msgspec.structs.replace(facts, unseen=tuple(unseen))

@@ -31,13 +31,17 @@ class Commands(msgspec.Struct, frozen=True, kw_only=True):
     """What is typed for `pileus`."""
     external: str = ""
     """The external network's address, if it is not the one that `pileus up` takes by itself."""
+    simulated: int = 0
+    """How many hosts it simulates; 0 for a real one."""
     libvirt_uri: str = ""
     programs: Mapping[str, str] = {}
     """The paths of programs of Open vSwitch and OVN, with the option that names their database."""
 
     @property
     def up(self) -> str:
-        return f"{self.program} up{self._data(self.data)}{f' --external {self.external}' if self.external else ''}"
+        simulated = f" --simulated {self.simulated}" if self.simulated else ""
+        external = f" --external {self.external}" if self.external else ""
+        return f"{self.program} up{simulated}{self._data(self.data)}{external}"
 
     @property
     def down(self) -> str:

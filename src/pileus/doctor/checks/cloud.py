@@ -55,8 +55,9 @@ def own_agent(facts: Facts) -> list[Finding]:
 
 def other_hosts(facts: Facts) -> list[Finding]:
     """Whether all other hosts are there."""
-    if facts.records is None or facts.found is None or not _live(facts):
+    if facts.records is None or not _live(facts):
         return []
+    own = facts.found.host if facts.found is not None else ""
     return [
         broken(
             f"host {host.name} is away since {host.since:%F %T} UTC",
@@ -64,7 +65,7 @@ def other_hosts(facts: Facts) -> list[Finding]:
             mend=f"on {host.name}: pileus doctor",
         )
         for host in facts.records.hosts
-        if host.id != facts.found.host and not host.connected
+        if host.id != own and not host.connected
     ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pileus.agent.daemon import IDENTITY, DirectoryConfig
 from pileus.agent.storage.directory import DirectoryPool
 from pileus.doctor.facts import Certificate, Database, FileSystem, SecretFile, Secrets
-from pileus.doctor.gather.site import Site
+from pileus.doctor.gather.site import AGENT_CERTIFICATE, Site
 from pileus.installation.backups import last_backup
 from pileus.kernel.errors import Unavailable
 from pileus.link.certificates import read_certificate
@@ -28,7 +28,7 @@ async def certificates(site: Site) -> tuple[Certificate, ...]:
     files = {
         "authority": site.places.controller / "authority" / "authority.pem",
         "server": site.places.controller / "authority" / "server.pem",
-        "agent": site.places.agent / IDENTITY / "agent.pem",
+        "agent": site.places.agent / IDENTITY / AGENT_CERTIFICATE,
     }
     return tuple(_certificate(name, path) for name, path in files.items() if path.exists())
 
@@ -129,7 +129,7 @@ async def secrets(site: Site) -> Secrets:
         *(places.controller / "authority" / name for name in ("authority.pem", "server.pem")),
         places.agent / "agent.json",
         places.agent / IDENTITY,
-        places.agent / IDENTITY / "agent.pem",
+        places.agent / IDENTITY / AGENT_CERTIFICATE,
         places.layout.machine / "daemons.json",
     )
     return Secrets(

@@ -35,7 +35,7 @@ R = TypeVar("R", bound=_Revised)
 
 async def api(site: Site) -> Api:
     """Whether the controller answers."""
-    url = f"https://127.0.0.1:{site.settings.api_port}"
+    url = _config(site).url
     try:
         async with _client(site) as client:
             await client.get("/healthz")
@@ -45,7 +45,11 @@ async def api(site: Site) -> Api:
 
 
 def _client(site: Site) -> Client:
-    return Client(msgspec.json.decode(site.places.client.read_bytes(), type=Config), patience_s=_PATIENCE_S)
+    return Client(_config(site), patience_s=_PATIENCE_S)
+
+
+def _config(site: Site) -> Config:
+    return msgspec.json.decode(site.places.client.read_bytes(), type=Config)
 
 
 async def records(site: Site, api: Api | None) -> Records:

@@ -16,6 +16,8 @@ from pileus.kernel.errors import PileusError
 from pileus.machine.engines import EngineAddresses, Engines
 from pileus.machine.external import DEFAULT_ADDRESS
 
+AGENT_CERTIFICATE = "agent.pem"
+
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """An installation, as far as this user may read what it is told."""
@@ -44,6 +46,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
             return str(DEFAULT_ADDRESS)
         return f"{self.addresses.external_gateway}/{self.addresses.external_cidr.partition('/')[2]}"
 
+    @property
+    def simulated_hosts(self) -> int:
+        """How many hosts were simulated here."""
+        return len(list((self.places.data / "hosts").glob(f"*/{AGENT_CERTIFICATE}")))
+
     def commands(self) -> Commands:
         """How commands for this installation are typed."""
         at = self.addresses
@@ -59,6 +66,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
             data=self.places.data,
             default=self.places.data == DATA,
             program=self.places.program,
+            simulated=self.simulated_hosts if at is None else 0,
             external="" if self.external == str(DEFAULT_ADDRESS) else self.external,
             libvirt_uri=at.libvirt_uri if at is not None else "",
             programs=programs,
