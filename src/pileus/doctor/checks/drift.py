@@ -94,7 +94,7 @@ def devices(facts: Facts) -> list[Finding]:
     lost = [
         broken(
             f"instance {running[port.instance_id].name} has no network device for its port {port.id}",
-            why="it has no network",
+            why="it has no network; mending it starts the instance anew",
             mend="; ".join(facts.commands.cloud(f"instance {verb} {port.instance_id}") for verb in ("stop", "start")),
         )
         for port in records.ports

@@ -88,7 +88,8 @@ def datapath(facts: Facts) -> list[Finding]:
 
 
 def unseen(facts: Facts) -> list[Finding]:
-    """What could not be looked at."""
+    """What could not be looked at, but for what a daemon keeps silent about: that is its own finding."""
+    kept = {each.status.name for each in facts.supervision.daemons} if facts.supervision is not None else set[str]()
     return [
         warning(
             f"not looked at: {each.what}",
@@ -96,5 +97,5 @@ def unseen(facts: Facts) -> list[Finding]:
             mend=f"sudo {facts.commands.doctor}" if each.denied else facts.commands.doctor,
         )
         for each in facts.unseen
-        if not each.daemon
+        if each.daemon not in kept
     ]

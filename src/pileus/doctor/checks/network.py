@@ -112,7 +112,7 @@ def ports(facts: Facts) -> list[Finding]:
     return [
         broken(
             f"the port {each.name} of {ours[each.name].name} is not up",
-            why="OVN has not connected it: the instance has no network",
+            why="OVN has not connected it: the instance has no network; mending it starts the instance anew",
             mend=_again(facts, ours[each.name].id),
         )
         for each in down
