@@ -45,9 +45,9 @@ DATA = Path("/srv/cloud one")
 HOST, INSTANCE, VOLUME, PORT = "host-1", "instance-1", "volume-1", "port-1"
 
 
-def daemon(name: str, *, runs: bool = True, restarts: int = 0) -> KeptDaemon:
+def daemon(name: str, *, runs: bool = True, restarts: int = 0, lives_s: float = 5.0) -> KeptDaemon:
     status = DaemonStatus(name=name, running=runs, pid=42 if runs else None, restarts=restarts)
-    return KeptDaemon(status=status, last_words="" if runs else "out of luck")
+    return KeptDaemon(status=status, last_words="" if runs else "out of luck", lives_s=lives_s)
 
 
 SUPERVISION = Supervision(answers=True, daemons=(daemon("libvirtd"), daemon("controller"), daemon("agent")))
@@ -152,6 +152,7 @@ EXAMPLES: list[tuple[Check, Facts, Severity, str]] = [
         "tail -n 50 '/srv/cloud one/log/ovn-nb.log'",
     ),
     (daemons.running, having("supervision", daemons=(daemon("ovn-nb", restarts=2),)), Severity.OK, ""),
+    (daemons.running, having("supervision", daemons=(daemon("ovn-nb", restarts=9, lives_s=3600),)), Severity.OK, ""),
     (
         daemons.answering,
         but(unseen=(Unseen(what="guests", why="silence", daemon="libvirtd"),)),

@@ -102,6 +102,8 @@ class KeptDaemon(msgspec.Struct, frozen=True, kw_only=True):
 
     status: DaemonStatus
     last_words: str = ""
+    lives_s: float = 0.0
+    """How long its process has lived; 0 if that is not known."""
 
 
 class Supervision(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,8 @@ from pileus.doctor.findings import Finding, broken, ok, warning
 
 RESTARTS_TOO_MANY = 3
 """A daemon that died so often since the supervisor began has something of its own; once or twice may be us."""
+STEADY_S = 3600.0
+"""One that has lived so long since is over it."""
 _OURS = ("controller", "agent")
 
 
@@ -53,7 +55,7 @@ def running(facts: Facts) -> list[Finding]:
         said = f"; it said last: {daemon.last_words}" if daemon.last_words else ""
         if not daemon.status.running:
             found.append(broken(f"{name} does not run", why=f"it died {restarts} times{said}", mend=facts.commands.up))
-        elif restarts >= RESTARTS_TOO_MANY:
+        elif restarts >= RESTARTS_TOO_MANY and daemon.lives_s < STEADY_S:
             found.append(
                 warning(
                     f"{name} died {restarts} times since the supervisor began",

@@ -1,5 +1,6 @@
 """The machine, and the daemons that are kept on it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from pileus.kernel.errors import Unavailable
 from pileus.kernel.programs import ProgramFailed, run
 from pileus.machine import kvm, packages
 from pileus.machine.daemons import DaemonStatus, answers
+from pileus.machine.processes import identify
 from pileus.machine.supervisor import Files
 
 _CPU = Path("/proc/cpuinfo")
+_UPTIME = Path("/proc/uptime")
 _TUN = Path("/dev/net/tun")
 _DEBIANS_PYTHON = Path("/usr/bin/python3")
 _TAIL_BYTES = 4000
@@ -86,7 +89,19 @@ async def supervision(site: Site) -> Supervision:
 
 
 def _kept(status: DaemonStatus, files: Files) -> KeptDaemon:
-    return KeptDaemon(status=status, last_words=_last_line(files.log_of(status.name)) if _ails(status) else "")
+    return KeptDaemon(
+        status=status,
+        last_words=_last_line(files.log_of(status.name)) if _ails(status) else "",
+        lives_s=_lives_s(status.pid),
+    )
+
+
+def _lives_s(pid: int | None) -> float:
+    process = identify(pid) if pid is not None else None
+    if process is None:
+        return 0.0
+    up_s = float(_UPTIME.read_text(encoding="ascii").split()[0])
+    return max(0.0, up_s - process.started_ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _ails(status: DaemonStatus) -> bool:
