@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pileus.agent.hypervisor.libvirt.domain import (
+    DISK_SLOTS,
     METADATA_NAMESPACE,
     Ground,
     console_log,
     console_socket,
+    disks_of,
     domain_name,
     domain_xml,
     generation_of,
@@ -107,6 +109,43 @@ def test_only_what_goes_past_the_page_cache_does_without_it() -> None:
 def test_the_first_disk_is_what_it_boots_from() -> None:
     disks = tree(xml()).findall("devices/disk")
     assert [disk.find("boot") is not None for disk in disks] == [True, False]
+
+
+def test_no_device_moves_when_a_disk_goes() -> None:
+    def addresses(guest: GuestSpec) -> set[tuple[str, ...]]:
+        devices = tree(xml(guest)).findall("devices/*")
+        return {
+            (device.tag, *sorted(address.attrib.values()))
+            for device in devices
+            for address in device.iterfind("address")
+        }
+
+    last = GuestDisk(volume=DATA, slot=9)
+    many, few = replace(GUEST, disks=(*GUEST.disks, last)), replace(GUEST, disks=(GUEST.disks[0], last))
+    assert len(addresses(many) - addresses(few)) == 1
+    assert addresses(few) < addresses(many)
+
+
+def test_every_device_has_an_address_of_its_own() -> None:
+    disks = tuple(GuestDisk(volume=DATA, slot=slot) for slot in range(DISK_SLOTS))
+    places = [
+        (address.get("bus"), address.get("slot"), address.get("function"))
+        for address in tree(xml(replace(GUEST, disks=disks))).iterfind("devices/*/address")
+    ]
+    assert len(places) == len(set(places))
+
+
+def test_a_disk_in_a_slot_that_there_is_not_is_refused() -> None:
+    with pytest.raises(Invalid):
+        xml(replace(GUEST, disks=(GuestDisk(volume=ROOT, slot=DISK_SLOTS),)))
+
+
+def test_volumes_are_known_by_their_aliases_and_disks_of_others_left_out() -> None:
+    definition = tree(xml())
+    devices = definition.find("devices")
+    assert devices is not None
+    ET.SubElement(ET.SubElement(devices, "disk"), "alias", name="virtio-disk7")
+    assert disks_of(ET.tostring(definition, encoding="unicode")) == {ROOT: "vda", DATA: "vdb"}
 
 
 def test_a_serial_number_fits_into_what_virtio_has_for_it() -> None:
