@@ -21,7 +21,7 @@ from pileus.guestimage.fat import fat16
 from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
 from pileus.kernel.programs import run
-from pileus.kernel.units import MIB
+from pileus.kernel.units import GIB, MIB
 from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
 from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Plugged
 
@@ -357,15 +357,24 @@ async def test_a_real_guest_boots_talks_reboots_and_ends_as_it_is_told(
         state=GuestState.SHUT_DOWN, generation=1
     )
 
+    with (host.disks / root).open("r+b") as file:
+        file.truncate(GIB)
+    await hypervisor.define(replace(spec, vcpus=2, memory_mib=192), disks, plugs)
     await hypervisor.start(spec.id)
     console = await hypervisor.console(spec.id)
     await says(console, PROMPT)
+    await console.write(
+        b"grep -c ^processor /proc/cpuinfo; cat /sys/class/block/vda/size; grep MemTotal /proc/meminfo\r"
+    )
+    said = await says(console, PROMPT)
+    assert b"\r\n2\r\n2097152\r\n" in said
+    assert 128 * 1024 < int(re.findall(rb"MemTotal: +(\d+) kB", said)[0]) < 192 * 1024
     await console.write(b"poweroff\r")
     assert (await becomes(hypervisor, spec.id, GuestState.SHUT_DOWN)).cause == "the guest shut itself down"
     assert b"pileus-guest: stopping" in console_log(host.ground, spec.id).read_bytes()
 
 
-async def says(console: ByteStream, words: bytes) -> None:
+async def says(console: ByteStream, words: bytes) -> bytes:
     """Read a console up to these words."""
     said = b""
     async with asyncio.timeout(BOOTS_WITHIN_S):
@@ -373,3 +382,4 @@ async def says(console: ByteStream, words: bytes) -> None:
             more = await console.read()
             assert more, f"the console ended; it said: {said.decode(errors='replace')}"
             said += more
+    return said

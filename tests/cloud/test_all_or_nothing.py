@@ -61,6 +61,14 @@ async def reboot(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/reboot", {"hard": True})
 
 
+async def resize(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/resize", {"vcpus": 2, "memory_mib": 512, "disk_gib": 20})
+
+
+async def rebuild(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/rebuild")
+
+
 async def delete(cloud: SimulatedCloud) -> None:
     await ask(cloud, "DELETE", f"/{the_instance(cloud)}")
 
@@ -121,6 +129,8 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.pause": (running, pause, 28),
     "instance.resume": (paused, resume, 28),
     "instance.reboot": (running, reboot, 19),
+    "instance.resize": (stopped, resize, 29),
+    "instance.rebuild": (running, rebuild, 55),
     "instance.delete": (running, delete, 32),
     "volume.attach": (detached, attach, 32),
     "volume.attach again": (attached_before, attach, 29),

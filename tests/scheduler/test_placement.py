@@ -302,6 +302,19 @@ def test_a_copy_goes_its_own_way() -> None:
     assert chosen(hosts, demand()) == "host-1"
 
 
+def test_what_is_to_have_another_size_takes_only_the_difference() -> None:
+    hosts = fleet(host(1), host(2))
+    hosts.promise("here", HostId("host-1"), demand(vcpus=7))
+    assert hosts.refit("here", demand(vcpus=8)).fits
+    hosts.promise("neighbour", HostId("host-1"), demand(vcpus=1))
+    with pytest.raises(NoCapacity) as refused:
+        hosts.refit("here", demand(vcpus=8))
+    assert refused.value.because == {"host-1": "7 of 8 vCPUs free (1 of 8 promised)"}
+    assert "free 1 vCPU on host-1, or ask for 7 vCPUs, " in refused.value.detail
+    assert "host-2" not in refused.value.detail
+    assert chosen(hosts, demand(vcpus=8)) == "host-2", "nothing was promised by asking"
+
+
 def test_a_promise_made_twice_is_made_once_and_its_last_word_counts() -> None:
     hosts = fleet(host(1), host(2))
     hosts.promise("one", HostId("host-2"), demand(vcpus=8))

@@ -12,7 +12,7 @@ All of these are sets of hosts held as integers (see `bitsets`), so that a choic
 them, not a loop over the hosts. A fleet does no I/O and belongs to one thread.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import nsmallest
 from operator import attrgetter, itemgetter
 
@@ -234,6 +234,27 @@ class Fleet:
                 self.release(claim)
         return Batch(placements=tuple(placements), refusal=None)
 
+    def refit(self, claim: str, demand: Demand) -> Verdict:
+        """What the host of a claim says to this demand in the place of what is promised. Promises nothing.
+
+        Raises:
+            NoCapacity: It does not fit; with the reason and the smallest changes that would help.
+        """
+        host = self._claims[claim]
+        held = host.claims[claim]
+        self.release(claim)
+        try:
+            (verdict,) = self._judge(demand, [host])
+        finally:
+            self.promise(claim, host.id, held)
+        if not verdict.fits:
+            staying = msgspec.structs.replace(demand, only=frozenset({host.id}))
+            raise NoCapacity(
+                f"host {host.view.name} does not fit {demand.size.words}{_would_help(staying, [verdict])}",
+                because={host.view.name: verdict.words},
+            )
+        return verdict
+
     def explain(self, demand: Demand) -> list[Verdict]:
         """A verdict for every host: those that fit, in the order in which they would be taken, then the nearest misses.
 
@@ -306,13 +327,11 @@ class Fleet:
         in_pool = [host for host in self._hosts.values() if host.view.pool == demand.pool]
         hosts = in_pool or list(self._hosts.values())
         verdicts = self._judge(demand, nsmallest(_HOSTS_JUDGED, hosts, key=lambda host: _misses_by(demand, host)))
-        advice = advise(demand, verdicts)
-        would_help = "; it would fit: " + ", or ".join(each.words for each in advice) if advice else ""
         named = (
             f" (the nearest {_REASONS_GIVEN} of {len(hosts)} hosts are named)" if len(hosts) > _REASONS_GIVEN else ""
         )
         return NoCapacity(
-            f"no host of pool {demand.pool_name} fits {demand.size.words}{would_help}{named}",
+            f"no host of pool {demand.pool_name} fits {demand.size.words}{_would_help(demand, verdicts)}{named}",
             because={verdict.host.name: verdict.words for verdict in verdicts[:_REASONS_GIVEN]},
         )
 
@@ -430,6 +449,11 @@ class Fleet:
             for tallies in self._groups.values():
                 for domain in tallies.keys() - {Domain.HOST}:
                     del tallies[domain]
+
+
+def _would_help(demand: Demand, verdicts: Sequence[Verdict]) -> str:
+    advice = advise(demand, verdicts)
+    return "; it would fit: " + ", or ".join(each.words for each in advice) if advice else ""
 
 
 def _suits(view: HostView, demand: Demand) -> bool:

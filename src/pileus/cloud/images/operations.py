@@ -28,6 +28,9 @@ TRANSFER = "image"
 """The purpose of tickets that fetch images."""
 _TICKET_LASTS = timedelta(hours=1)
 
+_COPIES = frozenset({InstanceState.BUILDING, InstanceState.REBUILDING})
+"""The states of instances whose hosts may be copying their image."""
+
 
 class ImageCreate(Wire):
     name: Name
@@ -94,7 +97,7 @@ def delete(ask: Ask, image: Image) -> Plan:
     _must_own(ask, image)
     if image.protected:
         raise Conflict(f"image {image.name} is protected; take the protection away first")
-    being_built = [each for each in ask.state[INSTANCES].by("image", image.id) if each.state is InstanceState.BUILDING]
+    being_built = [each for each in ask.state[INSTANCES].by("image", image.id) if each.state in _COPIES]
     if being_built:
         raise Conflict(f"instance {being_built[0].name} is being made from it")
     for volume in ask.state[VOLUMES].by("image", image.id):

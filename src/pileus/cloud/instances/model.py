@@ -24,20 +24,24 @@ class InstanceState(StrEnum):
     REBOOTING = "rebooting"
     PAUSING = "pausing"
     RESUMING = "resuming"
+    RESIZING = "resizing"
+    REBUILDING = "rebuilding"
     DELETING = "deleting"
 
 
 _S = InstanceState
 ALLOWED: Mapping[InstanceState, frozenset[InstanceState]] = {
     _S.BUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
-    _S.RUNNING: frozenset({_S.STOPPED, _S.STOPPING, _S.REBOOTING, _S.PAUSING, _S.DELETING}),
-    _S.STOPPED: frozenset({_S.RUNNING, _S.STARTING, _S.DELETING}),
+    _S.RUNNING: frozenset({_S.STOPPED, _S.STOPPING, _S.REBOOTING, _S.PAUSING, _S.REBUILDING, _S.DELETING}),
+    _S.STOPPED: frozenset({_S.RUNNING, _S.STARTING, _S.RESIZING, _S.REBUILDING, _S.DELETING}),
     _S.PAUSED: frozenset({_S.STOPPED, _S.STOPPING, _S.RESUMING, _S.DELETING}),
     _S.STARTING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.STOPPED, _S.RUNNING, _S.PAUSED}),
     _S.REBOOTING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.PAUSING: frozenset({_S.PAUSED, _S.RUNNING}),
     _S.RESUMING: frozenset({_S.RUNNING, _S.PAUSED}),
+    _S.RESIZING: frozenset({_S.STOPPED}),
+    _S.REBUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.DELETING: frozenset(),
 }
 SETTLED = frozenset({_S.RUNNING, _S.STOPPED, _S.PAUSED})

@@ -12,15 +12,20 @@ from pileus.cloud.flavors.operations import DiskGib, MemoryMib, Vcpus
 from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.instances.model import INSTANCES, FirstBootData, Instance, InstanceState
-from pileus.cloud.instances.placement import Placer, default_pool, demand_for, reasons
+from pileus.cloud.instances.placement import Placer, default_pool, demand_for, reasons, refitted, room_for_volume
+from pileus.cloud.instances.specs import root_volume
 from pileus.cloud.instances.workflows import (
     OfInstance,
     RebootInstance,
+    RebuildInstance,
+    ResizeInstance,
     StopInstance,
     create_instance,
     delete_instance,
     pause_instance,
     reboot_instance,
+    rebuild_instance,
+    resize_instance,
     resume_instance,
     start_instance,
     stop_instance,
@@ -31,7 +36,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, SUBNETS, FixedAddress, 
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS
 from pileus.cloud.servergroups.model import SERVER_GROUPS
-from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import (
     FlavorId,
@@ -43,6 +48,7 @@ from pileus.kernel.ids import (
     SecurityGroupId,
     ServerGroupId,
     SubnetId,
+    VolumeId,
 )
 from pileus.kernel.units import GIB
 from pileus.operations.caller import Role
@@ -98,6 +104,27 @@ class InstanceChange(Wire):
     description: Description | None = None
     labels: Labels | None = None
     protected: bool | None = None
+
+
+class InstanceResize(Wire):
+    flavor_id: Annotated[Id, ref("flavor")] | None = None
+    vcpus: Vcpus | None = None
+    memory_mib: MemoryMib | None = None
+    disk_gib: DiskGib | None = None
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> Self:
+        given = [name for name in ("vcpus", "memory_mib") if getattr(self, name) is not None]
+        if self.flavor_id is not None and given:
+            raise ValueError("a flavor and a size of its own exclude each other")
+        if self.flavor_id is None and not given and self.disk_gib is None:
+            raise ValueError("name a flavor, or give vcpus, memory_mib or disk_gib")
+        return self
+
+
+class InstanceRebuild(Wire):
+    image_id: Annotated[Id, ref("image")] | None = None
+    """By default the one that it was made from."""
 
 
 class Reboot(Wire):
@@ -263,6 +290,79 @@ def reboot(ask: Ask, instance: Instance, wish: Reboot) -> Plan:
     )
 
 
+@instances.post("/{id}/resize", starts=resize_instance)
+def resize(ask: Ask, instance: Instance, wish: InstanceResize) -> Plan:
+    """Give a stopped instance another size on its host: vCPUs, memory, more disk."""
+    flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id") if wish.flavor_id else None
+    size = flavor or wish
+    disk_gib = wish.disk_gib or max(instance.disk_gib, flavor.disk_gib if flavor else 0)
+    if disk_gib < instance.disk_gib:
+        smaller = f"it has {instance.disk_gib} GiB, and disks only grow"
+        raise Invalid("some fields are wrong", fields={"disk_gib": smaller})
+    has_flavor = wish.vcpus is None and wish.memory_mib is None
+    changed = msgspec.structs.replace(
+        instance.to(InstanceState.RESIZING),
+        vcpus=size.vcpus or instance.vcpus,
+        memory_mib=size.memory_mib or instance.memory_mib,
+        disk_gib=disk_gib,
+        flavor_id=FlavorId(flavor.id) if flavor else instance.flavor_id if has_flavor else None,
+        generation=instance.generation + 1,
+    )
+    root = root_volume(ask.state, instance)
+    root = msgspec.structs.replace(root, size_gib=disk_gib, generation=root.generation + 1)
+    before = ResizeInstance(
+        InstanceId(instance.id), instance.vcpus, instance.memory_mib, instance.disk_gib, instance.flavor_id
+    )
+    words = f"{changed.vcpus} vCPUs, {changed.memory_mib} MiB of memory, {changed.disk_gib} GiB of disk"
+    return Plan(
+        summary=f"resize instance {instance.name} to {words}",
+        changes=(put(changed), put(root)),
+        begin=begin(resize_instance, before),
+        answers=changed,
+        because=refitted(ask.view(Placer), instance, changed),
+        undo="resize it back; its disk stays as large",
+    )
+
+
+@instances.post("/{id}/rebuild", starts=rebuild_instance)
+def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
+    """Give an instance a new disk made from an image. Name, addresses and size stay; what was on the disk is lost."""
+    image = usable_image(ask, wish.image_id or instance.image_id)
+    if _least_gib(image) > instance.disk_gib:
+        raise Conflict(
+            f"image {image.name} needs {_least_gib(image)} GiB, the disk has {instance.disk_gib}: resize it first",
+            fields={"image_id": "too large"},
+        )
+    changed = msgspec.structs.replace(
+        instance.to(InstanceState.REBUILDING), image_id=ImageId(image.id), generation=instance.generation + 1
+    )
+    old = root_volume(ask.state, instance)
+    if old.protected:
+        raise Conflict(f"volume {old.name}, which it boots from, is protected; take the protection away first")
+    room_for_volume(ask.state, ask.view(Placer).fleet, instance.host_id, old.size_gib)
+    new = msgspec.structs.replace(
+        old,
+        id=ask.new_id(),
+        created_at=ask.now,
+        revision=0,
+        state=VolumeState.CREATING,
+        image_id=ImageId(image.id),
+        instance_id=None,
+        slot=None,
+        generation=1,
+    )
+    exchange = RebuildInstance(
+        InstanceId(instance.id), VolumeId(old.id), VolumeId(new.id), instance.state, instance.image_id
+    )
+    return Plan(
+        summary=f"rebuild instance {instance.name} from image {image.name}",
+        changes=(put(changed), put(new)),
+        begin=begin(rebuild_instance, exchange),
+        answers=changed,
+        undo="none: what was on its disk is gone",
+    )
+
+
 @instances.delete(starts=delete_instance)
 def delete(ask: Ask, instance: Instance) -> Plan:
     """Delete an instance and the disk that it boots from. Its floating IPs and its other volumes are kept."""
@@ -312,7 +412,7 @@ def usable_image(ask: Ask, id: str) -> Image:
 
 def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:
     """vCPUs, memory in MiB and disk in GiB. Raises Invalid if the image does not fit the disk."""
-    least_gib = max(-(-image.virtual_size_bytes // GIB), 1)
+    least_gib = _least_gib(image)
     if wish.flavor_id is not None:
         flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id")
         size = flavor.vcpus, flavor.memory_mib, wish.disk_gib or max(flavor.disk_gib, least_gib)
@@ -323,6 +423,10 @@ def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:
     if size[2] < least_gib:
         raise Invalid("some fields are wrong", fields={"disk_gib": f"image {image.name} needs {least_gib} GiB"})
     return size
+
+
+def _least_gib(image: Image) -> int:
+    return max(-(-image.virtual_size_bytes // GIB), 1)
 
 
 def _pool(ask: Ask, id: str | None) -> Pool:

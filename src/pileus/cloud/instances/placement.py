@@ -74,7 +74,7 @@ class Placer:
             if before is not None:
                 self.fleet.release(before.id)
         elif not isinstance(before, Instance) or _takes(before) != _takes(after):
-            self.fleet.promise(after.id, after.host_id, self._demand_of(after))
+            self.fleet.promise(after.id, after.host_id, self.demand_of(after))
 
     def _volume_changed(self, before: Record | None, after: Record | None) -> None:
         # What an instance boots from is in the instance's own demand.
@@ -83,7 +83,8 @@ class Placer:
         elif before is not None:
             self.fleet.release(before.id)
 
-    def _demand_of(self, instance: Instance) -> Demand:
+    def demand_of(self, instance: Instance) -> Demand:
+        """What an instance takes of its host."""
         pool = self._pools.get(instance.pool_id)
         group = instance.server_group_id
         return Demand(
@@ -179,6 +180,14 @@ def reasons(fleet: Fleet, demand: Demand, chosen: HostId) -> Sequence[Reason]:
         Reason(about=verdict.host.name, says=verdict.words, chosen=verdict.host.id == chosen)
         for verdict in fleet.explain(demand)
     ]
+
+
+def refitted(placer: Placer, instance: Instance, changed: Instance) -> Sequence[Reason]:
+    """What its host says to an instance that is to have another size. Raises NoCapacity if it has no room."""
+    if all(getattr(changed, of) <= getattr(instance, of) for of in ("vcpus", "memory_mib", "disk_gib")):
+        return ()
+    verdict = placer.fleet.refit(instance.id, placer.demand_of(changed))
+    return [Reason(about=verdict.host.name, says=verdict.words, chosen=True)]
 
 
 def default_pool(state: State) -> Pool | None:

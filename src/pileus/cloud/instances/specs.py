@@ -38,7 +38,7 @@ def guest_spec(state: State, instance: Instance, volumes: Sequence[Volume] | Non
             GuestDisk(
                 volume=VolumeId(volume.id),
                 pool=volume.storage_pool,
-                serial=volume.id[:20],
+                serial=serial_of(VolumeId(volume.id)),
                 slot=volume.slot or BOOT_SLOT,
                 size_bytes=volume.size_gib * GIB,
             )
@@ -53,6 +53,16 @@ def guest_spec(state: State, instance: Instance, volumes: Sequence[Volume] | Non
             availability_zone=instance.zone,
         ),
     )
+
+
+def root_volume(state: State, instance: Instance) -> Volume:
+    """What the guest boots from."""
+    return volumes_of(state, instance)[0]
+
+
+def serial_of(volume: VolumeId) -> str:
+    """By which the guest knows a disk; virtio has room for 20 characters."""
+    return volume[:20]
 
 
 def _power(instance: Instance) -> Power:

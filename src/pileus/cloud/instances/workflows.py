@@ -7,16 +7,17 @@ import msgspec
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, Instance, InstanceState
-from pileus.cloud.instances.specs import guest_spec, volume_spec
+from pileus.cloud.instances.specs import guest_spec, root_volume, serial_of, volume_spec, volumes_of
 from pileus.cloud.networks.model import PORTS
-from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, VolumeState
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.world import Nothing, World
-from pileus.kernel.ids import InstanceId, VolumeId
+from pileus.kernel.ids import FlavorId, HostId, ImageId, InstanceId, VolumeId
 from pileus.link.records import (
     GuestObserved,
     GuestReboot,
     GuestRemoval,
     Method,
+    Power,
     VolumeObserved,
     VolumeRemoval,
 )
@@ -77,8 +78,7 @@ def forget(state: State, wish: OfInstance) -> list[Change]:
 async def make_disks(world: World, wish: OfInstance) -> None:
     host = world.state[INSTANCES].get(wish.instance).host_id
     for volume in world.state[VOLUMES].by("instance", wish.instance):
-        spec = volume_spec(world.state, volume, partial(world.images.url, host=host))
-        await world.hosts.ask(host, Method.VOLUME_ENSURE, spec, VolumeObserved, timeout_s=_COPY_S)
+        await _ensure_volume(world, host, volume)
 
 
 @make_disks.undo
@@ -225,6 +225,167 @@ async def restart(world: World, wish: RebootInstance) -> None:
     await world.hosts.ask(host, Method.GUEST_REBOOT, reboot, GuestObserved, timeout_s=_GUEST_S)
 
 
+class ResizeInstance(OfInstance, frozen=True):
+    """Which instance, and how large it was before."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    flavor_id: FlavorId | None
+
+
+@workflow("instance.resize")
+async def resize_instance(run: Run[World], wish: ResizeInstance) -> None:
+    """Give the stopped guest another size, and its disk more room."""
+    await run(redefine, wish)
+    await run(grow_disk, wish)
+
+
+@resize_instance.finish
+def resized(state: State, wish: ResizeInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.STOPPED))]
+
+
+@resize_instance.withdraw
+def not_resized(state: State, wish: ResizeInstance) -> list[Change]:
+    instance = state[INSTANCES].get(wish.instance)
+    return [put(_of_former_size(instance, wish)), put(_former_root(state, instance, wish))]
+
+
+@step
+async def redefine(world: World, wish: ResizeInstance) -> None:
+    await _ensure(world, world.state[INSTANCES].get(wish.instance))
+
+
+@redefine.undo
+async def define_as_before(world: World, wish: ResizeInstance) -> None:
+    instance = world.state[INSTANCES].get(wish.instance)
+    former = _former_root(world.state, instance, wish)
+    volumes = [former if each.id == former.id else each for each in volumes_of(world.state, instance)]
+    spec = guest_spec(world.state, _of_former_size(instance, wish), volumes)
+    await world.hosts.ask(instance.host_id, Method.GUEST_ENSURE, spec, GuestObserved, timeout_s=_GUEST_S)
+
+
+@step
+async def grow_disk(world: World, wish: ResizeInstance) -> None:
+    instance = world.state[INSTANCES].get(wish.instance)
+    await _ensure_volume(world, instance.host_id, root_volume(world.state, instance))
+
+
+@grow_disk.undo
+async def promise_as_before(world: World, wish: ResizeInstance) -> None:
+    # A disk that has grown already stays so on its host: none is ever shrunk.
+    instance = world.state[INSTANCES].get(wish.instance)
+    await _ensure_volume(world, instance.host_id, _former_root(world.state, instance, wish))
+
+
+def _of_former_size(instance: Instance, wish: ResizeInstance) -> Instance:
+    return msgspec.structs.replace(
+        instance.to(InstanceState.STOPPED),
+        vcpus=wish.vcpus,
+        memory_mib=wish.memory_mib,
+        disk_gib=wish.disk_gib,
+        flavor_id=wish.flavor_id,
+        generation=instance.generation + 1,
+    )
+
+
+def _former_root(state: State, instance: Instance, wish: ResizeInstance) -> Volume:
+    volume = root_volume(state, instance)
+    return msgspec.structs.replace(volume, size_gib=wish.disk_gib, generation=volume.generation + 1)
+
+
+class RebuildInstance(OfInstance, frozen=True):
+    """Which instance, its old root disk and its new one, and what it was before."""
+
+    old: VolumeId
+    new: VolumeId
+    before: InstanceState
+    image_id: ImageId
+
+
+@workflow("instance.rebuild")
+async def rebuild_instance(run: Run[World], wish: RebuildInstance) -> None:
+    """Copy the image, stop the guest, give it the new disk; the old one goes when the guest has come back."""
+    await run(make_new_disk, wish)
+    await run(stop_guest, wish)
+    await run(exchange_disks, wish)
+    await run(take_old_disk_away, wish)
+
+
+@rebuild_instance.finish
+def rebuilt(state: State, wish: RebuildInstance) -> list[Change]:
+    instance = state[INSTANCES].get(wish.instance)
+    new = state[VOLUMES].get(wish.new)
+    return [
+        put(msgspec.structs.replace(instance.to(wish.before), generation=instance.generation + _EXCHANGED)),
+        put(msgspec.structs.replace(new, instance_id=wish.instance, slot=BOOT_SLOT, state=VolumeState.IN_USE)),
+        remove(state[VOLUMES].get(wish.old)),
+    ]
+
+
+@rebuild_instance.withdraw
+def not_rebuilt(state: State, wish: RebuildInstance) -> list[Change]:
+    instance = state[INSTANCES].get(wish.instance)
+    former = msgspec.structs.replace(
+        instance.to(wish.before), image_id=wish.image_id, generation=instance.generation + _BACK
+    )
+    return [put(former), remove(state[VOLUMES].get(wish.new))]
+
+
+# By how much the generation is later than when the task began: each step and each undo is news to the host.
+_STOPPED, _EXCHANGED, _EXCHANGED_BACK, _BACK = range(4)
+
+
+@step_with(patience_s=120)
+async def make_new_disk(world: World, wish: RebuildInstance) -> None:
+    host = world.state[INSTANCES].get(wish.instance).host_id
+    await _ensure_volume(world, host, world.state[VOLUMES].get(wish.new))
+
+
+@make_new_disk.undo
+async def bring_back(world: World, wish: RebuildInstance) -> None:
+    # Told to the host in any case: it then knows the generation that the record goes back to.
+    await _ensure_with(world, wish, wish.old, _power_before(wish), _BACK)
+    await _remove_volume(world, wish, wish.new)
+
+
+@step
+async def stop_guest(world: World, wish: RebuildInstance) -> None:
+    await _ensure_with(world, wish, wish.old, Power.STOPPED, _STOPPED)
+
+
+@step
+async def exchange_disks(world: World, wish: RebuildInstance) -> None:
+    await _ensure_with(world, wish, wish.new, _power_before(wish), _EXCHANGED)
+
+
+@exchange_disks.undo
+async def exchange_back(world: World, wish: RebuildInstance) -> None:
+    await _ensure_with(world, wish, wish.old, Power.STOPPED, _EXCHANGED_BACK)
+
+
+@step_with(forward_only=True)
+async def take_old_disk_away(world: World, wish: RebuildInstance) -> None:
+    await _remove_volume(world, wish, wish.old)
+
+
+def _power_before(wish: RebuildInstance) -> Power:
+    return Power.RUNNING if wish.before is InstanceState.RUNNING else Power.STOPPED
+
+
+async def _ensure_with(world: World, wish: RebuildInstance, root: VolumeId, power: Power, later: int) -> None:
+    """Have the guest with this root disk and power, so many generations after the one that the task began with."""
+    instance = world.state[INSTANCES].get(wish.instance)
+    spec = guest_spec(world.state, instance)
+    disks = (
+        msgspec.structs.replace(disk, volume=root, serial=serial_of(root)) if disk.volume == wish.old else disk
+        for disk in spec.disks
+    )
+    spec = msgspec.structs.replace(spec, disks=tuple(disks), power=power, generation=spec.generation + later)
+    await world.hosts.ask(instance.host_id, Method.GUEST_ENSURE, spec, GuestObserved, timeout_s=_GUEST_S)
+
+
 @workflow("instance.delete")
 async def delete_instance(run: Run[World], wish: OfInstance) -> None:
     """Take the guest and its disks from the host."""
@@ -254,6 +415,8 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     pause_instance,
     resume_instance,
     reboot_instance,
+    resize_instance,
+    rebuild_instance,
     delete_instance,
 )
 
@@ -270,9 +433,18 @@ async def _remove_guest(world: World, wish: OfInstance) -> None:
 
 
 async def _remove_disks(world: World, wish: OfInstance) -> None:
-    host = world.state[INSTANCES].get(wish.instance).host_id
     for volume in world.state[VOLUMES].by("instance", wish.instance):
-        if volume.slot != BOOT_SLOT:
-            continue
-        removal = VolumeRemoval(id=VolumeId(volume.id), generation=volume.generation, pool=volume.storage_pool)
-        await world.hosts.ask(host, Method.VOLUME_REMOVE, removal, Nothing, timeout_s=_GUEST_S)
+        if volume.slot == BOOT_SLOT:
+            await _remove_volume(world, wish, VolumeId(volume.id))
+
+
+async def _ensure_volume(world: World, host: HostId, volume: Volume) -> None:
+    spec = volume_spec(world.state, volume, partial(world.images.url, host=host))
+    await world.hosts.ask(host, Method.VOLUME_ENSURE, spec, VolumeObserved, timeout_s=_COPY_S)
+
+
+async def _remove_volume(world: World, wish: OfInstance, id: VolumeId) -> None:
+    host = world.state[INSTANCES].get(wish.instance).host_id
+    volume = world.state[VOLUMES].get(id)
+    removal = VolumeRemoval(id=id, generation=volume.generation, pool=volume.storage_pool)
+    await world.hosts.ask(host, Method.VOLUME_REMOVE, removal, Nothing, timeout_s=_GUEST_S)
