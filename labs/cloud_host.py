@@ -4,22 +4,27 @@ It is in namespaces whose first process ends with the test, also if the test is 
 guest with it. Beyond its uplink there is a world that tells who asks; see `internet`.
 """
 
+import ctypes
+import http.client
 import json
 import os
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cache
+from libvirt_host import remove_cgroup
 
-from pileus.machine import cgroups, libvirtd
+from pileus.machine import libvirtd
 from pileus.machine.layout import Layout
 from pileus.machine.packages import NEEDED
 
@@ -38,6 +43,7 @@ ip link set lo up
 ip netns add world
 ip link add uplink type veth peer name machine netns world
 ip address add {own}/24 dev uplink
+ip link set uplink addrgenmode none
 ip link set uplink up
 ip route add default via {world}
 ip -n world link set lo up
@@ -90,6 +96,9 @@ class CloudHost:
             "PILEUS_CONFIG": str(self.data / "cli.json"),
             "LANG": "C.UTF-8",
         }
+        self._before = set[str]()
+        self._within = ThreadPoolExecutor(max_workers=1, initializer=self._enter)
+        """Its thread is in the machine's network."""
 
     def run(
         self, *command: str, stdin: str = "", accept: Sequence[int] = (0,), within_s: float = 120.0
@@ -112,7 +121,8 @@ class CloudHost:
         """Start a program on the machine; its input is a pipe."""
         with log.open("w") as output:
             process = subprocess.Popen(
-                self._inside(*command),
+                # A signal to nsenter is for what it runs.
+                self._inside("setpriv", "--pdeathsig=INT", *command),
                 env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -135,15 +145,71 @@ class CloudHost:
         """A command's answer as JSON."""
         return json.loads(self.cli(f"{line} -o json", *more))
 
+    def get(self, path: str) -> Any:
+        """What the API answers to the machine's administrator: quicker than a command, where no command is tried."""
+        return self._within.submit(self._ask, "GET", path, None).result(timeout=30)
+
+    def post(self, path: str, wish: Mapping[str, object]) -> Any:
+        """What the API answers to a wish."""
+        return self._within.submit(self._ask, "POST", path, json.dumps(wish)).result(timeout=30)
+
+    def records(self, plural: str, query: str = "all_projects=true") -> Any:
+        """All records of a kind, of every project."""
+        return self.get(f"/v1/{plural}?{query}&limit=1000")["items"]
+
+    def _ask(self, method: str, path: str, body: str | None) -> Any:
+        config = json.loads((self.data / "cli.json").read_text())
+        trust = ssl.create_default_context(cadata=config["authority"])
+        connection = http.client.HTTPSConnection("127.0.0.1", 5870, timeout=20, context=trust)
+        try:
+            headers = {"Authorization": f"Bearer {config['token']}", "Content-Type": "application/json"}
+            connection.request(method, path, body=body, headers=headers)
+            answer = connection.getresponse()
+            said = answer.read()
+        finally:
+            connection.close()
+        assert answer.status < 300, said
+        return json.loads(said)
+
+    def _enter(self) -> None:
+        """Have this thread in the machine's network; its sockets stay there."""
+        with Path(f"/proc/{self._namespaces}/ns/net").open("rb") as there:
+            assert ctypes.CDLL(None).setns(there.fileno(), 0) == 0
+
     def refused(self, line: str, *more: str, status: int) -> str:
         """What a command says that is refused."""
         return self.run("pileus", *shlex.split(line), *more, accept=(status,)).stderr
+
+    def remember(self) -> None:
+        """Take the machine as it is now for untouched."""
+        self._before = self._traces()
+
+    def leftovers(self) -> list[str]:
+        """What is on the machine that was not there when it was untouched, apart from files."""
+        return sorted(self._traces() - self._before)
+
+    def _traces(self) -> set[str]:
+        def lines(*command: str) -> set[str]:
+            return set(self.run(*command).stdout.splitlines())
+
+        return {
+            *(f"process {each}" for each in lines("ps", "-eo", "args") if not each.startswith("ps ")),
+            *(f"link {link['ifname']}" for link in json.loads(self.run("ip", "-json", "link").stdout)),
+            *(f"address {each}" for each in lines("ip", "-brief", "address")),
+            *(f"route {each}" for each in lines("ip", "route", "show", "table", "all")),
+            *(f"namespace {each}" for each in lines("ip", "netns", "list")),
+            *(f"nftables {each}" for each in lines("nft", "list", "ruleset")),
+            *(f"mount {each.split()[4]}" for each in lines("cat", "/proc/self/mountinfo")),
+            *(f"run {each}" for each in lines("ls", "/run") if self.layout.tag in each),
+            *(f"ip_forward {each}" for each in lines("cat", "/proc/sys/net/ipv4/ip_forward")),
+        }
 
     def _inside(self, *command: str) -> tuple[str, ...]:
         return ("nsenter", f"--target={self._namespaces}", "--mount", "--net", "--pid", "--", *command)
 
     def end(self) -> None:
         """Forget what was started, which ended with the namespaces."""
+        self._within.shutdown()
         for process in self._started:
             process.kill()
             process.communicate()
@@ -169,18 +235,13 @@ def cloud_host() -> Generator[CloudHost]:
         hosts.append(host)
         world = ("ip", "netns", "exec", "world", sys.executable, str(Path(__file__).with_name("internet.py")), WORLD)
         host.start(*world, log=folder / "world.log")
+        until(lambda: "here I am" in (folder / "world.log").read_text(), "the world is there", within_s=20)
+        host.remember()
         yield host
     finally:
         first.kill()
         first.wait()
         for host in hosts:
             host.end()
-        _remove_cgroup(libvirtd.cgroup(Layout.of(folder / "data")))
+        remove_cgroup(libvirtd.cgroup(Layout.of(folder / "data")))
         shutil.rmtree(folder)
-
-
-def _remove_cgroup(name: str) -> None:
-    until(lambda: not cgroups.processes_in(name), "no process is in the control group", within_s=20)
-    for top in Path("/sys/fs/cgroup").glob(f"*/{name}"):
-        for group in sorted((top, *(each for each in top.rglob("*") if each.is_dir())), reverse=True):
-            group.rmdir()

@@ -45,7 +45,9 @@ def _answer(query: bytes, address: str) -> bytes:
 def main() -> None:
     address = sys.argv[1]
     threading.Thread(target=_resolve, args=(address,), daemon=True).start()
-    ThreadingHTTPServer((address, 80), _WhoAsks).serve_forever()
+    with ThreadingHTTPServer((address, 80), _WhoAsks) as server:
+        print("here I am", flush=True)
+        server.serve_forever()
 
 
 if __name__ == "__main__":

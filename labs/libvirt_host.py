@@ -138,7 +138,7 @@ def libvirt_host() -> Generator[LibvirtHost]:
         first.wait()
         for host in hosts:
             host.end()
-        _remove_cgroup(libvirtd.cgroup(layout))
+        remove_cgroup(libvirtd.cgroup(layout))
         shutil.rmtree(layout.data)
 
 
@@ -147,7 +147,8 @@ def _accepts(address: str) -> bool:
         return probe.connect_ex(address) == 0
 
 
-def _remove_cgroup(name: str) -> None:
+def remove_cgroup(name: str) -> None:
+    """Remove a control group from every hierarchy, as soon as its last process is gone."""
     for top in Path("/sys/fs/cgroup").glob(f"*/{name}"):
         for group in sorted((top, *(each for each in top.rglob("*") if each.is_dir())), reverse=True):
             until(lambda group=group: _removed(group), f"control group {group} is empty")

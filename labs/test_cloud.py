@@ -63,6 +63,12 @@ def cloud(host: CloudHost, said: str) -> CloudHost:
     return host
 
 
+@pytest.fixture(scope="module")
+def hello(cloud: CloudHost) -> "Guest":
+    """The first instance."""
+    return guest(cloud, "hello")
+
+
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """An instance, as one who signs in to it by SSH sees it."""
 
@@ -102,12 +108,12 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         return " 0% packet loss" in self.run(f"ping -c 1 -W 2 {address}", accept=(0, 1))
 
 
-def hello(cloud: CloudHost) -> Guest:
-    return guest(cloud, "hello")
+def instance(cloud: CloudHost, name: str) -> Record:
+    return next(each for each in cloud.records("instances") if each["name"] == name)
 
 
-def guest(cloud: CloudHost, name: str) -> Guest:
-    return Guest(host=cloud, name=name, outside=cloud.ask(f"instance show {name}")["floating_addresses"][0])
+def guest(cloud: CloudHost, name: str, *, user: str = "root") -> Guest:
+    return Guest(host=cloud, name=name, outside=instance(cloud, name)["floating_addresses"][0], user=user)
 
 
 def virsh(cloud: CloudHost, *command: str) -> str:
@@ -122,7 +128,7 @@ def nbctl(cloud: CloudHost, *command: str) -> str:
 
 def qemu(cloud: CloudHost, name: str) -> int:
     """The process of an instance, by its number inside of the machine."""
-    id = InstanceId(cloud.ask(f"instance show {name}")["id"])
+    id = InstanceId(instance(cloud, name)["id"])
     return int((cloud.layout.run / f"libvirt/qemu/{domain_name(id)}.pid").read_text())
 
 
@@ -139,11 +145,10 @@ def kill(cloud: CloudHost, pid: int) -> None:
 
 def differences(cloud: CloudHost) -> list[str]:
     """Where the machine has something else than the records say."""
-    instances = cloud.ask("instance list --all-projects")
-    volumes = cloud.ask("volume list --all-projects")
-    ports = [each["id"] for each in cloud.ask("port list --all-projects")]
+    instances, volumes, plugs = (cloud.records(each) for each in ("instances", "volumes", "ports"))
+    ports = [each["id"] for each in plugs]
+    networks = {each["network_id"] for each in plugs}
     links = json.loads(cloud.run("ip", "-json", "link").stdout)
-    networks = {each["network_id"] for each in cloud.ask("port list --all-projects")}
     compared = {
         "domains": (
             {domain_name(InstanceId(each["id"])) for each in instances},
@@ -200,8 +205,8 @@ def agree(cloud: CloudHost, *, within_s: float = 60.0) -> None:
 def _differences_or_why(cloud: CloudHost) -> list[str]:
     try:
         return differences(cloud)
-    except AssertionError as not_yet:
-        return [str(not_yet)]
+    except (AssertionError, OSError) as not_yet:
+        return [repr(not_yet)]
 
 
 # Up, and the first instance.
@@ -240,10 +245,10 @@ def test_the_printed_commands_reach_the_first_instance(host: CloudHost, said: st
     host.run("env", "--unset=PILEUS_CONFIG", "sh", "-c", f": > {host.folder}/seen; {typed}")
 
 
-def test_a_guest_has_its_name_address_key_and_resolver_from_the_cloud(cloud: CloudHost) -> None:
+def test_a_guest_has_its_name_address_key_and_resolver_from_the_cloud(cloud: CloudHost, hello: Guest) -> None:
     record = cloud.ask("instance show hello")
     asked = "wget -q -O- http://169.254.169.254"
-    seen = hello(cloud).run(
+    seen = hello.run(
         "hostname; ip -4 -o address show eth0; cat /etc/resolv.conf /root/.ssh/authorized_keys;"
         f"{asked}/latest/meta-data/instance-id; echo; {asked}/openstack/latest/meta_data.json"
     )
@@ -255,15 +260,15 @@ def test_a_guest_has_its_name_address_key_and_resolver_from_the_cloud(cloud: Clo
     assert json.loads(seen.splitlines()[-1])["uuid"] == record["id"]
 
 
-def test_a_guest_reaches_the_world_under_the_machines_address(cloud: CloudHost) -> None:
-    assert hello(cloud).run(f"wget -q -O- http://{WORLD}/; echo; wget -q -O- http://any.name.test/").split() == (
+def test_a_guest_reaches_the_world_under_the_machines_address(cloud: CloudHost, hello: Guest) -> None:
+    assert hello.run(f"wget -q -O- http://{WORLD}/; echo; wget -q -O- http://any.name.test/").split() == (
         [OWN_ADDRESS, OWN_ADDRESS]
     )
 
 
-def test_the_clouds_names_are_not_told_to_the_world(cloud: CloudHost) -> None:
+def test_the_clouds_names_are_not_told_to_the_world(cloud: CloudHost, hello: Guest) -> None:
     names = ("hello", "hello.internal", "nobody", "nobody.internal")
-    seen = {name: hello(cloud).run(f"nslookup {name}", accept=(0, 1)) for name in names}
+    seen = {name: hello.run(f"nslookup {name}", accept=(0, 1)) for name in names}
     assert "10.0.0.2" in seen["hello"]
     assert "10.0.0.2" in seen["hello.internal"]
     assert not any(word in text for text in seen.values() for word in (WORLD, "SERVFAIL", "can't"))
@@ -291,24 +296,40 @@ def test_machine_and_records_agree(cloud: CloudHost) -> None:
 # By command.
 
 
+class RawImage(msgspec.Struct, frozen=True):
+    """The small image as a raw file."""
+
+    upload: str
+    """The command that uploads it."""
+    sha256: str
+
+
 @pytest.fixture(scope="module")
-def raw_image(cloud: CloudHost) -> Path:
-    raw = cloud.folder / "image.raw"
-    cloud.run("qemu-img", "convert", "-O", "raw", str(cache.mini().path), str(raw))
-    return raw
-
-
-def test_an_image_is_uploaded_only_as_what_it_should_be(cloud: CloudHost, raw_image: Path) -> None:
-    with raw_image.open("rb") as file:
+def raw(cloud: CloudHost) -> RawImage:
+    path = cloud.folder / "image.raw"
+    cloud.run("qemu-img", "convert", "-O", "raw", str(cache.mini().path), str(path))
+    with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    upload = f"image upload raw-one --file {raw_image} --default-user root"
-    cloud.refused(upload, "--sha256", "0" * 64, status=2)
+    return RawImage(f"image upload raw-one --file {path} --default-user root", sha256)
+
+
+@pytest.fixture(scope="module")
+def raw_one(cloud: CloudHost, raw: RawImage) -> Record:
+    """The record of the image after it was uploaded."""
+    return cloud.ask(raw.upload, "--sha256", raw.sha256)
+
+
+def test_an_image_that_is_not_what_it_should_be_is_refused(cloud: CloudHost, raw: RawImage) -> None:
+    cloud.refused(raw.upload, "--sha256", "0" * 64, status=2)
     assert cloud.ask("image list --name raw-one") == []
-    made = cloud.ask(upload, "--sha256", sha256)
-    assert (made["state"], made["format"], made["sha256"]) == ("active", "raw", sha256)
 
 
-def test_a_dry_run_says_what_would_be_done_where_and_how_it_is_taken_back(cloud: CloudHost) -> None:
+def test_an_image_is_uploaded_from_a_file(raw: RawImage, raw_one: Record) -> None:
+    assert [raw_one[each] for each in ("state", "format", "sha256")] == ["active", "raw", raw.sha256]
+
+
+def test_a_dry_run_says_what_would_be_done_where_and_how_it_is_taken_back(cloud: CloudHost, raw_one: Record) -> None:
+    assert raw_one["name"] == "raw-one"
     plan = cloud.cli("instance create web --image raw-one --flavor tiny --dry-run")
     for line in (
         "would create instance web on ",
@@ -331,8 +352,9 @@ def test_what_fits_nowhere_is_refused_with_why_and_what_would_fit(cloud: CloudHo
 
 
 @pytest.fixture(scope="module")
-def web(cloud: CloudHost) -> Guest:
+def web(cloud: CloudHost, raw_one: Record) -> Guest:
     """A second instance, made of another image, by commands alone, with the wishes of its owner."""
+    assert raw_one["state"] == "active"
     user_data = cloud.folder / "greeting"
     user_data.write_text(GREETING)
     cloud.cli(f"keypair create mine --public-key @{cloud.data}/ssh/id_ed25519.pub")
@@ -429,3 +451,289 @@ def test_events_tasks_and_audit_tell_all_of_it(cloud: CloudHost) -> None:
     shown = cloud.cli(f"task show {task['id']}")
     for word in ("make_disks", "connect", "start_guest", "done after"):
         assert word in shown
+
+
+# By packet.
+
+
+class Others(msgspec.Struct, frozen=True):
+    """Instances beside those of the default group."""
+
+    stranger: Guest
+    """In the same network, and in another group, which lets SSH in."""
+    twin: Guest
+    """Of another project, whose network has the same addresses."""
+
+
+@pytest.fixture(scope="module")
+def others(cloud: CloudHost, web: Guest) -> Others:
+    assert web
+    of_other = "--project other"
+    cloud.cli("project create other")
+    cloud.cli(f"keypair create mine --public-key @{cloud.data}/ssh/id_ed25519.pub {of_other}")
+    cloud.cli(f"security-rule create --group default --protocol tcp --port-min 22 --port-max 22 {of_other}")
+    sizes = "--image mini --flavor nano --keypair mine"
+    cloud.cli(f"instance create stranger {sizes} --security-group from-outside --no-wait")
+    cloud.cli(f"instance create twin {sizes} {of_other}")
+    until(lambda: instance(cloud, "stranger")["state"] == "running", "the stranger runs")
+    outside = [
+        cloud.ask("floating-ip create --instance stranger")["address"],
+        cloud.ask(f"floating-ip create --instance twin {of_other}")["address"],
+    ]
+    stranger, twin = (
+        Guest(host=cloud, name=name, outside=address)
+        for name, address in zip(("stranger", "twin"), outside, strict=True)
+    )
+    return Others(stranger.awake(), twin.awake())
+
+
+def test_members_of_one_group_reach_each_other_by_name(cloud: CloudHost, web: Guest, hello: Guest) -> None:
+    assert hello.reaches("web")
+    assert web.reaches("hello.internal")
+
+
+def test_others_reach_them_only_by_a_rule(cloud: CloudHost, web: Guest, others: Others) -> None:
+    stranger = instance(cloud, "stranger")["addresses"][0]
+    assert instance(cloud, "web")["addresses"][0] in others.stranger.run("nslookup web")
+    assert not web.reaches(stranger)
+    assert not others.stranger.reaches("web")
+    rule = cloud.ask("security-rule create --group from-outside --protocol icmp --remote-group default")["id"]
+    until(lambda: web.reaches(stranger), "the rule lets ping in", within_s=10)
+    assert not others.stranger.reaches("web")
+    cloud.cli(f"security-rule delete {rule}")
+    until(lambda: not web.reaches(stranger), "without the rule nothing comes in", within_s=10)
+
+
+def test_a_floating_ip_moves_from_one_to_the_other(cloud: CloudHost, web: Guest, others: Others) -> None:
+    known = {each["address"]: each["id"] for each in cloud.ask("floating-ip list")}
+    moving, staying = known[web.outside], known[others.stranger.outside]
+    refusal = cloud.refused(f"floating-ip associate {moving} --instance stranger", status=5)
+    assert "the port has a floating IP already" in refusal
+    cloud.cli(f"floating-ip dissociate {staying}")
+    cloud.cli(f"floating-ip associate {moving} --instance stranger")
+    moved = Guest(host=cloud, name="moved", outside=web.outside).awake(within_s=30)
+    assert moved.run("hostname") == "stranger\n"
+    assert instance(cloud, "web")["floating_addresses"] == []
+    cloud.cli(f"floating-ip associate {moving} --instance web")
+    cloud.cli(f"floating-ip associate {staying} --instance stranger")
+    assert web.awake(within_s=30).run("hostname") == "web\n"
+    assert others.stranger.awake(within_s=30).run("hostname") == "stranger\n"
+
+
+def test_a_projects_network_is_its_own_whatever_its_addresses(cloud: CloudHost, others: Others) -> None:
+    twin = cloud.ask("instance show twin --project other")
+    mine, web_address = (instance(cloud, each)["addresses"][0] for each in ("hello", "web"))
+    assert twin["addresses"] == [mine]
+    seen = others.twin.run(
+        "hostname; wget -q -O- http://169.254.169.254/latest/meta-data/instance-id; echo; nslookup web", accept=(0, 1)
+    )
+    assert seen.startswith(f"twin\n{twin['id']}\n")
+    assert web_address not in seen
+    assert not others.twin.reaches(web_address)
+    # What it may not see is not there for its owner either.
+    assert {each["name"] for each in cloud.ask("instance list --project other")} == {"twin"}
+
+
+def test_an_emptied_northbound_database_is_filled_again(cloud: CloudHost, web: Guest, hello: Guest) -> None:
+    address = instance(cloud, "web")["addresses"][0]
+    known = nbctl(cloud, "--bare", "--columns=name", "list", "logical_switch_port").split()
+    log = cloud.folder / "ping"
+    inside = cloud.start(
+        *("ssh", "-i", str(cloud.data / "ssh/id_ed25519"), "-o", f"UserKnownHostsFile={cloud.folder}/known-hello"),
+        *(f"root@{hello.outside}", f"ping -q -i 0.1 -c 100 {address}"),
+        log=log,
+    )
+    outside = cloud.start("ping", "-q", "-i", "0.1", "-c", "100", hello.outside, log=cloud.folder / "ping-outside")
+    # All roots but the groups of gateways, which OVN lets nobody remove together with what refers to them.
+    tables = ("Logical_Switch", "Logical_Router", "Port_Group", "DHCP_Options", "DNS")
+    time_began = time.monotonic()
+    nbctl(cloud, *(word for table in tables for word in ("--", "--all", "destroy", table)))
+    until(
+        lambda: (
+            sorted(nbctl(cloud, "--bare", "--columns=name", "list", "logical_switch_port").split()) == sorted(known)
+        ),
+        "all ports are back",
+        within_s=20,
+    )
+    print(f"northbound database filled again after {time.monotonic() - time_began:.2f} s")
+    assert inside.wait(timeout=60) in (0, 1)
+    assert outside.wait(timeout=60) in (0, 1)
+    for where, said in (("inside", log), ("from outside", cloud.folder / "ping-outside")):
+        [loss] = re.findall(r"(\d+)% packet loss", said.read_text())
+        print(f"ping {where} meanwhile: {loss} % lost, of 100 in 10 s")
+        assert int(loss) < 50
+    assert hello.reaches("web")
+    assert differences(cloud) == []
+
+
+def test_what_others_had_is_given_back_with_them(cloud: CloudHost, others: Others) -> None:
+    assert others
+    cloud.cli("instance delete twin --project other")
+    cloud.cli("instance delete stranger")
+    assert differences(cloud) == []
+    for project in ("default", "other"):
+        for floating in cloud.ask(f"floating-ip list --project {project}"):
+            if floating["port_id"] is None:
+                cloud.cli(f"floating-ip delete {floating['id']} --project {project}")
+    assert len(cloud.ask("floating-ip list --all-projects")) == 2
+
+
+# Killed.
+
+
+KEPT = ("controller", "agent", "libvirtd", "ovn-controller", "ovs-vswitchd")
+
+
+def back(cloud: CloudHost, hello: Guest, name: str, killed: int) -> None:
+    """Wait until a daemon that was killed is there again, with everything as it should be."""
+    until(lambda: daemons(cloud).get(name, killed) != killed, f"{name} is started again", within_s=40)
+    until(lambda: _is_well(cloud, hello), f"all is well after {name} was killed", within_s=60)
+
+
+def _is_well(cloud: CloudHost, hello: Guest) -> bool:
+    """Whether the agent is connected, and a guest is reached from outside and reaches the other one."""
+    try:
+        well = cloud.get("/v1/hosts")["items"][0]["connected"] and hello.run("echo $((1 + 1))", within_s=20) == "2\n"
+        return well and hello.reaches("web")
+    except (AssertionError, OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_daemon_that_is_killed_comes_back_and_guests_go_on(
+    cloud: CloudHost, hello: Guest, web: Guest, name: str
+) -> None:
+    before = {each: qemu(cloud, each) for each in ("hello", "web")}
+    up_s = web.uptime_s()
+    killed = daemons(cloud)[name]
+    began = time.monotonic()
+    kill(cloud, killed)
+    back(cloud, hello, name, killed)
+    print(f"{name}: all is well again after {time.monotonic() - began:.1f} s")
+    assert {each: qemu(cloud, each) for each in ("hello", "web")} == before
+    assert web.uptime_s() > up_s
+    agree(cloud)
+
+
+def test_guests_and_their_traffic_go_on_without_controller_and_agent(
+    cloud: CloudHost, web: Guest, hello: Guest
+) -> None:
+    before, up_s = qemu(cloud, "web"), web.uptime_s()
+    running, address = daemons(cloud), instance(cloud, "web")["addresses"][0]
+    cloud.run("kill", "-STOP", str(running["supervisor"]))
+    try:
+        for name in ("controller", "agent"):
+            kill(cloud, running[name])
+        cloud.refused("instances", status=8)
+        # By address: who asks for a name asks for IPv6 as well, and that the agent answers.
+        assert hello.reaches(address)
+        assert web.uptime_s() > up_s
+    finally:
+        cloud.run("kill", "-CONT", str(running["supervisor"]))
+    back(cloud, hello, "controller", running["controller"])
+    back(cloud, hello, "agent", running["agent"])
+    assert qemu(cloud, "web") == before
+    agree(cloud)
+
+
+def test_a_dead_supervisor_takes_nothing_with_it_and_up_brings_it_back(cloud: CloudHost, hello: Guest) -> None:
+    before = daemons(cloud)
+    kill(cloud, before["supervisor"])
+    until(lambda: _is_well(cloud, hello), "all is well without a supervisor")
+    cloud.up()
+    after = daemons(cloud)
+    assert after.pop("supervisor") != before.pop("supervisor")
+    assert after == before
+
+
+def test_a_guest_whose_process_dies_is_started_again_with_its_disk(cloud: CloudHost, web: Guest) -> None:
+    killed = qemu(cloud, "web")
+    web.run("echo survives > /srv/survives; sync")
+    kill(cloud, killed)
+    until(lambda: instance(cloud, "web")["state"] == "running" and qemu(cloud, "web") != killed, "it runs again")
+    assert web.awake().run("cat /srv/survives") == "survives\n"
+    assert qemu(cloud, "web") != killed
+    agree(cloud)
+
+
+@pytest.mark.parametrize("name", ["controller", "agent", "libvirtd", "QEMU"])
+def test_a_creation_that_is_broken_into_is_done_or_undone(cloud: CloudHost, name: str) -> None:
+    before, bystander = daemons(cloud), qemu(cloud, "hello")
+    begun = cloud.ask("instance create broken --image raw-one --flavor nano --no-wait")
+    id = InstanceId(begun["instance"]["id"])
+    process = cloud.layout.run / f"libvirt/qemu/{domain_name(id)}.pid"
+    if name in ("controller", "agent"):
+        [volume] = [each for each in cloud.records("volumes") if each["instance_id"] == id]
+        until((cloud.data / f"volumes/volumes/{volume['id']}").exists, "the disk is there")
+        kill(cloud, before[name])
+    else:
+        until(lambda: process.exists() and process.read_text(), "its process is there")
+        kill(cloud, int(process.read_text()) if name == "QEMU" else before[name])
+
+    def ended() -> Record | None:
+        with suppress(AssertionError, OSError):
+            task: Record = cloud.get(f"/v1/tasks/{begun['task_id']}")
+            return task if task["ended_at"] else None
+        return None
+
+    task = until(ended, "the task has ended", within_s=90)
+    print(f"{name} killed: the creation is {task['state']}; {task['cause']}")
+    found = cloud.records("instances", "name=broken")
+    assert (task["state"], len(found)) in {("done", 1), ("undone", 0)}
+    agree(cloud)
+    if found:
+        cloud.cli("instance delete broken")
+        agree(cloud)
+    assert qemu(cloud, "hello") == bystander
+
+
+# Debian.
+
+
+@pytest.mark.slow
+def test_a_full_debian_is_set_up_by_cloud_init(cloud: CloudHost) -> None:
+    image = cache.debian()
+    user_data = cloud.folder / "debian-user-data"
+    user_data.write_text("#cloud-config\nruncmd:\n  - [sh, -c, 'cloud-init query ds.meta_data.name > /ran']\n")
+    cloud.cli(f"image upload debian --file {image.path} --default-user debian --sha256 {image.sha256}")
+    cloud.cli(
+        "instance create large --image debian --vcpus 1 --memory-mib 640 --disk-gib 4 --keypair mine"
+        f" --security-group default --security-group from-outside --user-data @{user_data}"
+    )
+    cloud.cli("floating-ip create --instance large")
+    large = guest(cloud, "large", user="debian").awake(within_s=400)
+    began = time.monotonic()
+    until(lambda: large.run("cat /ran", accept=(0, 1)) == "large\n", "user data has run", within_s=200)
+    print(f"cloud-init ended {time.monotonic() - began:.0f} s after SSH answered")
+    seen = large.run("hostname; cloud-id; cat .ssh/authorized_keys; df --output=size -BG / | tail -n 1")
+    assert seen.split()[:2] == ["large", "openstack"]
+    assert (cloud.data / "ssh/id_ed25519.pub").read_text().split()[1] in seen
+    assert seen.split()[-1] == "4G"
+    assert large.reaches("web")
+    cloud.cli("instance delete large")
+
+
+# Down, up again, and away.
+
+
+def test_down_stops_all_and_up_brings_all_back(cloud: CloudHost, web: Guest) -> None:
+    before = cloud.records("instances")
+    web.run("echo through the night > /srv/night; sync")
+    cloud.up("--down")
+    assert cloud.leftovers() == []
+    again = cloud.up()
+    assert "Password" not in again
+    assert web.awake().run("cat /srv/night /srv/told") == "through the night\nweb was told\n"
+    agree(cloud)
+    kept = ("id", "addresses", "floating_addresses", "state", "host_id")
+    after = {each["id"]: each for each in cloud.records("instances")}
+    assert [[each[name] for name in kept] for each in before] == [
+        [after[each["id"]][name] for name in kept] for each in before
+    ]
+
+
+def test_purge_leaves_nothing(cloud: CloudHost) -> None:
+    cloud.up("--purge")
+    assert cloud.leftovers() == []
+    assert not cloud.data.exists()
+    assert [*Path("/sys/fs/cgroup").glob(f"*/{libvirtd.cgroup(cloud.layout)}")] == []
