@@ -25,7 +25,6 @@ OLDEST_OVN = (24, 3)
 
 _SUITE = "trixie"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_ARCHIVE = "http://deb.debian.org/debian"
 _PACKAGES = (
     *("openvswitch-switch", "openvswitch-common", "ovn-common", "ovn-central", "ovn-host"),
     *("libc6", "libssl3t64", "libunbound8", "libcap-ng0", "libbpf1", "libelf1t64", "libxdp1", "libnuma1", "zlib1g"),
@@ -183,11 +182,13 @@ async def _fetch(debs: Path) -> None:
 
 
 async def _archive() -> str:
-    """The Debian archive that this machine uses."""
+    """The Debian archive that this machine uses. Raises Unavailable if apt knows of none."""
     said = await run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages")
-    return next(
-        (uri for label, _, uri in (line.partition(" ") for line in said.splitlines()) if label == "Debian"), _ARCHIVE
-    )
+    for line in said.splitlines():
+        label, _, uri = line.partition(" ")
+        if label == "Debian":
+            return uri
+    raise Unavailable("apt knows of no Debian archive on this machine: see sources.list(5), and run `apt-get update`")
 
 
 async def _unpack(debs: Path, prefix: Path) -> OvnPrograms:
