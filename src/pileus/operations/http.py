@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 import structlog
 
-from pileus.kernel.errors import Invalid, NotFound, PileusError, TooLarge, Unauthenticated
+from pileus.kernel.errors import Invalid, NotFound, PileusError, TooLarge, Unauthenticated, Unavailable
 from pileus.kernel.ids import ProjectId, UserId, new_id
 from pileus.operations.caller import Caller, Role
 from pileus.operations.declare import Answer, Noun, Operation
@@ -324,7 +324,11 @@ class _PlainSocket:
         return message.get("bytes") or (message.get("text") or "").encode()
 
     async def send(self, data: bytes) -> None:
-        await self._send({"type": "websocket.send", "bytes": data})
+        try:
+            await self._send({"type": "websocket.send", "bytes": data})
+        except OSError as left:  # as ASGI has it: it closed while we were sending
+            self._closed = True
+            raise Unavailable("the client has left") from left
 
     async def close(self, reason: str = "", code: int = 1000) -> None:
         if not self._closed:
