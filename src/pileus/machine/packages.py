@@ -33,6 +33,7 @@ NEEDED = (
     Package("iproute2", "makes links, addresses and namespaces"),
     Package("nftables", "translates addresses, and keeps guests' frames from this machine's own network stack"),
     Package("ethtool", "sets checksum offload"),
+    Package("openssh-client", "reaches instances, by the command that `pileus up` prints"),
 )
 
 
