@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from pileus.machine.layout import Layout, write_atomically
+from pileus.kernel.files import write_atomically
+from pileus.machine.layout import Layout
 
 
 def test_a_short_data_folder_has_its_sockets_inside() -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 
 from pileus.kernel.errors import Forbidden
+from pileus.kernel.files import write_atomically
 from pileus.machine import cgroups, kvm, libvirtd, packages
 from pileus.machine.daemons import Daemons, DaemonStatus
 from pileus.machine.enclosure import Kvm
 from pileus.machine.external import DEFAULT_ADDRESS, ExternalNetwork
 from pileus.machine.kvm import Accelerator, Verdict
-from pileus.machine.layout import Layout, write_atomically
+from pileus.machine.layout import Layout
 from pileus.machine.openvswitch import (
     EXTERNAL_BRIDGE,
     EXTERNAL_NETWORK,
@@ -146,7 +147,7 @@ class Engines:
                 self._say(f"guests run as {user.name}: {user.reason}")
             self._say(f"guests run on {accelerator.accelerator.name}: {accelerator.reason}")
             self._say(f"Open vSwitch {programs.ovs} and OVN {programs.ovn}: {reason}")
-            write_atomically(self._addresses, msgspec.json.encode(addresses))
+            write_atomically(self._addresses, msgspec.json.encode(addresses), mode=0o644)
         return addresses
 
     async def _libvirt_up(self, verdict: Verdict, user: libvirtd.GuestUser) -> None:

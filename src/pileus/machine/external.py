@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from pileus.kernel.errors import Conflict
+from pileus.kernel.files import write_atomically
 from pileus.kernel.programs import ProgramFailed, run
-from pileus.machine.layout import Layout, boot_id, write_atomically
+from pileus.machine.layout import Layout, boot_id
 from pileus.machine.openvswitch import EXTERNAL_BRIDGE
 
 DEFAULT_ADDRESS = IPv4Interface("172.31.255.1/24")
@@ -76,7 +77,7 @@ class ExternalNetwork:
         before = _FORWARD.read_text(encoding="ascii").strip()
         if before != "0":
             return
-        write_atomically(self._notes, msgspec.json.encode(_Changed(boot_id(), before)))
+        write_atomically(self._notes, msgspec.json.encode(_Changed(boot_id(), before)), mode=0o644)
         _FORWARD.write_text("1", encoding="ascii")
         self._say("this machine now forwards IPv4 packets (net.ipv4.ip_forward was 0)")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 
 from pileus.kernel.errors import TimedOut
+from pileus.kernel.files import write_atomically
 from pileus.kernel.programs import ProgramFailed, run
 from pileus.kernel.units import MIB
-from pileus.machine.layout import write_atomically
 
 EMULATOR = Path("/usr/bin/qemu-system-x86_64")
 
@@ -68,7 +68,7 @@ async def accelerator(run_folder: Path, *, emulator: Path = EMULATOR) -> Verdict
     if verdict is not None:
         return verdict
     verdict = await probe(emulator)
-    write_atomically(known, msgspec.json.encode((mark, verdict)))
+    write_atomically(known, msgspec.json.encode((mark, verdict)), mode=0o644)
     return verdict
 
 

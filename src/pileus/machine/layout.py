@@ -1,12 +1,12 @@
 """Where the engines of one host keep their things: everything below one data folder."""
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
 import msgspec
 
+from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import new_id
 
 _SOCKET_PATH_LIMIT = 107
@@ -66,7 +66,7 @@ class Layout(msgspec.Struct, frozen=True):
         """The UUID of this host in libvirt, which is also its name in OVN: made once, then kept."""
         file = self.machine / "host-uuid"
         if not file.exists():
-            write_atomically(file, new_id().encode())
+            write_atomically(file, new_id().encode(), mode=0o644)
         return file.read_text(encoding="ascii")
 
     def make(self) -> None:
@@ -82,14 +82,3 @@ class Layout(msgspec.Struct, frozen=True):
         for folder in (self.run, self.machine, self.log, self.cache, self.libvirt, self.switch):
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         stamp.write_text(boot_id(), encoding="ascii")
-
-
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a file that is either the old one or the new one, whenever the power goes."""
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
-        fresh.chmod(mode)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from pileus.kernel.files import write_atomically
 from pileus.machine.daemons import Daemon
 from pileus.machine.enclosure import Enclosure, Kvm, argv
-from pileus.machine.layout import Layout, write_atomically
+from pileus.machine.layout import Layout
 from pileus.machine.processes import python_environment
 
 LIBVIRTD = Path("/usr/sbin/libvirtd")
@@ -131,4 +132,4 @@ def _write(path: Path, *settings: tuple[str, str | int]) -> None:
     lines = (f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}" for name, value in settings)
     content = "".join(f"{line}\n" for line in lines).encode()
     if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+        write_atomically(path, content, mode=0o644)

@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from pileus.kernel.errors import Unavailable
+from pileus.kernel.files import write_atomically
 from pileus.kernel.programs import ProgramFailed, run
 from pileus.kernel.units import size_text
-from pileus.machine.layout import write_atomically
 
 OLDEST_OVS = (3, 3)
 OLDEST_OVN = (24, 3)
@@ -176,7 +176,7 @@ async def _fetch(debs: Path) -> None:
                 internal=failed.internal,
             ) from failed
         sums = {each.name: _sum(each) for each in _debs(fresh)}
-        write_atomically(fresh / _SUMS, msgspec.json.encode(sums))
+        write_atomically(fresh / _SUMS, msgspec.json.encode(sums), mode=0o644)
         shutil.rmtree(debs, ignore_errors=True)
         fresh.rename(debs)
 
@@ -209,7 +209,7 @@ async def _unpack(debs: Path, prefix: Path) -> OvnPrograms:
     made = OvnPrograms(
         folders=(str(prefix / "w"),), schemas=str(prefix / "usr/share"), ovs=_dotted(ovs), ovn=_dotted(ovn), own=True
     )
-    write_atomically(prefix / _MADE, msgspec.json.encode(made))
+    write_atomically(prefix / _MADE, msgspec.json.encode(made), mode=0o644)
     return made
 
 

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from pileus.kernel.errors import PileusError
+from pileus.kernel.files import write_atomically
 from pileus.machine.daemons import (
     Daemon,
     DaemonFailed,
@@ -30,7 +31,7 @@ from pileus.machine.daemons import (
     merge,
     until,
 )
-from pileus.machine.layout import Layout, write_atomically
+from pileus.machine.layout import Layout
 from pileus.machine.processes import Identity, end, identify, read_pidfile, write_pidfile
 
 log = structlog.get_logger()

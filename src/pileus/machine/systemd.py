@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from pileus.kernel.files import write_atomically
 from pileus.kernel.programs import run
 from pileus.machine.daemons import Daemon, DaemonStatus
-from pileus.machine.layout import Layout, write_atomically
+from pileus.machine.layout import Layout
 from pileus.machine.processes import python_environment
 from pileus.machine.supervised import Supervised
 
@@ -77,7 +78,7 @@ class Systemd:
         if all(each.name != name for each in used):
             unit = _Unit(name, was_enabled=await self._is("enabled", name), was_active=await self._is("active", name))
             # Written down before it is changed.
-            write_atomically(self._used, msgspec.json.encode([*used, unit]))
+            write_atomically(self._used, msgspec.json.encode([*used, unit]), mode=0o644)
         await run(self._systemctl, "enable", "--now", name, timeout_s=90)
 
     async def _is(self, what: str, unit: str) -> bool:
@@ -92,7 +93,7 @@ class Systemd:
     async def _have_supervisor(self) -> None:
         content = supervisor_unit(self._layout).encode()
         if not self._unit.exists() or self._unit.read_bytes() != content:
-            write_atomically(self._unit, content)
+            write_atomically(self._unit, content, mode=0o644)
             await run(self._systemctl, "daemon-reload")
         await run(self._systemctl, "enable", "--now", self._unit.name)
 
