@@ -1,0 +1,129 @@
+"""What one may do with routers."""
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Self
+
+import msgspec
+from pydantic import Field, model_validator
+
+from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.networks.addresses import Addresses
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind, Route, Router, Subnet
+from pileus.cloud.networks.operations.fields import Address, Prefix
+from pileus.kernel.errors import Conflict, NotFound
+from pileus.kernel.ids import NetworkId, ProjectId, SubnetId
+from pileus.operations.declare import Noun
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Id, Name, Wire, ref
+from pileus.state.state import put, remove
+
+
+class RouteWish(Wire):
+    destination: Prefix
+    next_hop: Address
+
+    @model_validator(mode="after")
+    def _is_of_one_version(self) -> Self:
+        if (":" in self.destination) != (":" in self.next_hop):
+            raise ValueError("destination and next_hop are not of the same IP version")
+        return self
+
+
+class RouterCreate(Wire):
+    name: Name
+    subnet_ids: Annotated[tuple[Annotated[Id, ref("subnet")], ...], Field(max_length=32)] = ()
+    external_network_id: Annotated[Id, ref("network")] | None = None
+    snat: bool = True
+
+
+class RouterChange(Wire):
+    name: Name | None = None
+    subnet_ids: Annotated[tuple[Annotated[Id, ref("subnet")], ...], Field(max_length=32)] | None = None
+    snat: bool | None = None
+    routes: Annotated[tuple[RouteWish, ...], Field(max_length=64)] | None = None
+
+
+routers = Noun(
+    ROUTERS,
+    plural="routers",
+    columns=("name", "external_address", "snat"),
+    about="Routers: join subnets with each other and with the world.",
+)
+routers.list(filters=("name",), sorts=("name",))
+routers.show()
+
+
+@routers.post(verb="create")
+def create_router(ask: Ask, wish: RouterCreate) -> Plan:
+    """Create a router."""
+    external = _external(ask, wish.external_network_id) if wish.external_network_id else None
+    router = Router(
+        id=ask.new_id(),
+        created_at=ask.now,
+        project_id=ask.caller.project_id,
+        name=wish.name,
+        subnet_ids=_joined(ask, wish.subnet_ids, ask.caller.project_id, ""),
+        external_network_id=NetworkId(external.id) if external else None,
+        external_address=ask.view(Addresses).next_of_network(NetworkId(external.id)) if external else None,
+        snat=wish.snat,
+    )
+    out = f" with a way out by {router.external_address}" if external else ""
+    return Plan(summary=f"create router {wish.name}{out}", changes=(put(router),), answers=router, undo="delete it")
+
+
+@routers.patch(verb="change")
+def change_router(ask: Ask, router: Router, wish: RouterChange) -> Plan:
+    """Change what a router joins, its static routes, or whether it translates what goes out."""
+    changed = msgspec.structs.replace(
+        router,
+        name=wish.name or router.name,
+        subnet_ids=router.subnet_ids
+        if wish.subnet_ids is None
+        else _joined(ask, wish.subnet_ids, router.project_id, router.id),
+        snat=router.snat if wish.snat is None else wish.snat,
+        routes=router.routes
+        if wish.routes is None
+        else tuple(Route(destination=each.destination, next_hop=each.next_hop) for each in wish.routes),
+    )
+    _floating_stay_reachable(ask, router, changed)
+    return Plan(summary=f"change router {router.name}", changes=(put(changed),), answers=changed, undo="change it back")
+
+
+@routers.delete(verb="delete")
+def delete_router(ask: Ask, router: Router) -> Plan:
+    """Delete a router that no floating IP goes through."""
+    if floating := ask.state[FLOATING_IPS].by("router_id", router.id):
+        raise Conflict(f"floating IP {floating[0].address} goes through it")
+    return Plan(summary=f"delete router {router.name}", changes=(remove(router),), undo="create it again")
+
+
+def _external(ask: Ask, id: str) -> Network:
+    network = ask.state[NETWORKS].find(id)
+    if network is None or network.kind is not NetworkKind.EXTERNAL:
+        raise NotFound("there is no such external network", fields={"external_network_id": "not found"})
+    return network
+
+
+def _joined(ask: Ask, ids: tuple[str, ...], project: ProjectId, router_id: str) -> tuple[SubnetId, ...]:
+    """These subnets, if one router of this project may join them. Raises Conflict or NotFound."""
+    seen: list[tuple[Subnet, IPv4Network | IPv6Network]] = []
+    for id in dict.fromkeys(ids):
+        subnet = ask.see(SUBNETS, id, "subnet_ids", of=project)
+        if ask.state[NETWORKS].get(subnet.network_id).kind is NetworkKind.EXTERNAL:
+            raise Conflict(f"subnet {subnet.name} leads out: name its network", fields={"subnet_ids": "external"})
+        if any(other.id != router_id for other in ask.state[ROUTERS].by("subnet", id)):
+            raise Conflict(f"subnet {subnet.name} is joined by another router", fields={"subnet_ids": "taken"})
+        inside = ip_network(subnet.cidr)
+        for other, taken in seen:
+            if inside.overlaps(taken):
+                raise Conflict(f"subnets {subnet.name} and {other.name} overlap", fields={"subnet_ids": "overlap"})
+        seen.append((subnet, inside))
+    return tuple(SubnetId(subnet.id) for subnet, _ in seen)
+
+
+def _floating_stay_reachable(ask: Ask, router: Router, changed: Router) -> None:
+    gone = set(router.subnet_ids) - set(changed.subnet_ids)
+    for floating in ask.state[FLOATING_IPS].by("router_id", router.id):
+        port = ask.state[PORTS].find(floating.port_id) if floating.port_id else None
+        if port is not None and any(each.subnet_id in gone for each in port.addresses):
+            raise Conflict(f"floating IP {floating.address} goes through this router")

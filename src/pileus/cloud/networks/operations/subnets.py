@@ -1,0 +1,94 @@
+"""What one may do with subnets."""
+
+from ipaddress import ip_address, ip_network
+from typing import Annotated
+
+import msgspec
+from pydantic import Field
+
+from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, NetworkKind, Subnet
+from pileus.cloud.networks.operations.fields import Address, Cidr, can_be_had
+from pileus.cloud.networks.operations.networks import check_overlaps, must_administer
+from pileus.kernel.errors import Conflict, Invalid
+from pileus.kernel.ids import NetworkId
+from pileus.operations.declare import Noun
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Id, Name, Wire, ref
+from pileus.state.state import Change, put, remove
+
+
+class SubnetCreate(Wire):
+    name: Name
+    network_id: Annotated[Id, ref("network")]
+    cidr: Cidr
+    gateway: Address | None = None
+    dns_servers: Annotated[tuple[Address, ...], Field(max_length=4)] = ()
+    dhcp: bool = True
+
+
+def _subnet_is_seen(ask: Ask, subnet: Subnet) -> bool:
+    network = ask.state[NETWORKS].find(subnet.network_id)
+    return ask.may_see(subnet) or (network is not None and network.kind is NetworkKind.EXTERNAL)
+
+
+subnets = Noun(
+    SUBNETS,
+    plural="subnets",
+    columns=("name", "cidr", "gateway", "network_id"),
+    about="Subnets: ranges of addresses of a network.",
+    visible=_subnet_is_seen,
+    scope="",
+)
+subnets.list(filters=("name", "network_id", "project_id"), sorts=("name",))
+subnets.show()
+
+
+@subnets.post(verb="create")
+def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
+    """Create a subnet."""
+    network = ask.see(NETWORKS, wish.network_id, "network_id")
+    must_administer(ask, network)
+    check_overlaps(ask, network, wish.cidr)
+    gateway = wish.gateway or str(ip_network(wish.cidr).network_address + 1)
+    if not can_be_had(gateway, wish.cidr):
+        wrong = {"gateway": f"is not an address of {wish.cidr} that a machine can have"}
+        raise Invalid("some fields are wrong", fields=wrong)
+    subnet = Subnet(
+        id=ask.new_id(),
+        created_at=ask.now,
+        network_id=NetworkId(network.id),
+        project_id=network.project_id,
+        name=wish.name,
+        cidr=wish.cidr,
+        gateway=gateway,
+        dns_servers=wish.dns_servers,
+        dhcp=wish.dhcp,
+    )
+    return Plan(
+        summary=f"create subnet {wish.name} ({wish.cidr}) in network {network.name}",
+        changes=(put(subnet),),
+        answers=subnet,
+        undo="delete it",
+    )
+
+
+@subnets.delete(verb="delete")
+def delete_subnet(ask: Ask, subnet: Subnet) -> Plan:
+    """Delete a subnet that nobody has an address of."""
+    network = ask.state[NETWORKS].get(subnet.network_id)
+    must_administer(ask, network)
+    inside = ip_network(subnet.cidr)
+    for router in ask.state[ROUTERS].by("external_network", network.id):
+        if router.external_address and ip_address(router.external_address) in inside:
+            raise Conflict(f"router {router.name} has an address of this subnet")
+    for floating in ask.state[FLOATING_IPS].by("network_id", network.id):
+        if ip_address(floating.address) in inside:
+            raise Conflict(f"floating IP {floating.address} is an address of this subnet")
+    if ports := ask.state[PORTS].count_by("subnet", subnet.id):
+        raise Conflict(f"{ports} ports have an address of this subnet")
+    changes: list[Change] = [remove(subnet)]
+    for router in ask.state[ROUTERS].by("subnet", subnet.id):
+        left = tuple(each for each in router.subnet_ids if each != subnet.id)
+        changes.append(put(msgspec.structs.replace(router, subnet_ids=left)))
+    return Plan(summary=f"delete subnet {subnet.name}", changes=changes, undo="create it again")
