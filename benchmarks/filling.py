@@ -15,7 +15,7 @@ from pileus.cloud.identity.tokens import new_token, token_hash
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.model import Image, ImageFormat, ImageState
 from pileus.cloud.instances.model import FirstBootData, Instance, InstanceState
-from pileus.cloud.instances.operations import mac_of
+from pileus.cloud.instances.operations.creation import mac_of
 from pileus.cloud.networks.model import SUBNETS, FixedAddress, Port, Subnet
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import DEFAULT_QUOTA, Project

@@ -14,10 +14,11 @@ from pileus.cloud.floatingips import operations as floatingips
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.images.model import Image, ImageFormat, ImageState
-from pileus.cloud.instances import operations as instances
 from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.instances.operations import creation as instances
 from pileus.cloud.instances.placement import Placer
-from pileus.cloud.instances.workflows import OfInstance, forget
+from pileus.cloud.instances.workflows.creation import forget
+from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.networks import operations as networks
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS

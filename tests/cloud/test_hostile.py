@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pileus.cloud.instances.operations import hostname_of
+from pileus.cloud.instances.operations.creation import hostname_of
 from pileus.kernel.ids import new_id
 from pileus.operations.caller import Role
 from pileus.testing.asgi import conversation, status_of

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from pileus.cloud.instances.model import INSTANCES
-from pileus.cloud.volumes.model import ALLOWED, SLOTS, Volume, VolumeState
+from pileus.cloud.volumes.model import ALLOWED, Volume, VolumeState
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, InstanceId, ProjectId, VolumeId, new_id
 from pileus.kernel.units import GIB
+from pileus.link.records import DISK_SLOTS
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fleet import SimulatedAgent
 from pileus.testing.links import until
@@ -221,7 +222,7 @@ async def test_an_instance_is_changed_by_one_task_at_a_time(cloud: SimulatedClou
 
 async def test_an_instance_has_room_for_so_many_volumes(cloud: SimulatedCloud) -> None:
     instance = await an_instance(cloud)
-    for _ in range(SLOTS - 1):
+    for _ in range(DISK_SLOTS - 1):
         await done(cloud, await a_volume(cloud), "attach", instance_id=instance["id"])
     assert "no more" in (await refusal(cloud, await a_volume(cloud), "attach", instance_id=instance["id"]))["detail"]
 

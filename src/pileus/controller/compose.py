@@ -20,7 +20,7 @@ from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.tokens import TokenAuthenticator
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.operations import transfer_url
-from pileus.cloud.instances.operations import Consoles
+from pileus.cloud.instances.operations.console import Consoles
 from pileus.cloud.instances.placement import Placer
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.projects.model import limits

@@ -11,6 +11,11 @@ import msgspec
 
 from pileus.kernel.ids import HostId, ImageId, InstanceId, NetworkId, PortId, ProjectId, VolumeId
 
+DISK_SLOTS = 16
+"""How many disks a guest may have, with the one that it boots from."""
+NIC_SLOTS = 8
+"""How many network interfaces a guest may have."""
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Anything that crosses the link."""

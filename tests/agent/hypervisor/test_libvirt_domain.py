@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pileus.agent.hypervisor.libvirt.domain import (
-    DISK_SLOTS,
     METADATA_NAMESPACE,
     Ground,
     console_log,
@@ -21,7 +20,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
-from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
+from pileus.link.records import DISK_SLOTS, FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "domain"
 

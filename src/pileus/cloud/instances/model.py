@@ -1,7 +1,6 @@
 """What an instance is, and which states it may pass through. No I/O."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -75,7 +74,6 @@ class Instance(Record, frozen=True, kw_only=True):
     """Whether it is refused to be deleted."""
     generation: int = 1
     """Of what the host was told; every change of it adds one."""
-    started_at: datetime | None = None
     attached_volume_ids: tuple[VolumeId, ...] = ()
     """Of the volumes besides the one that it boots from, in the order in which they were attached."""
     busy_with: str = ""
@@ -109,6 +107,11 @@ def _with_volumes(instance: dict[str, Any]) -> dict[str, Any]:
     return {**instance, "attached_volume_ids": (), "busy_with": ""}
 
 
+def _since_version_3(instance: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 does without a time of start, which nobody had ever set."""
+    return {name: value for name, value in instance.items() if name != "started_at"}
+
+
 INSTANCES = Kind(
     "instance",
     Instance,
@@ -119,7 +122,7 @@ INSTANCES = Kind(
         "image": lambda instance: instance.image_id,
     },
     counts=lambda instance: {"instances": 1, "vcpus": instance.vcpus, "memory_mib": instance.memory_mib},
-    upgrades=(_with_volumes,),
+    upgrades=(_with_volumes, _since_version_3),
 )
 
 

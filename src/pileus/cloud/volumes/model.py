@@ -38,8 +38,6 @@ SETTLED = frozenset({_S.AVAILABLE, _S.IN_USE})
 
 BOOT_SLOT = 0
 """Where the disk is plugged in that an instance boots from: it was made with the instance, and goes with it."""
-SLOTS = 16
-"""How many volumes an instance may have, with the one that it boots from."""
 
 
 class Volume(Record, frozen=True, kw_only=True):

@@ -6,9 +6,9 @@ import msgspec
 from pydantic import Field
 
 from pileus.cloud.instances.model import INSTANCES, Instance
-from pileus.cloud.instances.operations import usable_image
+from pileus.cloud.instances.operations.creation import usable_image
 from pileus.cloud.instances.placement import Placer, host_name, room_for_volume
-from pileus.cloud.volumes.model import BOOT_SLOT, SLOTS, VOLUMES, Volume, VolumeState
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.volumes.workflows import (
     AttachVolume,
     GrowVolume,
@@ -21,6 +21,7 @@ from pileus.cloud.volumes.workflows import (
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import HostId, ImageId, InstanceId, VolumeId
 from pileus.kernel.units import GIB
+from pileus.link.records import DISK_SLOTS
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -198,7 +199,7 @@ def _size(ask: Ask, wish: VolumeCreate) -> int:
 
 def _free_slot(ask: Ask, instance: Instance) -> int:
     taken = {volume.slot for volume in ask.state[VOLUMES].by("instance", instance.id)}
-    free = next((slot for slot in range(SLOTS) if slot not in taken), None)
+    free = next((slot for slot in range(DISK_SLOTS) if slot not in taken), None)
     if free is None:
-        raise Conflict(f"instance {instance.name} has {SLOTS} volumes, and room for no more")
+        raise Conflict(f"instance {instance.name} has {DISK_SLOTS} volumes, and room for no more")
     return free

@@ -4,24 +4,18 @@ While a volume is attached, detached or enlarged its instance is `busy_with` tha
 time, so that of two generations of it the later one always has what the earlier one had.
 """
 
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from pileus.cloud.instances.model import INSTANCES, Instance
-from pileus.cloud.instances.specs import guest_spec, volume_spec, volumes_of
+from pileus.cloud.instances.specs import volumes_of
+from pileus.cloud.instances.workflows.hosting import GUEST_S, ensure_disk, ensure_guest, remove_disk
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
-from pileus.cloud.world import Nothing, World
+from pileus.cloud.world import World
 from pileus.kernel.ids import VolumeId
-from pileus.link.records import GuestObserved, Method, VolumeObserved, VolumeRemoval
 from pileus.state.state import Change, State, put, remove
 from pileus.workflow.workflow import Changes, Run, Workflow, step, step_with, workflow
-
-_COPY_S = 1800.0
-"""How long a host may take to fetch and copy an image."""
-_DISK_S = 180.0
-"""How long a host may take to remove or enlarge a disk, or to change a guest."""
 
 
 class OfVolume(msgspec.Struct, frozen=True):
@@ -67,25 +61,25 @@ def not_attached(state: State, wish: AttachVolume) -> list[Change]:
 @step_with(patience_s=120)
 async def make_disk(world: World, wish: AttachVolume) -> None:
     if wish.is_new:
-        await _ensure_disk(world, wish.volume, timeout_s=_COPY_S)
+        await ensure_disk(world, world.state[VOLUMES].get(wish.volume))
 
 
 @make_disk.undo
 async def destroy_disk(world: World, wish: AttachVolume) -> None:
     if wish.is_new:
-        await _remove_disk(world, wish.volume)
+        await remove_disk(world, world.state[VOLUMES].get(wish.volume))
 
 
 @step
 async def plug_in(world: World, wish: AttachVolume) -> None:
-    await _ensure_guest(world, _instance_of(world, wish.volume))
+    await ensure_guest(world, _instance_of(world, wish.volume))
 
 
 @plug_in.undo
 async def pull_out(world: World, wish: AttachVolume) -> None:
     instance = _instance_of(world, wish.volume)
     others = [each for each in volumes_of(world.state, instance) if each.id != wish.volume]
-    await _ensure_guest(world, _reverted(instance), others)
+    await ensure_guest(world, _reverted(instance), others)
 
 
 @workflow("volume.detach")
@@ -110,13 +104,13 @@ def still_attached(state: State, wish: OfVolume) -> list[Change]:
 
 @step
 async def unplug(world: World, wish: OfVolume) -> None:
-    await _ensure_guest(world, _instance_of(world, wish.volume))
+    await ensure_guest(world, _instance_of(world, wish.volume))
 
 
 @unplug.undo
 async def plug_in_again(world: World, wish: OfVolume) -> None:
     instance = _instance_of(world, wish.volume)
-    await _ensure_guest(world, _reverted(instance), volumes_of(world.state, instance))
+    await ensure_guest(world, _reverted(instance), volumes_of(world.state, instance))
 
 
 class GrowVolume(msgspec.Struct, frozen=True):
@@ -157,15 +151,16 @@ def not_grown(state: State, wish: GrowVolume) -> list[Change]:
 async def enlarge(world: World, wish: GrowVolume) -> None:
     # Without an undo: cutting off the end of a disk could cost data, and a disk that is larger than its record harms
     # nobody. The next growth takes it up.
-    if world.state[VOLUMES].get(wish.volume).host_id is not None:
-        await _ensure_disk(world, wish.volume, timeout_s=_DISK_S)
+    volume = world.state[VOLUMES].get(wish.volume)
+    if volume.host_id is not None:
+        await ensure_disk(world, volume, timeout_s=GUEST_S)
 
 
 @step_with(forward_only=True)
 async def tell_guest(world: World, wish: GrowVolume) -> None:
     # The disk has grown: there is no way back, and a guest that starts sees it anyway.
     if world.state[VOLUMES].get(wish.volume).instance_id is not None:
-        await _ensure_guest(world, _instance_of(world, wish.volume))
+        await ensure_guest(world, _instance_of(world, wish.volume))
 
 
 @workflow("volume.delete")
@@ -181,8 +176,9 @@ def deleted(state: State, wish: OfVolume) -> Changes:
 
 @step_with(forward_only=True)
 async def take_away(world: World, wish: OfVolume) -> None:
-    if world.state[VOLUMES].get(wish.volume).host_id is not None:
-        await _remove_disk(world, wish.volume)
+    volume = world.state[VOLUMES].get(wish.volume)
+    if volume.host_id is not None:
+        await remove_disk(world, volume)
 
 
 WORKFLOWS: tuple[Workflow[World, Any], ...] = (attach_volume, detach_volume, grow_volume, delete_volume)
@@ -205,22 +201,3 @@ def _reverted(instance: Instance) -> Instance:
 def _at_rest(instance: Instance, *, attached: tuple[VolumeId, ...] | None = None) -> Instance:
     instance = msgspec.structs.replace(instance, busy_with="")
     return instance if attached is None else msgspec.structs.replace(instance, attached_volume_ids=attached)
-
-
-async def _ensure_disk(world: World, id: VolumeId, *, timeout_s: float) -> None:
-    volume = world.state[VOLUMES].get(id)
-    assert volume.host_id is not None
-    spec = volume_spec(world.state, volume, partial(world.images.url, host=volume.host_id))
-    await world.hosts.ask(volume.host_id, Method.VOLUME_ENSURE, spec, VolumeObserved, timeout_s=timeout_s)
-
-
-async def _remove_disk(world: World, id: VolumeId) -> None:
-    volume = world.state[VOLUMES].get(id)
-    assert volume.host_id is not None
-    removal = VolumeRemoval(id=id, generation=volume.generation, pool=volume.storage_pool)
-    await world.hosts.ask(volume.host_id, Method.VOLUME_REMOVE, removal, Nothing, timeout_s=_DISK_S)
-
-
-async def _ensure_guest(world: World, instance: Instance, volumes: list[Volume] | None = None) -> None:
-    spec = guest_spec(world.state, instance, volumes)
-    await world.hosts.ask(instance.host_id, Method.GUEST_ENSURE, spec, GuestObserved, timeout_s=_DISK_S)

@@ -15,15 +15,10 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import GuestDisk, GuestSpec, NicSpec
+from pileus.link.records import DISK_SLOTS, NIC_SLOTS, GuestDisk, GuestSpec, NicSpec
 
 METADATA_NAMESPACE = "urn:pileus:instance:1"
 """Marks a domain as ours; its element carries what the definition was made from."""
-
-DISK_SLOTS = 16
-"""How many disks a guest may have."""
-NIC_SLOTS = 8
-"""How many network interfaces a guest may have."""
 
 _NONE = VolumeId("")
 _TCG_CACHE_MIB = 64

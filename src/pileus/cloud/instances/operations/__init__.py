@@ -1,0 +1,13 @@
+"""What one may do with instances: importing this declares all of it, in the order in which it is told to people."""
+
+# ruff: noqa: I001
+
+from pileus.cloud.instances.operations.noun import instances
+from pileus.cloud.instances.operations import creation
+from pileus.cloud.instances.operations import change
+from pileus.cloud.instances.operations import power
+from pileus.cloud.instances.operations import resize
+from pileus.cloud.instances.operations import rebuild
+from pileus.cloud.instances.operations import console
+
+__all__ = ["change", "console", "creation", "instances", "power", "rebuild", "resize"]

@@ -1,0 +1,260 @@
+"""Creating instances."""
+
+import re
+from base64 import b64encode
+from typing import Annotated, Self
+
+import msgspec
+from pydantic import Field, model_validator
+
+from pileus.cloud.flavors.model import FLAVORS
+from pileus.cloud.flavors.operations import DiskGib, MemoryMib, Vcpus
+from pileus.cloud.images.model import IMAGES, Image, ImageState
+from pileus.cloud.instances.model import FirstBootData, Instance
+from pileus.cloud.instances.operations.noun import instances
+from pileus.cloud.instances.placement import Placer, default_pool, demand_for, reasons
+from pileus.cloud.instances.workflows import create_instance
+from pileus.cloud.instances.workflows.hosting import OfInstance
+from pileus.cloud.keypairs.model import KEYPAIRS, Keypair
+from pileus.cloud.networks.addresses import Addresses
+from pileus.cloud.networks.model import NETWORKS, SUBNETS, FixedAddress, Network, NetworkKind, Port, Subnet
+from pileus.cloud.pools.model import POOLS, Pool
+from pileus.cloud.securitygroups.model import SECURITY_GROUPS
+from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.volumes.model import BOOT_SLOT, Volume
+from pileus.kernel.errors import Conflict, Invalid, NotFound
+from pileus.kernel.ids import (
+    FlavorId,
+    ImageId,
+    InstanceId,
+    KeypairId,
+    NetworkId,
+    PoolId,
+    SecurityGroupId,
+    ServerGroupId,
+    SubnetId,
+)
+from pileus.kernel.units import GIB
+from pileus.link.records import NIC_SLOTS
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
+from pileus.state.state import put
+from pileus.workflow.workflow import begin
+
+MAX_USER_DATA = 64 * 1024
+
+
+class InstanceCreate(Wire):
+    name: Name
+    image_id: Annotated[Id, ref("image")]
+    flavor_id: Annotated[Id, ref("flavor")] | None = None
+    vcpus: Vcpus | None = None
+    memory_mib: MemoryMib | None = None
+    disk_gib: DiskGib | None = None
+    network_ids: Annotated[tuple[Annotated[Id, ref("network")], ...], Field(max_length=NIC_SLOTS)] = ()
+    security_group_ids: Annotated[tuple[Annotated[Id, ref("security-group")], ...], Field(max_length=16)] = ()
+    keypair_ids: Annotated[tuple[Annotated[Id, ref("keypair")], ...], Field(max_length=16)] = ()
+    user_data: Annotated[str, Field(max_length=MAX_USER_DATA)] = ""
+    pool_id: Annotated[Id, ref("pool")] | None = None
+    zone: Annotated[str, Field(max_length=63)] | None = None
+    server_group_id: Annotated[Id, ref("server-group")] | None = None
+    description: Description = ""
+    labels: Labels = Field(default_factory=dict[str, str])
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> Self:
+        given = [name for name in ("vcpus", "memory_mib") if getattr(self, name) is not None]
+        if self.flavor_id is None and len(given) != 2:
+            raise ValueError("name a flavor, or give vcpus and memory_mib")
+        if self.flavor_id is not None and given:
+            raise ValueError("a flavor and a size of its own exclude each other")
+        if len(self.user_data.encode()) > MAX_USER_DATA:
+            raise ValueError(f"user_data is larger than {MAX_USER_DATA} bytes")
+        return self
+
+
+@instances.post(starts=create_instance, max_body=256 * 1024)
+def create(ask: Ask, wish: InstanceCreate) -> Plan:
+    """Create an instance and start it."""
+    image = usable_image(ask, wish.image_id)
+    size = _size(ask, wish, image)
+    pool = _pool(ask, wish.pool_id)
+    if wish.server_group_id is not None:
+        ask.see(SERVER_GROUPS, wish.server_group_id, "server_group_id", of=ask.caller.project_id)
+    keypairs = [_keypair(ask, id) for id in dict.fromkeys(wish.keypair_ids)]
+    fleet = ask.view(Placer).fleet
+    project = ask.caller.project_id
+    demand = demand_for(ask.state, project, size, pool, zone=wish.zone, server_group_id=wish.server_group_id)
+    networks = _networks(ask, wish.network_ids)
+    groups = _security_groups(ask, wish.security_group_ids)
+    placement = fleet.place(demand)
+    id = InstanceId(ask.new_id())
+    hostname = hostname_of(wish.name)
+    ports = _ports(ask, id, networks, groups, hostname)
+    vcpus, memory_mib, disk_gib = size
+    instance = Instance(
+        id=id,
+        created_at=ask.now,
+        project_id=project,
+        name=wish.name,
+        description=wish.description,
+        labels=wish.labels,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        disk_gib=disk_gib,
+        flavor_id=FlavorId(wish.flavor_id) if wish.flavor_id else None,
+        image_id=ImageId(image.id),
+        pool_id=PoolId(pool.id),
+        host_id=placement.host,
+        zone=wish.zone or "",
+        server_group_id=ServerGroupId(wish.server_group_id) if wish.server_group_id else None,
+        keypair_ids=tuple(KeypairId(keypair.id) for keypair in keypairs),
+        addresses=tuple(each.address for port in ports for each in port.addresses),
+    )
+    ports = [msgspec.structs.replace(port, host_id=placement.host) for port in ports]
+    volume = Volume(
+        id=ask.new_id(),
+        created_at=ask.now,
+        project_id=project,
+        name=wish.name,
+        size_gib=disk_gib,
+        image_id=ImageId(image.id),
+        instance_id=id,
+        slot=BOOT_SLOT,
+        host_id=placement.host,
+    )
+    told = FirstBootData(
+        id=id,
+        created_at=ask.now,
+        project_id=project,
+        hostname=hostname,
+        public_keys=tuple((keypair.name, keypair.public_key) for keypair in keypairs),
+        user_data=b64encode(wish.user_data.encode()).decode(),
+    )
+    at = ", ".join(instance.addresses)
+    return Plan(
+        summary=f"create instance {wish.name} on {placement.name} at {at}",
+        changes=(put(instance), put(volume), put(told), *(put(port) for port in ports)),
+        begin=begin(create_instance, OfInstance(id)),
+        answers=instance,
+        because=reasons(fleet, demand, placement.host) if ask.dry_run else (),
+        undo="delete the instance",
+    )
+
+
+def usable_image(ask: Ask, id: str) -> Image:
+    """The image that a wish names to be copied. Raises NotFound, or Conflict if it has no data yet."""
+    image = ask.state[IMAGES].find(id)
+    if image is None or not (image.public or ask.may_see(image)):
+        raise NotFound(f"there is no image {id}", fields={"image_id": "not found"})
+    if image.state is not ImageState.ACTIVE:
+        raise Conflict(f"image {image.name} has no data yet", fields={"image_id": "no data yet"})
+    return image
+
+
+def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:
+    """vCPUs, memory in MiB and disk in GiB. Raises Invalid if the image does not fit the disk."""
+    least = least_gib(image)
+    if wish.flavor_id is not None:
+        flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id")
+        size = flavor.vcpus, flavor.memory_mib, wish.disk_gib or max(flavor.disk_gib, least)
+    else:
+        assert wish.vcpus is not None
+        assert wish.memory_mib is not None
+        size = wish.vcpus, wish.memory_mib, wish.disk_gib or least
+    if size[2] < least:
+        raise Invalid("some fields are wrong", fields={"disk_gib": f"image {image.name} needs {least} GiB"})
+    return size
+
+
+def least_gib(image: Image) -> int:
+    """How large a disk has to be to hold the image, in GiB."""
+    return max(-(-image.virtual_size_bytes // GIB), 1)
+
+
+def _pool(ask: Ask, id: str | None) -> Pool:
+    if id is not None:
+        return ask.see(POOLS, id, "pool_id")
+    pool = default_pool(ask.state)
+    if pool is None:
+        raise Conflict("there is no default pool: name one", fields={"pool_id": "missing"})
+    return pool
+
+
+def _keypair(ask: Ask, id: str) -> Keypair:
+    keypair = ask.see(KEYPAIRS, id, "keypair_ids", of=ask.caller.project_id)
+    if keypair.user_id != ask.caller.user_id:
+        raise NotFound(f"there is no keypair {id}", fields={"keypair_ids": "not found"})
+    return keypair
+
+
+def _networks(ask: Ask, wanted: tuple[str, ...]) -> list[tuple[Network, Subnet]]:
+    """The networks to connect to, each with the subnet that gives the address; by default the project's only one."""
+    state = ask.state
+    if wanted:
+        found = [ask.see(NETWORKS, id, "network_ids", of=ask.caller.project_id) for id in wanted]
+    else:
+        found = [each for each in state[NETWORKS].by("project", ask.caller.project_id) if each.kind is NetworkKind.VPC]
+        named = [each for each in found if each.name == "default"]
+        found = named or found
+        if len(found) != 1:
+            raise Conflict(f"the project has {len(found)} networks: name one", fields={"network_ids": "missing"})
+    chosen: list[tuple[Network, Subnet]] = []
+    for network in found:
+        if network.kind is NetworkKind.EXTERNAL:
+            raise Conflict(f"network {network.name} is external: use a floating IP", fields={"network_ids": "external"})
+        subnets = state[SUBNETS].by("network_id", network.id)
+        if not subnets:
+            raise Conflict(f"network {network.name} has no subnet", fields={"network_ids": "no subnet"})
+        chosen.append((network, subnets[0]))
+    return chosen
+
+
+def _security_groups(ask: Ask, wanted: tuple[str, ...]) -> tuple[SecurityGroupId, ...]:
+    if wanted:
+        mine = ask.caller.project_id
+        found = [ask.see(SECURITY_GROUPS, id, "security_group_ids", of=mine) for id in dict.fromkeys(wanted)]
+        return tuple(SecurityGroupId(group.id) for group in found)
+    default = ask.state[SECURITY_GROUPS].one("default", ask.caller.project_id)
+    return (SecurityGroupId(default.id),) if default is not None else ()
+
+
+def _ports(
+    ask: Ask,
+    instance: InstanceId,
+    networks: list[tuple[Network, Subnet]],
+    groups: tuple[SecurityGroupId, ...],
+    hostname: str,
+) -> list[Port]:
+    made: list[Port] = []
+    for network, subnet in networks:
+        id = ask.new_id()
+        given = [each.address for port in made for each in port.addresses if each.subnet_id == subnet.id]
+        address = ask.view(Addresses).next(SubnetId(subnet.id), besides=given)
+        made.append(
+            Port(
+                id=id,
+                created_at=ask.now,
+                network_id=NetworkId(network.id),
+                project_id=ask.caller.project_id,
+                name=hostname,
+                mac=mac_of(id),
+                addresses=(FixedAddress(subnet_id=SubnetId(subnet.id), address=address),),
+                security_group_ids=groups,
+                instance_id=instance,
+                hostname=hostname,
+            )
+        )
+    return made
+
+
+def hostname_of(name: str) -> str:
+    """A name for people as one label of a domain name (RFC 1123, section 2.1)."""
+    label = re.sub(r"[^a-z0-9-]+", "-", name.lower())[:63].strip("-")
+    return label or "instance"
+
+
+def mac_of(port: str) -> str:
+    """A locally administered unicast MAC address (IEEE 802, section 8.4) from the random end of a port's id."""
+    tail = port[-10:]
+    return ":".join(("0a", *(tail[at : at + 2] for at in range(0, 10, 2))))

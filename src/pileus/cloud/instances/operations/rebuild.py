@@ -1,0 +1,64 @@
+"""Giving instances a new disk."""
+
+from typing import Annotated
+
+import msgspec
+
+from pileus.cloud.instances.model import Instance, InstanceState
+from pileus.cloud.instances.operations.creation import least_gib, usable_image
+from pileus.cloud.instances.operations.noun import instances
+from pileus.cloud.instances.placement import Placer, room_for_volume
+from pileus.cloud.instances.specs import root_volume
+from pileus.cloud.instances.workflows import rebuild_instance
+from pileus.cloud.instances.workflows.rebuild import RebuildInstance
+from pileus.cloud.volumes.model import VolumeState
+from pileus.kernel.errors import Conflict
+from pileus.kernel.ids import ImageId, InstanceId, VolumeId
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Id, Wire, ref
+from pileus.state.state import put
+from pileus.workflow.workflow import begin
+
+
+class InstanceRebuild(Wire):
+    image_id: Annotated[Id, ref("image")] | None = None
+    """By default the one that it was made from."""
+
+
+@instances.post("/{id}/rebuild", starts=rebuild_instance)
+def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
+    """Give an instance a new disk made from an image. Name, addresses and size stay; what was on the disk is lost."""
+    image = usable_image(ask, wish.image_id or instance.image_id)
+    if least_gib(image) > instance.disk_gib:
+        raise Conflict(
+            f"image {image.name} needs {least_gib(image)} GiB, the disk has {instance.disk_gib}: resize it first",
+            fields={"image_id": "too large"},
+        )
+    changed = msgspec.structs.replace(
+        instance.to(InstanceState.REBUILDING), image_id=ImageId(image.id), generation=instance.generation + 1
+    )
+    old = root_volume(ask.state, instance)
+    if old.protected:
+        raise Conflict(f"volume {old.name}, which it boots from, is protected; take the protection away first")
+    room_for_volume(ask.state, ask.view(Placer).fleet, instance.host_id, old.size_gib)
+    new = msgspec.structs.replace(
+        old,
+        id=ask.new_id(),
+        created_at=ask.now,
+        revision=0,
+        state=VolumeState.CREATING,
+        image_id=ImageId(image.id),
+        instance_id=None,
+        slot=None,
+        generation=1,
+    )
+    exchange = RebuildInstance(
+        InstanceId(instance.id), VolumeId(old.id), VolumeId(new.id), instance.state, instance.image_id
+    )
+    return Plan(
+        summary=f"rebuild instance {instance.name} from image {image.name}",
+        changes=(put(changed), put(new)),
+        begin=begin(rebuild_instance, exchange),
+        answers=changed,
+        undo="none: what was on its disk is gone",
+    )

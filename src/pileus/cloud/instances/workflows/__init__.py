@@ -1,0 +1,29 @@
+"""The tasks of an instance's life."""
+
+from typing import Any
+
+from pileus.cloud.instances.workflows.creation import create_instance
+from pileus.cloud.instances.workflows.deletion import delete_instance
+from pileus.cloud.instances.workflows.power import (
+    pause_instance,
+    reboot_instance,
+    resume_instance,
+    start_instance,
+    stop_instance,
+)
+from pileus.cloud.instances.workflows.rebuild import rebuild_instance
+from pileus.cloud.instances.workflows.resize import resize_instance
+from pileus.cloud.world import World
+from pileus.workflow.workflow import Workflow
+
+WORKFLOWS: tuple[Workflow[World, Any], ...] = (
+    create_instance,
+    start_instance,
+    stop_instance,
+    pause_instance,
+    resume_instance,
+    reboot_instance,
+    resize_instance,
+    rebuild_instance,
+    delete_instance,
+)

@@ -1,0 +1,83 @@
+"""Making an instance."""
+
+import msgspec
+
+from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
+from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, InstanceState
+from pileus.cloud.instances.workflows.hosting import (
+    OfInstance,
+    ensure_disk,
+    ensure_guest,
+    remove_boot_disk,
+    remove_guest,
+)
+from pileus.cloud.networks.model import PORTS
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, VolumeState
+from pileus.cloud.world import World
+from pileus.state.records import Record
+from pileus.state.state import Change, State, put, remove
+from pileus.workflow.workflow import Run, step, step_with, workflow
+
+
+@workflow("instance.create")
+async def create_instance(run: Run[World], wish: OfInstance) -> None:
+    """Copy the image, connect the ports, start the guest."""
+    await run(make_disks, wish)
+    await run(connect, wish)
+    await run(start_guest, wish)
+
+
+@create_instance.finish
+def open_for_use(state: State, wish: OfInstance) -> list[Change]:
+    instance = state[INSTANCES].get(wish.instance)
+    volumes = state[VOLUMES].by("instance", wish.instance)
+    return [
+        put(instance.to(InstanceState.RUNNING)),
+        *(put(msgspec.structs.replace(volume, state=VolumeState.IN_USE)) for volume in volumes),
+    ]
+
+
+@create_instance.withdraw
+def forget(state: State, wish: OfInstance) -> list[Change]:
+    instance = state[INSTANCES].find(wish.instance)
+    gone: list[Record] = [] if instance is None else [instance]
+    ports = state[PORTS].by("instance_id", wish.instance)
+    gone += ports
+    volumes = state[VOLUMES].by("instance", wish.instance)
+    gone += [volume for volume in volumes if volume.slot == BOOT_SLOT]
+    if (told := state[FIRST_BOOTS].find(wish.instance)) is not None:
+        gone.append(told)
+    # A floating IP may have been given to the instance while it was on its way in or out.
+    floating = [each for port in ports for each in state[FLOATING_IPS].by("port_id", port.id)]
+    return [
+        *(remove(record) for record in gone),
+        *(put(volume.released()) for volume in volumes if volume.slot != BOOT_SLOT),
+        *(put(without_port(each)) for each in floating),
+    ]
+
+
+@step_with(patience_s=120)
+async def make_disks(world: World, wish: OfInstance) -> None:
+    for volume in world.state[VOLUMES].by("instance", wish.instance):
+        await ensure_disk(world, volume)
+
+
+@make_disks.undo
+async def destroy_disks(world: World, wish: OfInstance) -> None:
+    await remove_boot_disk(world, wish.instance)
+
+
+@step
+async def connect(world: World, wish: OfInstance) -> None:
+    # The ports are records, and the switches follow the records: there is nothing to do but wait, or to undo.
+    await world.networks.settled()
+
+
+@step
+async def start_guest(world: World, wish: OfInstance) -> None:
+    await ensure_guest(world, world.state[INSTANCES].get(wish.instance))
+
+
+@start_guest.undo
+async def take_guest_away(world: World, wish: OfInstance) -> None:
+    await remove_guest(world, world.state[INSTANCES].get(wish.instance))

@@ -1,0 +1,66 @@
+"""What the tasks of instances and volumes ask of hosts."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+
+from pileus.cloud.instances.model import INSTANCES, Instance
+from pileus.cloud.instances.specs import guest_spec, root_volume, volume_spec
+from pileus.cloud.volumes.model import Volume
+from pileus.cloud.world import Nothing, World
+from pileus.kernel.ids import InstanceId, VolumeId
+from pileus.link.records import (
+    GuestObserved,
+    GuestRemoval,
+    GuestSpec,
+    Method,
+    VolumeObserved,
+    VolumeRemoval,
+)
+
+COPY_S = 1800.0
+"""How long a host may take to fetch and copy an image."""
+GUEST_S = 180.0
+"""How long a host may take to start, change or stop a guest, or to enlarge or remove a disk."""
+
+
+class OfInstance(msgspec.Struct, frozen=True):
+    """What a task of an instance needs to know: which one; all else is in the records."""
+
+    instance: InstanceId
+
+
+async def ensure_guest(world: World, instance: Instance, volumes: Sequence[Volume] | None = None) -> None:
+    """Have the guest as its records say: with these volumes, or else with all that are to stay."""
+    await ensure_spec(world, instance, guest_spec(world.state, instance, volumes))
+
+
+async def ensure_spec(world: World, instance: Instance, spec: GuestSpec) -> None:
+    """Have the guest exactly so."""
+    await world.hosts.ask(instance.host_id, Method.GUEST_ENSURE, spec, GuestObserved, timeout_s=GUEST_S)
+
+
+async def remove_guest(world: World, instance: Instance) -> None:
+    """Have the guest no more; its disks stay."""
+    removal = GuestRemoval(id=InstanceId(instance.id), generation=instance.generation)
+    await world.hosts.ask(instance.host_id, Method.GUEST_REMOVE, removal, Nothing, timeout_s=GUEST_S)
+
+
+async def ensure_disk(world: World, volume: Volume, *, timeout_s: float = COPY_S) -> None:
+    """Have the volume's disk on its host, as large as its record says."""
+    assert volume.host_id is not None
+    spec = volume_spec(world.state, volume, partial(world.images.url, host=volume.host_id))
+    await world.hosts.ask(volume.host_id, Method.VOLUME_ENSURE, spec, VolumeObserved, timeout_s=timeout_s)
+
+
+async def remove_disk(world: World, volume: Volume) -> None:
+    """Have the volume's disk no more, and its data neither."""
+    assert volume.host_id is not None
+    removal = VolumeRemoval(id=VolumeId(volume.id), generation=volume.generation, pool=volume.storage_pool)
+    await world.hosts.ask(volume.host_id, Method.VOLUME_REMOVE, removal, Nothing, timeout_s=GUEST_S)
+
+
+async def remove_boot_disk(world: World, id: InstanceId) -> None:
+    """Have the disk no more that the instance boots from."""
+    await remove_disk(world, root_volume(world.state, world.state[INSTANCES].get(id)))

@@ -1,0 +1,134 @@
+"""Starting, stopping, pausing and restarting the guest of an instance."""
+
+import msgspec
+
+from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
+from pileus.cloud.instances.workflows.hosting import GUEST_S, OfInstance, ensure_guest
+from pileus.cloud.world import World
+from pileus.kernel.ids import InstanceId
+from pileus.link.records import GuestObserved, GuestReboot, Method
+from pileus.state.state import Change, State, put
+from pileus.workflow.workflow import Run, step, workflow
+
+
+@workflow("instance.start")
+async def start_instance(run: Run[World], wish: OfInstance) -> None:
+    """Start the guest."""
+    await run(apply_power, wish)
+
+
+@start_instance.finish
+def started(state: State, wish: OfInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.RUNNING))]
+
+
+@start_instance.withdraw
+def still_stopped(state: State, wish: OfInstance) -> list[Change]:
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
+
+
+class StopInstance(OfInstance, frozen=True):
+    """Which instance, and what it was before."""
+
+    before: InstanceState = InstanceState.RUNNING
+
+
+@workflow("instance.stop")
+async def stop_instance(run: Run[World], wish: StopInstance) -> None:
+    """Ask the guest to end, and end it if it does not."""
+    await run(apply_power, wish)
+
+
+@stop_instance.finish
+def stopped(state: State, wish: StopInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.STOPPED))]
+
+
+@stop_instance.withdraw
+def not_stopped(state: State, wish: StopInstance) -> list[Change]:
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
+
+
+@workflow("instance.pause")
+async def pause_instance(run: Run[World], wish: OfInstance) -> None:
+    """Stop the guest's CPUs; its memory stays."""
+    await run(apply_power, wish)
+
+
+@pause_instance.finish
+def paused(state: State, wish: OfInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.PAUSED))]
+
+
+@pause_instance.withdraw
+def not_paused(state: State, wish: OfInstance) -> list[Change]:
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
+
+
+@workflow("instance.resume")
+async def resume_instance(run: Run[World], wish: OfInstance) -> None:
+    """Let the guest's CPUs go on."""
+    await run(apply_power, wish)
+
+
+@resume_instance.finish
+def resumed(state: State, wish: OfInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.RUNNING))]
+
+
+@resume_instance.withdraw
+def still_paused(state: State, wish: OfInstance) -> list[Change]:
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
+
+
+@step
+async def apply_power(world: World, wish: OfInstance) -> None:
+    await ensure_guest(world, world.state[INSTANCES].get(wish.instance))
+
+
+@apply_power.undo
+async def restore_power(world: World, wish: OfInstance) -> None:
+    await ensure_guest(world, _reverted(world.state[INSTANCES].get(wish.instance), wish))
+
+
+_BEFORE = {
+    InstanceState.STARTING: InstanceState.STOPPED,
+    InstanceState.PAUSING: InstanceState.RUNNING,
+    InstanceState.RESUMING: InstanceState.PAUSED,
+}
+
+
+def _reverted(instance: Instance, wish: OfInstance) -> Instance:
+    """The instance as it was before the change of power that is under way; the host must take it for newer."""
+    before = wish.before if isinstance(wish, StopInstance) else _BEFORE[instance.state]
+    return msgspec.structs.replace(instance.to(before), generation=instance.generation + 1)
+
+
+class RebootInstance(msgspec.Struct, frozen=True):
+    """Which instance, and whether by the reset button."""
+
+    instance: InstanceId
+    hard: bool
+
+
+@workflow("instance.reboot")
+async def reboot_instance(run: Run[World], wish: RebootInstance) -> None:
+    """Restart the guest."""
+    await run(restart, wish)
+
+
+@reboot_instance.finish
+def rebooted(state: State, wish: RebootInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.RUNNING))]
+
+
+@reboot_instance.withdraw
+def not_rebooted(state: State, wish: RebootInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.RUNNING))]
+
+
+@step
+async def restart(world: World, wish: RebootInstance) -> None:
+    host = world.state[INSTANCES].get(wish.instance).host_id
+    reboot = GuestReboot(id=wish.instance, hard=wish.hard)
+    await world.hosts.ask(host, Method.GUEST_REBOOT, reboot, GuestObserved, timeout_s=GUEST_S)

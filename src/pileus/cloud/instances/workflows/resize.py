@@ -1,0 +1,81 @@
+"""Giving a stopped instance another size."""
+
+import msgspec
+
+from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
+from pileus.cloud.instances.specs import root_volume, volumes_of
+from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_disk, ensure_guest
+from pileus.cloud.volumes.model import Volume
+from pileus.cloud.world import World
+from pileus.kernel.ids import FlavorId
+from pileus.state.state import Change, State, put
+from pileus.workflow.workflow import Run, step, workflow
+
+
+class ResizeInstance(OfInstance, frozen=True):
+    """Which instance, and how large it was before."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    flavor_id: FlavorId | None
+
+
+@workflow("instance.resize")
+async def resize_instance(run: Run[World], wish: ResizeInstance) -> None:
+    """Give the stopped guest another size, and its disk more room."""
+    await run(redefine, wish)
+    await run(grow_disk, wish)
+
+
+@resize_instance.finish
+def resized(state: State, wish: ResizeInstance) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.STOPPED))]
+
+
+@resize_instance.withdraw
+def not_resized(state: State, wish: ResizeInstance) -> list[Change]:
+    instance = state[INSTANCES].get(wish.instance)
+    return [put(_of_former_size(instance, wish)), put(_former_root(state, instance, wish))]
+
+
+@step
+async def redefine(world: World, wish: ResizeInstance) -> None:
+    await ensure_guest(world, world.state[INSTANCES].get(wish.instance))
+
+
+@redefine.undo
+async def define_as_before(world: World, wish: ResizeInstance) -> None:
+    instance = world.state[INSTANCES].get(wish.instance)
+    former = _former_root(world.state, instance, wish)
+    volumes = [former if each.id == former.id else each for each in volumes_of(world.state, instance)]
+    await ensure_guest(world, _of_former_size(instance, wish), volumes)
+
+
+@step
+async def grow_disk(world: World, wish: ResizeInstance) -> None:
+    instance = world.state[INSTANCES].get(wish.instance)
+    await ensure_disk(world, root_volume(world.state, instance))
+
+
+@grow_disk.undo
+async def promise_as_before(world: World, wish: ResizeInstance) -> None:
+    # A disk that has grown already stays so on its host: none is ever shrunk.
+    instance = world.state[INSTANCES].get(wish.instance)
+    await ensure_disk(world, _former_root(world.state, instance, wish))
+
+
+def _of_former_size(instance: Instance, wish: ResizeInstance) -> Instance:
+    return msgspec.structs.replace(
+        instance.to(InstanceState.STOPPED),
+        vcpus=wish.vcpus,
+        memory_mib=wish.memory_mib,
+        disk_gib=wish.disk_gib,
+        flavor_id=wish.flavor_id,
+        generation=instance.generation + 1,
+    )
+
+
+def _former_root(state: State, instance: Instance, wish: ResizeInstance) -> Volume:
+    volume = root_volume(state, instance)
+    return msgspec.structs.replace(volume, size_gib=wish.disk_gib, generation=volume.generation + 1)
