@@ -21,14 +21,14 @@ from pileus.cloud.instances.workflows.creation import forget
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.networks import operations as networks
 from pileus.cloud.networks.addresses import Addresses
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, NetworkKind
 from pileus.cloud.pools.model import Pool
 from pileus.cloud.projects.model import DEFAULT_QUOTA, Project, limits
 from pileus.cloud.projects.operations import beginnings
 from pileus.controller.nouns import KINDS
 from pileus.kernel.clock import FrozenClock, SystemClock
 from pileus.kernel.errors import PileusError, QuotaExceeded
-from pileus.kernel.ids import InstanceId, PoolId, ProjectId, UserId, new_id
+from pileus.kernel.ids import InstanceId, NetworkId, PoolId, ProjectId, SubnetId, UserId, new_id
 from pileus.link.records import HostFacts
 from pileus.operations.caller import Caller, Role
 from pileus.operations.plan import Ask, Plan
@@ -126,7 +126,7 @@ class Desk:
             case "delete subnet":
                 self.perform(networks.delete_subnet(ask, self.one(SUBNETS, own, number)))
             case "create router":
-                external = self.state[NETWORKS].by("kind", networks.NetworkKind.EXTERNAL)[0].id
+                external = self.state[NETWORKS].by("kind", NetworkKind.EXTERNAL)[0].id
                 wish = networks.RouterCreate(name="x", external_network_id=external)
                 self.perform(networks.create_router(ask, wish))
             case "delete router":
@@ -204,11 +204,11 @@ async def test_an_address_that_was_given_before_a_restart_is_not_given_after_it(
     subnet = desk.state[SUBNETS].by("project", desk.projects[0])[-1]
     held = {each.address for port in desk.state[PORTS] for each in port.addresses}
     assert held
-    assert not held & {again.next(networks.SubnetId(subnet.id)) for _ in range(3)}
-    external = desk.state[NETWORKS].by("kind", networks.NetworkKind.EXTERNAL)[0]
+    assert not held & {again.next(SubnetId(subnet.id)) for _ in range(3)}
+    external = desk.state[NETWORKS].by("kind", NetworkKind.EXTERNAL)[0]
     outside = {floating.address for floating in desk.state[FLOATING_IPS]}
     outside |= {router.external_address for router in desk.state[ROUTERS] if router.external_address}
-    assert again.next_of_network(networks.NetworkId(external.id)) not in outside
+    assert again.next_of_network(NetworkId(external.id)) not in outside
 
 
 async def test_a_controller_that_starts_again_gives_no_address_twice(tmp_path: Path) -> None:

@@ -8,14 +8,20 @@ from pileus.cloud.networks.operations.networks import (
     networks,
 )
 from pileus.cloud.networks.operations.ports import ports
-from pileus.cloud.networks.operations.routers import routers
-from pileus.cloud.networks.operations.subnets import subnets
+from pileus.cloud.networks.operations.routers import RouterCreate, create_router, delete_router, routers
+from pileus.cloud.networks.operations.subnets import SubnetCreate, create_subnet, delete_subnet, subnets
 
 __all__ = [
     "ExternalNetworkCreate",
     "Prefix",
+    "RouterCreate",
+    "SubnetCreate",
     "create_external",
+    "create_router",
+    "create_subnet",
     "default_network",
+    "delete_router",
+    "delete_subnet",
     "networks",
     "ports",
     "routers",
