@@ -1,7 +1,7 @@
 """Calling programs: argument lists, a time limit, and an error that says what the program said. Never a shell."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pileus.kernel.errors import PileusError, TimedOut
 
@@ -20,8 +20,14 @@ class ProgramFailed(PileusError):
         self.said = last
 
 
-async def run(*command: str, timeout_s: float = 30.0, stdin: bytes | None = None, accept: Sequence[int] = (0,)) -> str:
-    """Run a program to its end and return what it printed.
+async def run(
+    *command: str,
+    timeout_s: float = 30.0,
+    stdin: bytes | None = None,
+    accept: Sequence[int] = (0,),
+    heard: Callable[[str], None] | None = None,
+) -> str:
+    """Run a program to its end and return what it printed; `heard` is told of it piece by piece as it comes.
 
     Raises:
         ProgramFailed: it ended with a status that is not in `accept`, or is not installed (status 127).
@@ -38,7 +44,10 @@ async def run(*command: str, timeout_s: float = 30.0, stdin: bytes | None = None
         raise ProgramFailed(command, 127, f"{command[0]} is not installed") from missing
     try:
         async with asyncio.timeout(timeout_s):
-            out, err = await process.communicate(stdin)
+            if heard is None:
+                out, err = await process.communicate(stdin)
+            else:
+                out, err = await _listened(process, stdin, heard)
     except TimeoutError as late:
         raise TimedOut(f"{command[0]} did not end within {timeout_s:g} s", internal=f"{list(command)}") from late
     finally:
@@ -49,3 +58,23 @@ async def run(*command: str, timeout_s: float = 30.0, stdin: bytes | None = None
     if status not in accept:
         raise ProgramFailed(command, status, (err or out).decode(errors="replace"))
     return out.decode(errors="replace")
+
+
+async def _listened(
+    process: asyncio.subprocess.Process, stdin: bytes | None, heard: Callable[[str], None]
+) -> tuple[bytes, bytes]:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    if process.stdin is not None:
+        process.stdin.write(stdin or b"")
+        process.stdin.close()
+    errors = asyncio.ensure_future(process.stderr.read())
+    try:
+        said = bytearray()
+        while piece := await process.stdout.read(4096):
+            said += piece
+            heard(piece.decode(errors="replace"))
+        await process.wait()
+        return bytes(said), await errors
+    finally:
+        errors.cancel()

@@ -23,10 +23,11 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
-from pileus.agent.storage import qemuimg
 from pileus.agent.storage.port import DiskSource, Fetch, PoolUse, Told
 from pileus.agent.storage.sparse import SparseWriter, clone
 from pileus.agent.turns import Turns
+from pileus.diskimages.headers import DiskFormat
+from pileus.diskimages.qemuimg import QemuImg
 from pileus.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import ImageId, VolumeId, check_id, is_id, new_id
@@ -35,7 +36,7 @@ from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
 
 _GATHER: Final = 1 * MIB
 """Bytes of an image that are written and hashed together."""
-_FORMATS: Final = frozenset({"raw", "qcow2"})
+_FORMATS: Final = frozenset({"raw", "qcow2", "iso"})
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger()
@@ -60,6 +61,7 @@ class DirectoryPool:
         self._images = folder / "images"
         self._volumes = folder / "volumes"
         self._scratch = folder / "scratch"
+        self._qemu_img = QemuImg()
         self._turns = Turns()
         self._promising = asyncio.Lock()
         self._reserved: dict[str, int] = {}
@@ -99,7 +101,7 @@ class DirectoryPool:
         async with self._turns.of(image.id):
             if await _in_thread(self._has_image, image):
                 return
-            room = image.virtual_size_bytes + (image.size_bytes if image.format != "raw" else 0)
+            room = image.virtual_size_bytes + (image.size_bytes if image.format == DiskFormat.QCOW2 else 0)
             async with self._reserving(image.id, room), self._making() as made:
                 await self._bring(image, made, fetch, told)
                 await _in_thread(self._keep_image, image, made)
@@ -114,15 +116,28 @@ class DirectoryPool:
     async def _bring(self, image: ImageSource, made: Path, fetch: Fetch, told: Told) -> None:
         arrived, raw = made / f"arrived.{image.format}", made / "image.raw"
         await _receive(image, arrived, fetch, told)
-        if image.format == "raw":
+        if image.format != DiskFormat.QCOW2:
             await _in_thread(arrived.rename, raw)
         else:
-            size = image.virtual_size_bytes
-            await qemuimg.check(arrived, format=image.format, virtual_size_bytes=size)
-            await qemuimg.convert_to_raw(arrived, raw, format=image.format, virtual_size_bytes=size)
+            await self._convert(arrived, raw, DiskFormat(image.format), image.virtual_size_bytes)
             await _in_thread(arrived.unlink)
         if raw.stat().st_size > image.virtual_size_bytes:
             raise Conflict("the image is larger than was declared")
+
+    async def _convert(self, arrived: Path, raw: Path, format: DiskFormat, size_bytes: int) -> None:
+        try:
+            if (found := await self._qemu_img.inspect(arrived, format)) != size_bytes:
+                raise Conflict(f"the image is a disk of {size_text(found)}, declared were {size_text(size_bytes)}")
+            await self._qemu_img.convert(
+                arrived,
+                raw,
+                format=format,
+                to=DiskFormat.RAW,
+                at_most_bytes=size_bytes + MIB,
+                told=lambda _: None,
+            )
+        except Invalid as wrong:
+            raise Conflict(wrong.detail, internal=wrong.internal) from wrong
 
     def _keep_image(self, image: ImageSource, made: Path) -> None:
         _resize(made / "image.raw", image.virtual_size_bytes)
