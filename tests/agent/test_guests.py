@@ -11,7 +11,7 @@ from pileus.agent.hypervisor.port import GuestState
 from pileus.agent.network.port import Plug
 from pileus.kernel.errors import Conflict, NotFound, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, new_id
-from pileus.link.records import GuestReboot, GuestRemoval, Power
+from pileus.link.records import GuestReboot, GuestRemoval, Power, Restart
 
 from .conftest import HostBench, a_guest, a_nic, a_volume, later, until
 
@@ -467,3 +467,39 @@ async def test_a_guest_that_its_hypervisor_halted_counts_as_running(bench: HostB
     await agent.reconcile()
     assert [each.power for each in (await agent.inventory()).guests] == [Power.RUNNING]
     assert bench.hypervisor.guests[guest.id].state is GuestState.PAUSED
+
+
+@pytest.mark.parametrize(
+    ("policy", "crashed", "runs"),
+    [
+        (Restart.ALWAYS, False, True),
+        (Restart.ALWAYS, True, True),
+        (Restart.ON_FAILURE, False, False),
+        (Restart.ON_FAILURE, True, True),
+        (Restart.NEVER, False, False),
+        (Restart.NEVER, True, False),
+    ],
+)
+async def test_a_guest_that_ended_by_itself_is_started_again_by_its_policy(
+    bench: HostBench, policy: Restart, *, crashed: bool, runs: bool
+) -> None:
+    agent, guest = bench.agent(), structs.replace(a_guest(), restart=policy)
+    await agent.ensure_guest(guest, bench.tell)
+    if crashed:
+        bench.hypervisor.crash(guest.id)
+    else:
+        bench.hypervisor.shuts_itself_down(guest.id)
+    await agent.reconcile()
+    assert (bench.hypervisor.guests[guest.id].state is GuestState.RUNNING) is runs
+    last = bench.observed[-1]
+    assert last.power is (Power.RUNNING if runs else Power.STOPPED)
+    assert ("killed by signal 9" if crashed else "the guest shut itself down") in last.cause
+
+
+async def test_a_guest_that_is_never_restarted_comes_back_with_its_host(bench: HostBench) -> None:
+    guest = structs.replace(a_guest(), restart=Restart.NEVER)
+    await bench.agent().ensure_guest(guest, bench.tell)
+    bench.hypervisor.host_restarts()
+    bench.host.boot = "another"
+    await bench.agent().reconcile()
+    assert bench.hypervisor.guests[guest.id].state is GuestState.RUNNING

@@ -18,12 +18,19 @@ from pileus.agent.volumes import REMEMBERED, Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, NotFound, PileusError, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, VolumeId
-from pileus.link.records import GuestObserved, GuestReboot, GuestRemoval, GuestSpec, NicSpec, Power, Progress
+from pileus.link.records import GuestObserved, GuestReboot, GuestRemoval, GuestSpec, NicSpec, Power, Progress, Restart
 
 AT_ONCE: Final = 8
 """Guests that are made or removed at the same time."""
 _LOOK_S: Final = 1.0
 """How often a guest that was asked to end is looked at, should the hypervisor not tell."""
+
+_FINAL: Final = {
+    Restart.ALWAYS: frozenset[GuestState](),
+    Restart.ON_FAILURE: frozenset({GuestState.SHUT_DOWN}),
+    Restart.NEVER: frozenset({GuestState.SHUT_DOWN, GuestState.CRASHED}),
+}
+"""How a guest may end that is then left so."""
 
 log = structlog.stdlib.get_logger()
 
@@ -389,7 +396,7 @@ class Guests:
             if record.boot != self._boot:
                 cause = "started again after the host was restarted"
             else:
-                cause = f"started again: {found.cause or 'it crashed'}"
+                cause = f"started again: {_why(found)}"
                 if not self._counts_as_due(record, found):
                     return
         await self._try_again(record, cause)
@@ -402,13 +409,13 @@ class Guests:
         return (
             record.power is Power.RUNNING
             and record.boot == self._boot  # a host that goes down takes its guests with it
-            and found.state is GuestState.SHUT_DOWN
+            and found.state in _FINAL[record.spec.restart]
         )
 
     async def _accept_end(self, record: GuestRecord, found: GuestFound) -> GuestObserved:
         """A guest that ended is not started again: from now on it ought to be stopped."""
         paused = record.power is Power.PAUSED
-        cause = found.cause or ("it ended while it was paused" if paused else "the guest shut itself down")
+        cause = found.cause or ("it ended while it was paused" if paused else _why(found))
         record = structs.replace(record, power=Power.STOPPED, since=self._clock.now(), cause=cause)
         await self._records.put(record.spec.id, record)
         log.info("guest ended and is left so", guest=record.spec.id, cause=cause)
@@ -420,7 +427,7 @@ class Guests:
         now = self._clock.monotonic()
         if crashes.due is None:
             delay_s = crashes.failed(now)
-            self._tell_failure(record, crashes.words(found.cause or "it crashed", delay_s))
+            self._tell_failure(record, crashes.words(_why(found), delay_s))
         return crashes.due is None or crashes.due <= now
 
     async def _try_again(self, record: GuestRecord, cause: str) -> None:
@@ -501,6 +508,11 @@ class Guests:
         if power is record.power:
             return _observed(record, power, record.cause)
         return _observed(record, power, found.cause if found is not None else "it is not made yet")
+
+
+def _why(found: GuestFound) -> str:
+    crashed = found.state is GuestState.CRASHED
+    return found.cause or ("it crashed" if crashed else "the guest shut itself down")
 
 
 def _tell_nobody(_: Progress) -> None:

@@ -30,6 +30,15 @@ class Power(StrEnum):
     """Its CPUs stand still, its memory stays."""
 
 
+class Restart(StrEnum):
+    """Whether a guest that ended by itself is started again."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    """If it crashed; not if it shut itself down."""
+    NEVER = "never"
+
+
 class Method(StrEnum):
     """The names of the requests, notices and streams of the link, with who sends them."""
 
@@ -136,6 +145,7 @@ class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     disks: tuple[GuestDisk, ...]
     nics: tuple[NicSpec, ...]
     first_boot: FirstBoot
+    restart: Restart = Restart.ON_FAILURE
     template: str = "linux"
     """The set of devices it is given: `linux` is virtio throughout."""
 
