@@ -1,0 +1,58 @@
+"""How a guest as its hypervisor has it compares with its record. Pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pileus.agent.hypervisor.port import GuestFound, GuestState
+from pileus.agent.records import GuestRecord, Removed
+from pileus.link.records import GuestObserved, Power, Restart
+
+FINAL_ENDS: Final[Mapping[Restart, frozenset[GuestState]]] = {
+    Restart.ALWAYS: frozenset[GuestState](),
+    Restart.ON_FAILURE: frozenset({GuestState.SHUT_DOWN}),
+    Restart.NEVER: frozenset({GuestState.SHUT_DOWN, GuestState.CRASHED}),
+}
+"""How a guest may end that is then left so."""
+
+
+def generation_of(record: GuestRecord | Removed) -> int:
+    return record.spec.generation if isinstance(record, GuestRecord) else record.generation
+
+
+def is_up(found: GuestFound | None) -> bool:
+    # A guest is paused by its hypervisor when its disk fails: it has not ended.
+    return found is not None and found.state in {GuestState.RUNNING, GuestState.PAUSED}
+
+
+def differs(record: GuestRecord, found: GuestFound) -> bool:
+    return (
+        not record.made
+        or found.generation != record.spec.generation
+        or power_of(found, record.power) is not record.power
+    )
+
+
+def power_of(found: GuestFound | None, wanted: Power) -> Power:
+    """A guest's power; one that its hypervisor has paused, and nobody else, counts as running."""
+    if found is None or not is_up(found):
+        return Power.STOPPED
+    return Power.PAUSED if wanted is Power.PAUSED and found.state is GuestState.PAUSED else Power.RUNNING
+
+
+def observed(record: GuestRecord, power: Power, cause: str) -> GuestObserved:
+    return GuestObserved(
+        id=record.spec.id, generation=record.spec.generation, power=power, since=record.since, cause=cause
+    )
+
+
+def as_observed(record: GuestRecord, found: GuestFound | None) -> GuestObserved:
+    """What is told of a guest; why it is so is in its record if it is as it ought to be."""
+    power = power_of(found, record.power)
+    if power is record.power:
+        return observed(record, power, record.cause)
+    return observed(record, power, found.cause if found is not None else "it is not made yet")
+
+
+def why_ended(found: GuestFound) -> str:
+    crashed = found.state is GuestState.CRASHED
+    return found.cause or ("it crashed" if crashed else "the guest shut itself down")
