@@ -23,7 +23,7 @@ import msgspec
 from pileus.kernel.ids import new_id
 from pileus.state.postgresql import PostgresqlStore
 from pileus.state.sqlite import SqliteStore
-from pileus.state.store import Entry, Event, EventFilter, Store
+from pileus.state.store import Event, EventFilter, Store
 from pileus.testing.postgresql import Missing, cluster
 
 _GROUPS = (1, 10, 100, 1000)
@@ -41,16 +41,16 @@ class Cloud:
         self._ids = [new_id()]
         self._task = new_id()
 
-    def changes(self, after: int, count: int) -> list[Entry]:
+    def changes(self, after: int, count: int) -> list[Event]:
         return [self._change(sequence) for sequence in range(after + 1, after + count + 1)]
 
-    def _change(self, sequence: int) -> Entry:
+    def _change(self, sequence: int) -> Event:
         if self._chance.random() < 0.1:
             self._task = new_id()
         new = self._chance.random() < 0.5
         if new:
             self._ids.append(new_id())
-        event = Event(
+        return Event(
             sequence=sequence,
             at=datetime.now(UTC),
             actor=f"user:{self._ids[0]}",
@@ -62,10 +62,10 @@ class Cloud:
             kind="instance",
             id=self._ids[-1] if new else self._chance.choice(self._ids),
             revision=1,
+            version=1,
             before=msgspec.Raw(b"") if new else _BODY,
             after=_BODY,
         )
-        return Entry(event=event, version=1)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -291,3 +292,35 @@ async def test_ssh_goes_to_the_floating_ip_as_the_images_user(
     said = await pileus("instance", "ssh", "far", "--user", "debian", "uname", "-a")
     assert said.status == 23
     assert (tmp_path / "arguments").read_text().split() == ["-l", "debian", "--", address, "uname", "-a"]
+
+
+async def test_the_cloud_is_listed_and_shown_as_it_was(pileus: CommandLine) -> None:
+    id = await created(pileus, "was")
+    then = datetime.now().astimezone().replace(tzinfo=None).isoformat()
+    await pileus.ok("instance", "change", "was", "--name", "is")
+    await pileus.ok("instance", "delete", "is")
+    assert (await pileus.ok("at", then, "instances", "--name", "was", "-q")).out.strip() == id
+    assert (await pileus.ok("at", then, "instance", "show", "was", "-o", "json")).json["name"] == "was"
+    assert "mini" in (await pileus.ok("at", then, "instance", "show", "was")).out
+    task = (await pileus.ok("tasks", "--workflow", "instance.delete", "-o", "json")).json[-1]["id"]
+    assert (await pileus("at", then, "task", "show", task)).status != 0
+    assert (await pileus("at", "-1s", "instance", "show", id)).status in (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("at", "TIME"),
+        ("at noon instances", "noon"),
+        ("at -2y instances", "-2y"),
+        ("at -999999w instances", "-999999w"),
+        ("at -1h instance delete x", "only be looked at"),
+        ("at -1h up", "only be looked at"),
+        ("at -1h events", "only be looked at"),
+        ("at -52w instances", "goes back to"),
+    ],
+)
+async def test_the_past_is_not_changed_and_not_made_up(pileus: CommandLine, command: str, says: str) -> None:
+    said = await pileus(*command.split())
+    assert said.status != 0
+    assert says in said.err

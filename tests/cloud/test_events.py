@@ -17,7 +17,7 @@ from pileus.kernel.ids import new_id
 from pileus.operations.caller import Role
 from pileus.state.sqlite import SqliteStore
 from pileus.state.state import Origin, opened, put
-from pileus.state.store import Entry, EventFilter
+from pileus.state.store import Event, EventFilter
 from pileus.testing.asgi import Conversation, conversation
 from pileus.testing.cloud import SimulatedCloud, simulated_cloud
 from pileus.testing.memorystore import MemoryStore
@@ -193,9 +193,9 @@ class _Held(MemoryStore):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def append(self, entries: Any) -> None:
+    async def append(self, events: Any) -> None:
         await self.gate.wait()
-        batch: list[Entry] = list(entries)
+        batch: list[Event] = list(events)
         await super().append(batch)
 
 

@@ -138,7 +138,7 @@ def test_a_step_that_fails_changes_nothing() -> None:
     on = sqlite3.connect(":memory:", isolation_level=None)
     with pytest.raises(sqlite3.OperationalError):
         upgrade_sqlite(on, (*SQLITE, "DROP TABLE events; DROP TABLE no_such_table"))
-    assert on.execute("PRAGMA user_version").fetchone() == (1,)
+    assert on.execute("PRAGMA user_version").fetchone() == (len(SQLITE),)
     assert on.execute("SELECT count(*) FROM events").fetchone() == (0,)
     on.close()
 

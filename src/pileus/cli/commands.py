@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Awaitable[int | None]]
 
-_NO_FILTERS = frozenset({"limit", "all_projects", "sort"})
-"""Parameters of lists that say how to list, not what."""
+_NO_FILTERS = frozenset({"limit", "all_projects", "sort", "at"})
+"""Parameters of lists that say how to list, not what; `pileus at TIME` is how to say when."""
 
 
 def is_command(operation: Operation) -> bool:
@@ -68,7 +68,7 @@ def _signature(operation: Operation) -> inspect.Signature:
         parameters += [parameter_of(field) for field in _filters(operation)]
         parameters += _of_lists(operation)
     elif operation.method == "GET":
-        parameters += [parameter_of(field) for field in operation.query]
+        parameters += [parameter_of(field) for field in operation.query if field.name != "at"]
     fields = [field for field in operation.body if field is not named]
     # A secret can also be typed when it is asked for.
     optional = [msgspec.structs.replace(field, required=False) if is_secret(field) else field for field in fields]

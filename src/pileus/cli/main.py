@@ -30,6 +30,7 @@ _NOUNS = Group("The cloud", sort_key=3)
 _ABOUT = (
     "A private cloud: `pileus NOUN VERB`, such as `pileus instance list`; a plural alone lists: `pileus instances`."
 )
+_AT = "The cloud as it was: `pileus at TIME` before a command that lists or shows, such as `pileus at -2h instances`."
 _INTERRUPTED = 130
 """As shells say of a program that ended by SIGINT."""
 
@@ -58,8 +59,8 @@ async def invoke(arguments: Sequence[str], terminal: Terminal) -> int:
     """Do what the arguments say in a running loop, and return the exit status."""
     document = load()
     session = Session(terminal, document)
-    arguments = _in_singular(arguments, document)
     try:
+        arguments = _looking(arguments, session)
         command, given = _parsed(application(session, arguments[0] if arguments else ""), arguments, terminal)
         result = command(*given.args, **given.kwargs)
         status = await result if asyncio.iscoroutine(result) else result
@@ -86,6 +87,7 @@ def application(session: Session, noun: str | None) -> App:
         app.command(App(name=name, help=ABOUT[name], group=_HERE))
     if noun is None or noun not in session.document.nouns:
         _signing(app, session)
+    app.command(App(name="at", help=_AT, group=_NOUNS, sort_key=-1))
     for place, each in enumerate(session.document.nouns.values()):
         sub = App(name=each.name, help=each.about, group=_NOUNS, help_epilogue="", sort_key=place)
         if noun is None or noun == each.name:
@@ -164,6 +166,17 @@ def _in_singular(arguments: Sequence[str], document: Document) -> Sequence[str]:
     if rest[:1] in (["--help"], ["-h"]) or (rest and not rest[0].startswith("-")):
         return [singular, *rest]
     return [singular, "list", *rest]
+
+
+def _looking(arguments: Sequence[str], session: Session) -> Sequence[str]:
+    """The command, in the singular, with the session looking at the moment of `at TIME`. Raises Invalid."""
+    if list(arguments[:1]) != ["at"] or arguments[1:] in (["--help"], ["-h"]):
+        return _in_singular(arguments, session.document)
+    from pileus.cli.past import check_reads, turn_back
+
+    rest = _in_singular(turn_back(session, arguments[1:]), session.document)
+    check_reads(session, rest)
+    return rest
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

@@ -68,6 +68,8 @@ class Session:
         self.terminal = terminal
         self.document = document
         self.common = COMMON
+        self.at = ""
+        """The moment to see the cloud as of, as the API takes it; empty is now."""
         self.printer = Printer(terminal, document)
 
     def use(self, common: Common) -> None:
@@ -94,7 +96,14 @@ class Session:
         config = configuration.load(self.terminal.environ)
         if self.common.project:
             config = msgspec.structs.replace(config, project=self.common.project)
-        async with Client(config, patience_s=self.terminal.patience_s) as client:
+        patience_s = self.terminal.patience_s
+        if self.at:
+            from pileus.cli.past import PastClient
+
+            async with PastClient(config, self.document, self.at, patience_s=patience_s) as client:
+                yield client
+            return
+        async with Client(config, patience_s=patience_s) as client:
             yield client
 
 

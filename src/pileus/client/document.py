@@ -73,6 +73,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def takes_record(self) -> bool:
         return "{id}" in self.path
 
+    @property
+    def knows_the_past(self) -> bool:
+        """Whether it can answer with what was at a moment."""
+        return any(field.name == "at" for field in self.query)
+
     def at(self, id: str) -> str:
         """Its path, for the record of this id."""
         return self.path.replace("{id}", id)
@@ -123,6 +128,13 @@ class Document:
     def operations(self) -> Iterator[Operation]:
         for noun in self.nouns.values():
             yield from noun.operations.values()
+
+    def knows_the_past(self, path: str) -> bool:
+        """Whether what is read at this path can be had as it was at a moment."""
+        reads = {each.path: each for each in self.operations() if each.method == "GET"}
+        of_record = path.rpartition("/")[0] + "/{id}"
+        found = reads.get(path) or reads.get(of_record)
+        return found is not None and found.knows_the_past
 
     def referred(self, noun: str, field: str) -> str:
         """The noun whose ids a field of a noun's records holds, by what its requests say or else by its name."""

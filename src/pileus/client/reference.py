@@ -16,6 +16,8 @@ Port 5870, TLS, JSON. The document that machines read is at `/openapi.json`; thi
   cloud may act in another project with `Pileus-Project: <id or name>`.
 - **Lists** come in pages: `{"items": [...], "next": <cursor or null>}`. `limit` (up to 1000), `after` (the cursor),
   `sort` (a `-` ahead descends), and the filters that each list names; `label.<key>=<value>` where there are labels.
+- **The past**: lists and records with `at=<RFC 3339 time>` are as they were at that moment, as far back as the event
+  log goes; see [History](../history.md).
 - **Changes** take `?dry_run=true`, which answers with the plan and does nothing; `Idempotency-Key`, with which a
   request that is sent again is done once; and, on a record, `If-Match` with its revision.
 - **Tasks**: what takes time answers 202 with `task_id`. `GET /v1/tasks/{id}?wait_s=20&seen=<Pileus-Seen of the last
@@ -54,6 +56,10 @@ def _noun(document: Document, noun: Noun) -> Iterator[str]:
     yield "\n".join(_record(document, noun))
 
 
+_EVERYWHERE = ("limit", "after", "dry_run", "all_projects", "at")
+"""Parameters that the page tells of once."""
+
+
 def _operation(operation: Operation) -> Iterator[str]:
     yield f"### {operation.method} {operation.path}\n"
     yield f"{operation.about}. {operation.more}".rstrip()
@@ -61,7 +67,7 @@ def _operation(operation: Operation) -> Iterator[str]:
     begins = f"; starts the task `{operation.starts}`" if operation.starts else ""
     answers = ", ".join(status for status in operation.statuses if status != "default")
     yield f"\n{who}{begins}. Answers {answers}.\n"
-    query = [field for field in operation.query if field.name not in ("limit", "after", "dry_run", "all_projects")]
+    query = [field for field in operation.query if field.name not in _EVERYWHERE]
     if operation.verb == "list" and operation.noun != "event":
         names = ", ".join(f"`{field.name}`" for field in query if field.name != "sort")
         sorts = next((field.shape.choices for field in query if field.name == "sort"), ())

@@ -48,6 +48,7 @@ from pileus.ovn.following import follow
 from pileus.ovn.northbound import OvnNorthbound
 from pileus.ovn.port import Northbound
 from pileus.ovn.simulated import SimulatedNorthbound
+from pileus.state.history import History
 from pileus.state.sqlite import SqliteStore
 from pileus.state.state import State, opened
 from pileus.state.store import Store
@@ -186,7 +187,7 @@ async def composed(
             Loads: hosts,
             Consoles: LinkedConsoles(hosts),
         }
-        performer = Performer(state, engine, clock, usage, limits, views, services)
+        performer = Performer(state, engine, clock, usage, limits, views, History(state, clock), services)
         state.listen(watch.events)
         unfollow = follow(state, northbound)
         try:

@@ -49,6 +49,13 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     schema: Mapping[str, Any] = msgspec.field(default_factory=lambda: {"type": "string"})
 
 
+AT = Parameter(
+    name="at",
+    about="As it was at this moment (RFC 3339), as far back as the event log goes",
+    schema={"type": "string", "format": "date-time"},
+)
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What goes back to a caller."""
 
@@ -143,6 +150,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         return f"{self.noun}.{self.verb}"
+
+    @property
+    def knows_the_past(self) -> bool:
+        """Whether it takes `at`, and then answers with what was."""
+        return bool(self.reads) or any(parameter is AT for parameter in self.parameters)
 
     @property
     def changes(self) -> bool:

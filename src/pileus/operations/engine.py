@@ -4,7 +4,9 @@ It knows nothing of HTTP but statuses; `http.py` brings requests here and takes 
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -15,11 +17,12 @@ from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Forbidden, Invalid, NotFound, Stale
 from pileus.kernel.ids import ProjectId, TaskId
 from pileus.operations.caller import Caller, allows
-from pileus.operations.declare import Answer, Noun, Operation
+from pileus.operations.declare import AT, Answer, Noun, Operation
 from pileus.operations.idempotency import KeptAnswer, fingerprint, kept, key_id
-from pileus.operations.listing import flag, page
+from pileus.operations.listing import Page, flag, only_of, page
 from pileus.operations.plan import Ask, Plan, Reason
 from pileus.operations.usage import Limits, Usage
+from pileus.state.history import History, moment_of
 from pileus.state.records import Record
 from pileus.state.state import Change, Origin, State, put
 from pileus.workflow.engine import Engine
@@ -75,6 +78,7 @@ class Performer:
     usage: Usage
     limits: Limits
     views: Mapping[type, Any]
+    history: History
     services: Mapping[type, Any] = field(default_factory=dict[type, Any])
 
     def authorise(self, operation: Operation, caller: Caller) -> None:
@@ -93,6 +97,19 @@ class Performer:
         match = request.headers.get("if-match")
         if match and not {"*", str(found.revision)} & {each.strip(' "') for each in match.split(",")}:
             raise Stale(f"it is at revision {found.revision}, not {match}")
+        return found
+
+    async def target_then(self, request: Request, ask: Ask) -> Record:
+        """The record that the path names, as it was at the moment `at`: for who may see it by today's rights.
+
+        Raises:
+            NotFound: it was not there, or is not for this caller.
+            Invalid: the moment is none that the log knows.
+        """
+        past = await self.history.at(_moment(request.query))
+        found = await past.find(request.noun.kind, request.target)
+        if found is None or not visible_then(request.noun, ask)(ask, found):
+            raise NotFound(f"there was no {request.noun.name.replace('_', ' ')} {request.target} then")
         return found
 
     def wish(self, operation: Operation, body: bytes) -> Any:  # noqa: ANN401 - the operation's wish type
@@ -186,17 +203,30 @@ class Performer:
     async def _read(self, request: Request) -> Answer:
         ask = self.ask(request.caller)
         if request.operation.reads == "list":
-            body = _encode(page(request.operation, request.noun, ask, request.query))
+            body = _encode(await self._page(request, ask))
             headers: dict[str, str] = {}
         else:
-            if request.query:
-                raise Invalid("some parameters are wrong", fields=dict.fromkeys(request.query, "no such parameter"))
-            found = self.target(request, ask)
+            if wrong := [name for name in request.query if name != AT.name]:
+                raise Invalid("some parameters are wrong", fields=dict.fromkeys(wrong, "no such parameter"))
+            found = await self.target_then(request, ask) if request.query else self.target(request, ask)
             body = _encode(found)
             headers = {"etag": f'"{found.revision}"'}
         # What was read may not be on disk yet; until it is, nobody is told.
         await self.state.durable()
         return Answer(status=200, body=body, headers=headers)
+
+    async def _page(self, request: Request, ask: Ask) -> Page:
+        operation, noun, query = request.operation, request.noun, request.query
+        if AT.name not in query:
+            return page(operation, noun, ask, query)
+        moment = _moment(query)
+        query = {name: value for name, value in query.items() if name != AT.name}
+        project = only_of(operation, noun, ask, query)
+        past = await self.history.at(moment)
+        table = await past.table(noun.kind, project, noun.scope)
+        seen = copy(noun)
+        seen.visible = visible_then(noun, ask)
+        return page(operation, seen, ask, query, table)
 
     def _key(self, request: Request) -> tuple[str, str]:
         key = request.headers.get("idempotency-key", "")
@@ -232,6 +262,27 @@ class Performer:
             action, fields = "change", {name: value for name, value in now.items() if was.get(name) != value}
         name = str(getattr(record, "name", ""))
         return ShownChange(action=action, kind=kind.name, id=record.id, name=name, fields=fields)
+
+
+def visible_then(noun: Noun[Any], ask: Ask) -> Callable[[Ask, Any], bool]:
+    """Whether a caller may see a record of the past: by what it was, and, if it is still there, by what it is.
+
+    So a right that somebody was given holds for the past too, and one that was taken away is gone for the past too.
+    """
+    today = ask.state.table(noun.kind)
+
+    def visible(ask: Ask, then: Record) -> bool:
+        now = today.find(then.id)
+        return noun.visible(ask, then) and (now is None or noun.visible(ask, now))
+
+    return visible
+
+
+def _moment(query: Mapping[str, str]) -> datetime:
+    moment = moment_of(query[AT.name])
+    if moment is None:
+        raise Invalid("some parameters are wrong", fields={AT.name: "a time such as 2026-01-31T12:00:00Z"})
+    return moment
 
 
 def _subject(plan: Plan) -> Record:

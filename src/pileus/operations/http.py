@@ -16,7 +16,7 @@ import structlog
 from pileus.kernel.errors import Invalid, NotFound, PileusError, TooLarge, Unauthenticated, Unavailable
 from pileus.kernel.ids import ProjectId, UserId, new_id
 from pileus.operations.caller import Caller, Role
-from pileus.operations.declare import Answer, Noun, Operation
+from pileus.operations.declare import AT, Answer, Noun, Operation
 from pileus.operations.engine import Performer, PlainExchange, Request
 from pileus.operations.listing import number
 from pileus.operations.plan import Ask
@@ -238,7 +238,10 @@ class Api:
         )
         arguments: list[Any] = [exchange]
         if operation.takes_record:
-            arguments.append(self._performer.target(request, exchange.ask))
+            if AT.name in request.query and operation.knows_the_past:
+                arguments.append(await self._performer.target_then(request, exchange.ask))
+            else:
+                arguments.append(self._performer.target(request, exchange.ask))
         if operation.wish is not None:
             body = await _whole_body(receive, request.headers, operation.max_body)
             arguments.append(self._performer.wish(operation, body))

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pileus.kernel.errors import Invalid
+from pileus.kernel.ids import ProjectId
 from pileus.operations.declare import Noun, Operation
 from pileus.operations.plan import Ask
 from pileus.state.records import Record
@@ -43,10 +44,20 @@ class _Query(msgspec.Struct, frozen=True, kw_only=True):
     everywhere: bool
 
 
-def page(operation: Operation, noun: Noun[Any], ask: Ask, query: Mapping[str, str]) -> Page:
-    """The page of a collection that this query asks for. Raises Invalid, naming every wrong parameter."""
+def page(
+    operation: Operation, noun: Noun[Any], ask: Ask, query: Mapping[str, str], table: Table[Any] | None = None
+) -> Page:
+    """The page of a collection that this query asks for. Raises Invalid, naming every wrong parameter.
+
+    Args:
+        operation: the list.
+        noun: whose records.
+        ask: who asks.
+        query: what of.
+        table: the records to choose from, instead of today's.
+    """
     wanted = _read(operation, ask, query)
-    table: Table[Any] = ask.state.table(noun.kind)
+    table = ask.state.table(noun.kind) if table is None else table
     ids = _candidates(noun, table, ask, wanted)
     keep = _filter(noun, ask, wanted)
     if wanted.sort == "created_at":
@@ -56,6 +67,11 @@ def page(operation: Operation, noun: Noun[Any], ask: Ask, query: Mapping[str, st
     items = found[: wanted.limit]
     more = len(found) > wanted.limit
     return Page(items, _cursor(items[-1], wanted) if more else None)
+
+
+def only_of(operation: Operation, noun: Noun[Any], ask: Ask, query: Mapping[str, str]) -> ProjectId | None:
+    """The one project whose records a page is chosen from, or None for all. Raises Invalid as `page` does."""
+    return ask.caller.project_id if noun.scope and not _read(operation, ask, query).everywhere else None
 
 
 def _read(operation: Operation, ask: Ask, query: Mapping[str, str]) -> _Query:

@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from pileus import __version__
 from pileus.operations.caller import Role
-from pileus.operations.declare import Noun, Operation
+from pileus.operations.declare import AT, Noun, Operation
 from pileus.operations.engine import ShownPlan
 from pileus.operations.http import Problem
 from pileus.operations.listing import MAX_PAGE
@@ -168,7 +168,8 @@ def _parameters(operation: Operation) -> list[Json]:
         if operation.takes_record:
             match = "Only if the record is at this revision"
             found.append({"name": "If-Match", "in": "header", "description": match, "schema": {"type": "string"}})
-    found += [_query(each.name, each.about, each.schema) for each in operation.parameters]
+    parameters = [*operation.parameters, *([AT] if operation.reads else [])]
+    found += [_query(each.name, each.about, each.schema) for each in parameters]
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.state.rows import Damaged
-from pileus.state.schema import APPLICATION_ID, SQLITE, check_version, upgrade_sqlite
+from pileus.state.schema import APPLICATION_ID, SQLITE, check_version, read_as_newest, upgrade_sqlite
 from pileus.state.sqlitefile import check_structure, connect, plain_errors, sole_use, sync_folder
 
 _RESTORED = "state.db.restored"
@@ -68,6 +68,7 @@ def opened(backup: Path) -> Generator[sqlite3.Connection]:
         closing(sqlite3.connect(f"{backup.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)) as on,
     ):
         check(on)
+        read_as_newest(on)
         yield on
 
 

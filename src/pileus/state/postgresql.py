@@ -33,17 +33,19 @@ from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.state.backup import opened, written
 from pileus.state.rows import (
     EVENT_COLUMNS,
+    LAST_BY,
     RECORD_COLUMNS,
     EventRow,
     check_order,
     event_from,
-    final_entries,
+    final_events,
     microseconds,
+    one_of_each,
     span,
     wanted,
 )
 from pileus.state.schema import POSTGRESQL, check_version, upgrade_sqlite
-from pileus.state.store import Deposed, Entry, Event, EventFilter, StoredRecord
+from pileus.state.store import Deposed, Event, EventFilter, StoredRecord
 
 _untyped: Any = asyncpg  # it declares no types; what we use of it is said by the protocols below
 _log = structlog.stdlib.get_logger()
@@ -54,7 +56,7 @@ _SCHEMA = "pileus"
 # Serialises the making of the tables; any number that nobody else in this database takes.
 _TABLES_LOCK = 0x50494C45
 
-_EVENT_TYPES = ("bigint", "bigint", *["text"] * 8, "bigint", "bytea", "bytea")
+_EVENT_TYPES = ("bigint", "bigint", *["text"] * 8, "bigint", "integer", "bytea", "bytea")
 _RECORD_TYPES = ("text", "text", "bigint", "integer", "bytea")
 
 
@@ -72,11 +74,11 @@ WITH mine AS (
     SELECT new.* FROM mine, unnest({_arrays(5, _EVENT_TYPES)}) AS new
 ), kept AS (
     INSERT INTO records ({", ".join(RECORD_COLUMNS)})
-    SELECT new.* FROM mine, unnest({_arrays(18, _RECORD_TYPES)}) AS new
+    SELECT new.* FROM mine, unnest({_arrays(19, _RECORD_TYPES)}) AS new
     ON CONFLICT (kind, id) DO UPDATE
     SET revision = excluded.revision, version = excluded.version, body = excluded.body
 ), gone AS (
-    DELETE FROM records USING mine, unnest({_arrays(23, ["text", "text"])}) AS old (kind, id)
+    DELETE FROM records USING mine, unnest({_arrays(24, ["text", "text"])}) AS old (kind, id)
     WHERE records.kind = old.kind AND records.id = old.id
 )
 SELECT count(*) FROM mine
@@ -188,7 +190,7 @@ class PostgresqlStore:
                     for kind, id, revision, version, body in rows
                 ]
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, events: Sequence[Event]) -> None:
         """Keep these, all or none; through a change of connection if need be.
 
         Raises:
@@ -196,11 +198,11 @@ class PostgresqlStore:
                 it ends, because an append before this one failed.
             Unavailable: the database did not answer for `patience_s`, or has no room left.
         """
-        if not entries:
+        if not events:
             return
-        check_order(entries)
-        first, last = entries[0].event.sequence, entries[-1].event.sequence
-        arguments = (first, last, self._lease_s, *_columns(entries))
+        check_order(events)
+        first, last = events[0].sequence, events[-1].sequence
+        arguments = (first, last, self._lease_s, *_columns(events))
         async with self._turn:
             if self._readers is None:
                 raise Unavailable("the store is closed")
@@ -230,6 +232,20 @@ class PostgresqlStore:
     async def history(self, kind: str, id: str) -> list[Event]:
         """Every event of one record that is still kept, oldest first."""
         return await self.events(0, sys.maxsize, EventFilter(kind=kind, id=id))
+
+    async def sequence_at(self, moment: datetime) -> int:
+        """The last event that was not later than this; 0 if none is kept."""
+        async with self._reader() as on:
+            return await on.fetchval(LAST_BY.format("$1"), microseconds(moment)) or 0
+
+    async def first_changes(self, after: int, upto: int, where: EventFilter) -> list[Event]:
+        """Of each record the first event behind one sequence number and not behind the other, oldest first."""
+        return await self._one_of_each("min", (after, upto), where)
+
+    async def last_change(self, kind: str, id: str, upto: int) -> Event | None:
+        """The newest event of a record that is kept, up to this sequence number."""
+        found = await self._one_of_each("max", (0, upto), EventFilter(kind=kind, id=id))
+        return found[0] if found else None
 
     async def trim(self, before: datetime) -> int:
         """Forget events older than this; says how many. In slices, and so that what stays has no gap."""
@@ -347,6 +363,16 @@ class PostgresqlStore:
                     _log.warning("lead lost", reason=over.internal)
                     return
 
+    async def _one_of_each(self, pick: str, between: tuple[int, int], where: EventFilter) -> list[Event]:
+        arguments: list[int | str] = []
+
+        def argument(value: int | str) -> str:
+            arguments.append(value)
+            return f"${len(arguments)}"
+
+        condition = one_of_each(pick, wanted(between, where, argument))
+        return await self._events(f"{condition} ORDER BY sequence", arguments)
+
     async def _events(self, condition: str, arguments: Sequence[int | str]) -> list[Event]:
         query = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events WHERE {condition}"  # noqa: S608 - our own columns
         async with self._reader() as on:
@@ -462,7 +488,7 @@ def _insert(file: sqlite3.Connection, table: str, columns: Sequence[str], rows: 
     file.execute("COMMIT")
 
 
-def _columns(entries: Sequence[Entry]) -> list[list[Any]]:
+def _columns(events: Sequence[Event]) -> list[list[Any]]:
     """A batch for the statement: a list for each column of the events, of the records put, of those deleted."""
     rows = [
         (
@@ -477,20 +503,20 @@ def _columns(entries: Sequence[Entry]) -> list[list[Any]]:
             event.kind,
             event.id,
             event.revision,
+            event.version,
             bytes(event.before),
             bytes(event.after),
         )
-        for event in (entry.event for entry in entries)
+        for event in events
     ]
     kept: list[tuple[Any, ...]] = []
     gone: list[tuple[str, str]] = []
-    for entry in final_entries(entries):
-        event = entry.event
+    for event in final_events(events):
         if body := bytes(event.after):
-            kept.append((event.kind, event.id, event.revision, entry.version, body))
+            kept.append((event.kind, event.id, event.revision, event.version, body))
         else:
             gone.append((event.kind, event.id))
-    return [*_turned(rows, 13), *_turned(kept, 5), *_turned(gone, 2)]
+    return [*_turned(rows, 14), *_turned(kept, 5), *_turned(gone, 2)]
 
 
 def _turned(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from pileus.kernel.errors import PileusError
-from pileus.state.store import Entry, Event, EventFilter
+from pileus.state.store import Event, EventFilter
 
 EVENT_COLUMNS = (
     "sequence",
@@ -20,12 +20,13 @@ EVENT_COLUMNS = (
     "kind",
     "id",
     "revision",
+    "version",
     "before",
     "after",
 )
 RECORD_COLUMNS = ("kind", "id", "revision", "version", "body")
 
-EventRow = tuple[int, int, str, str, str, str, str, str, str, str, int, bytes, bytes]
+EventRow = tuple[int, int, str, str, str, str, str, str, str, str, int, int, bytes, bytes]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -47,7 +48,7 @@ def moment(microseconds: int) -> datetime:
 
 
 def event_from(row: EventRow) -> Event:
-    sequence, at, actor, operation, request, source, task, project, kind, id, revision, before, after = row
+    sequence, at, actor, operation, request, source, task, project, kind, id, revision, version, before, after = row
     return Event(
         sequence=sequence,
         at=moment(at),
@@ -60,27 +61,30 @@ def event_from(row: EventRow) -> Event:
         kind=kind,
         id=id,
         revision=revision,
+        version=version,
         before=msgspec.Raw(before),
         after=msgspec.Raw(after),
     )
 
 
-def check_order(entries: Sequence[Entry]) -> None:
+def check_order(events: Sequence[Event]) -> None:
     """Refuse a batch whose sequence numbers have a gap: that is a bug of the caller, not a state of the cloud."""
-    first = entries[0].event.sequence
-    for expected, entry in enumerate(entries, first):
-        if entry.event.sequence != expected:
-            raise ValueError(f"event {entry.event.sequence} stands where {expected} belongs")
+    for expected, event in enumerate(events, events[0].sequence):
+        if event.sequence != expected:
+            raise ValueError(f"event {event.sequence} stands where {expected} belongs")
 
 
-def final_entries(entries: Sequence[Entry]) -> list[Entry]:
-    """The last entry of each record: what the records' table has to know of a batch."""
-    return list({(entry.event.kind, entry.event.id): entry for entry in entries}.values())
+def final_events(events: Sequence[Event]) -> list[Event]:
+    """The last event of each record: what the records' table has to know of a batch."""
+    return list({(event.kind, event.id): event for event in events}.values())
 
 
 _EARLIEST = "SELECT min(+sequence) FROM events WHERE at >= {}"
 _LATEST = "SELECT max(+sequence) FROM events WHERE at < {}"
 _END = 2**63 - 1
+
+LAST_BY = "SELECT sequence FROM events WHERE at <= {} ORDER BY at DESC, sequence DESC LIMIT 1"
+"""The last event that was not later than a moment; by the index of times, however long the log is."""
 
 
 async def span(after: int, where: EventFilter, ask: Callable[[str, int], Awaitable[int | None]]) -> tuple[int, int]:
@@ -125,3 +129,8 @@ def wanted(span: tuple[int, int], where: EventFilter, argument: Callable[[int | 
     if where.until:
         conditions.append(f"+at < {argument(microseconds(where.until))}")
     return " AND ".join(conditions)
+
+
+def one_of_each(pick: str, condition: str) -> str:
+    """The condition for one event of each record among those wanted: the first (`min`) or the last (`max`)."""
+    return f"sequence IN (SELECT {pick}(sequence) FROM events WHERE {condition} GROUP BY kind, id)"  # noqa: S608 - our own

@@ -22,17 +22,19 @@ from pileus.kernel.errors import Unavailable
 from pileus.state.backup import copy, finish_restore, restore_sqlite
 from pileus.state.rows import (
     EVENT_COLUMNS,
+    LAST_BY,
     RECORD_COLUMNS,
     check_order,
     event_from,
-    final_entries,
+    final_events,
     microseconds,
+    one_of_each,
     span,
     wanted,
 )
 from pileus.state.schema import upgrade_sqlite
 from pileus.state.sqlitefile import check_structure, connect, plain_errors, sole_use, sync_folder
-from pileus.state.store import Deposed, Entry, Event, EventFilter, StoredRecord
+from pileus.state.store import Deposed, Event, EventFilter, StoredRecord
 
 _T = TypeVar("_T")
 
@@ -48,8 +50,8 @@ CREATE TEMP TRIGGER append INSTEAD OF INSERT ON batch BEGIN
     UPDATE lead SET last_sequence = NEW.last;
     INSERT INTO events ({", ".join(EVENT_COLUMNS)})
         SELECT {", ".join(f"value ->> {column}" for column in range(len(EVENT_COLUMNS) - 2))},
-            coalesce(substr(NEW.bodies, value ->> 11, value ->> 12), x''),
-            coalesce(substr(NEW.bodies, value ->> 13, value ->> 14), x'')
+            coalesce(substr(NEW.bodies, value ->> 12, value ->> 13), x''),
+            coalesce(substr(NEW.bodies, value ->> 14, value ->> 15), x'')
         FROM json_each(NEW.events);
     INSERT INTO records ({", ".join(RECORD_COLUMNS)})
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr(NEW.bodies, value ->> 4, value ->> 5)
@@ -69,7 +71,7 @@ FROM (
     ORDER BY sequence
 )
 """  # noqa: S608 - our own columns
-_rows = msgspec.json.Decoder(list[tuple[int, int, str, str, str, str, str, str, str, str, int, str, str]])
+_rows = msgspec.json.Decoder(list[tuple[int, int, str, str, str, str, str, str, str, str, int, int, str, str]])
 
 
 class SqliteStore:
@@ -118,17 +120,17 @@ class SqliteStore:
         finally:
             await self._reader.run(lambda _: cursor.close())
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, events: Sequence[Event]) -> None:
         """Keep these, all or none.
 
         Raises:
             Deposed: another epoch has begun, or the log does not end where these events begin.
             Unavailable: the disk is full or does not work; nothing was kept.
         """
-        if not entries:
+        if not events:
             return
-        check_order(entries)
-        batch = (self._epoch, entries[0].event.sequence, entries[-1].event.sequence, *_packed(entries))
+        check_order(events)
+        batch = (self._epoch, events[0].sequence, events[-1].sequence, *_packed(events))
         try:
             await self._writer.run(lambda on: on.execute("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?)", batch))
         except sqlite3.IntegrityError as refused:
@@ -159,6 +161,20 @@ class SqliteStore:
     async def history(self, kind: str, id: str) -> list[Event]:
         """Every event of one record that is still kept, oldest first."""
         return await self.events(0, -1, EventFilter(kind=kind, id=id))
+
+    async def sequence_at(self, moment: datetime) -> int:
+        """The last event that was not later than this; 0 if none is kept."""
+        query = f"SELECT ({LAST_BY.format('?')})"
+        return await self._reader.run(lambda on: _number(on, query, microseconds(moment)))
+
+    async def first_changes(self, after: int, upto: int, where: EventFilter) -> list[Event]:
+        """Of each record the first event behind one sequence number and not behind the other, oldest first."""
+        return await self._one_of_each("min", (after, upto), where)
+
+    async def last_change(self, kind: str, id: str, upto: int) -> Event | None:
+        """The newest event of a record that is kept, up to this sequence number."""
+        found = await self._one_of_each("max", (0, upto), EventFilter(kind=kind, id=id))
+        return found[0] if found else None
 
     async def trim(self, before: datetime) -> int:
         """Forget events older than this; says how many.
@@ -193,6 +209,16 @@ class SqliteStore:
         """Let go of the folder. What was acknowledged is on disk already."""
         await self._reader.stop()
         await self._writer.stop(self._let_go)
+
+    async def _one_of_each(self, pick: str, between: tuple[int, int], where: EventFilter) -> list[Event]:
+        arguments: list[int | str] = []
+
+        def argument(value: int | str) -> str:
+            arguments.append(value)
+            return "?"
+
+        condition = one_of_each(pick, wanted(between, where, argument))
+        return await self._events(condition, (*arguments, -1))
 
     async def _events(self, condition: str, arguments: Sequence[int | str]) -> list[Event]:
         (text,) = await self._reader.run(lambda on: on.execute(_READ % condition, arguments).fetchone())
@@ -294,19 +320,18 @@ def _number(on: sqlite3.Connection, query: str, *arguments: int) -> int:
     return number or 0
 
 
-def _packed(entries: Sequence[Entry]) -> tuple[bytes, str, str, str]:
+def _packed(events: Sequence[Event]) -> tuple[bytes, str, str, str]:
     """A batch for the trigger: every body one behind the other, and JSON lists that say where in there each is."""
     bodies: list[bytes] = []
-    events: list[tuple[int | str, ...]] = []
+    rows: list[tuple[int | str, ...]] = []
     places: dict[int, tuple[int, int]] = {}
     position = 1
-    for entry in entries:
-        event = entry.event
+    for event in events:
         before, after = bytes(event.before), bytes(event.after)
         bodies += before, after
         behind = position + len(before)
         places[event.sequence] = (behind, len(after))
-        events.append(
+        rows.append(
             (
                 event.sequence,
                 microseconds(event.at),
@@ -319,6 +344,7 @@ def _packed(entries: Sequence[Entry]) -> tuple[bytes, str, str, str]:
                 event.kind,
                 event.id,
                 event.revision,
+                event.version,
                 position,
                 len(before),
                 behind,
@@ -328,14 +354,13 @@ def _packed(entries: Sequence[Entry]) -> tuple[bytes, str, str, str]:
         position = behind + len(after)
     kept: list[tuple[str | int, ...]] = []
     gone: list[tuple[str, str]] = []
-    for entry in final_entries(entries):
-        event = entry.event
+    for event in final_events(events):
         place = places[event.sequence]
         if place[1]:
-            kept.append((event.kind, event.id, event.revision, entry.version, *place))
+            kept.append((event.kind, event.id, event.revision, event.version, *place))
         else:
             gone.append((event.kind, event.id))
-    return b"".join(bodies), _json(events), _json(kept), _json(gone)
+    return b"".join(bodies), _json(rows), _json(kept), _json(gone)
 
 
 def _json(value: object) -> str:

@@ -20,7 +20,7 @@ from pileus.kernel.errors import Conflict, PileusError, Stale, Unavailable
 from pileus.state.kinds import Kind, project_of
 from pileus.state.records import Record
 from pileus.state.sharing import Shared
-from pileus.state.store import Entry, Event, Store
+from pileus.state.store import Event, Store
 from pileus.state.tables import Table
 
 log = structlog.stdlib.get_logger()
@@ -66,12 +66,12 @@ Listener = Callable[[Sequence[Event]], None]
 
 
 class _Group:
-    """Entries that go to disk together, and what waits for that."""
+    """Events that go to disk together, and what waits for that."""
 
-    __slots__ = ("entries", "then", "waiting")
+    __slots__ = ("events", "then", "waiting")
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.events: list[Event] = []
         self.then: list[Callable[[], None]] = []
         self.waiting: list[asyncio.Future[None]] = []
 
@@ -205,10 +205,11 @@ class State:
                 kind=kind.name,
                 id=change.record.id,
                 revision=change.record.revision + 1,
+                version=kind.version,
                 before=msgspec.Raw(self._encode(before)) if before is not None and kind.keeps_before else _NOTHING,
                 after=msgspec.Raw(self._encode(after)) if after is not None else _NOTHING,
             )
-            self._group.entries.append(Entry(event=event, version=kind.version))
+            self._group.events.append(event)
 
     def _check(self, changes: Sequence[Change]) -> None:
         seen: set[tuple[str, str]] = set()
@@ -277,7 +278,7 @@ class State:
             return
         self._writing = group
         try:
-            await self._store.append(group.entries)
+            await self._store.append(group.events)
         except PileusError as refused:
             self._break(group, refused)
             raise
@@ -288,9 +289,8 @@ class State:
         finally:
             self._writing = None
         group.end()
-        events = [entry.event for entry in group.entries]
         for listener in list(self._listeners):
-            listener(events)
+            listener(group.events)
         for deed in group.then:
             deed()
 

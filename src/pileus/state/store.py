@@ -30,18 +30,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     kind: str
     id: str
     revision: int
+    version: int = 0
+    """Of the record's kind, as `before` and `after` are written; 0 in logs of before it was noted."""
     before: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     """The record as it was, JSON; empty if there was none."""
     after: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     """The record as it is now, JSON; empty if it is deleted."""
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a store is given for one change: the event, and how the record is kept."""
-
-    event: Event
-    version: int
-    """Of the record's kind, so that it can be upgraded when it is read."""
 
 
 class StoredRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +98,7 @@ class Store(Protocol):
         """All records, in batches."""
         ...
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, events: Sequence[Event]) -> None:
         """Keep these, all or none, in one database transaction: add the events, and put or delete each one's record.
 
         Raises:
@@ -118,6 +112,18 @@ class Store(Protocol):
 
     async def history(self, kind: str, id: str) -> list[Event]:
         """Every event of one record that is still kept, oldest first."""
+        ...
+
+    async def sequence_at(self, moment: datetime) -> int:
+        """The last event that was not later than this; 0 if none is kept."""
+        ...
+
+    async def first_changes(self, after: int, upto: int, where: EventFilter) -> list[Event]:
+        """Of each record the first event behind one sequence number and not behind the other, oldest first."""
+        ...
+
+    async def last_change(self, kind: str, id: str, upto: int) -> Event | None:
+        """The newest event of a record that is kept, up to this sequence number."""
         ...
 
     async def trim(self, before: datetime) -> int:

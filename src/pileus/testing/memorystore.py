@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from pileus.state.store import Deposed, Entry, Event, EventFilter, StoredRecord, matches
+from pileus.state.store import Deposed, Event, EventFilter, StoredRecord, matches
 
 
 class Disk:
@@ -56,20 +56,19 @@ class MemoryStore:
             self._blown += 1
             self.fuse(self._blown)
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, events: Sequence[Event]) -> None:
         if self._epoch != self.disk.epoch:
             raise Deposed("another controller leads")
         self.appends += 1
         self._burn()
-        for entry in entries:
-            event = entry.event
+        for event in events:
             self.disk.events.append(event)
             if event.after:
                 self.disk.records[event.kind, event.id] = StoredRecord(
                     kind=event.kind,
                     id=event.id,
                     revision=event.revision,
-                    version=entry.version,
+                    version=event.version,
                     body=bytes(event.after),
                 )
             else:
@@ -82,6 +81,19 @@ class MemoryStore:
 
     async def history(self, kind: str, id: str) -> list[Event]:
         return [event for event in self.disk.events if (event.kind, event.id) == (kind, id)]
+
+    async def sequence_at(self, moment: datetime) -> int:
+        return max(
+            ((event.at, event.sequence) for event in self.disk.events if event.at <= moment), default=(moment, 0)
+        )[1]
+
+    async def first_changes(self, after: int, upto: int, where: EventFilter) -> list[Event]:
+        behind = [each for each in self.disk.events if after < each.sequence <= upto and matches(each, where)]
+        first = {(event.kind, event.id): event for event in reversed(behind)}
+        return sorted(first.values(), key=lambda event: event.sequence)
+
+    async def last_change(self, kind: str, id: str, upto: int) -> Event | None:
+        return next((each for each in reversed(await self.history(kind, id)) if each.sequence <= upto), None)
 
     async def trim(self, before: datetime) -> int:
         kept = [event for event in self.disk.events if event.at >= before]

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
@@ -13,6 +12,7 @@ from pileus.kernel.errors import Invalid
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun, Parameter
 from pileus.operations.listing import flag, number
+from pileus.state.history import moment_of
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.store import Event, EventFilter
@@ -198,8 +198,7 @@ def _time(exchange: Exchange, wrong: dict[str, str], name: str) -> datetime | No
     text = exchange.query(name)
     if not text:
         return None
-    with suppress(ValueError, OverflowError):
-        if (time := datetime.fromisoformat(text)).tzinfo is not None:
-            return time.astimezone(UTC)
+    if (time := moment_of(text)) is not None:
+        return time
     wrong[name] = "a time such as 2026-01-31T12:00:00Z"
     return None

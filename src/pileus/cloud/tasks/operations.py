@@ -10,7 +10,7 @@ from pileus.cloud.tasks.watch import TaskWatch
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import TaskId
 from pileus.operations.caller import Role
-from pileus.operations.declare import Answer, Exchange, Noun, Parameter
+from pileus.operations.declare import AT, Answer, Exchange, Noun, Parameter
 from pileus.state.state import Origin
 from pileus.workflow.engine import Engine
 from pileus.workflow.task import TASKS, UNFINISHED, Cause, Task, TaskState
@@ -71,6 +71,7 @@ tasks.list(filters=("state", "workflow", "subject_id", "subject_kind"), sorts=("
             schema={"type": "number", "minimum": 0, "maximum": _LONGEST_WAIT_S},
         ),
         Parameter(name="seen", about="The `Pileus-Seen` of the last answer: wait for news beyond it"),
+        AT,
     ),
 )
 async def show(exchange: Exchange, task: Task) -> Answer:
@@ -78,6 +79,8 @@ async def show(exchange: Exchange, task: Task) -> Answer:
     watch: TaskWatch = exchange.services[TaskWatch]
     engine: Engine[Any] = exchange.services[Engine]
     state = exchange.ask.state
+    if exchange.query(AT.name):
+        return Answer(status=200, body=msgspec.json.encode(shown_task(task, None)))
     wait_s = _seconds(exchange.query("wait_s", "0"))
     seen = exchange.query("seen")
     if wait_s:

@@ -16,7 +16,7 @@ import pytest
 import pileus
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.state.rows import Damaged
-from pileus.state.store import Deposed, Entry, Event, EventFilter, Store, StoredRecord
+from pileus.state.store import Deposed, Event, EventFilter, Store, StoredRecord
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 EVERYTHING = EventFilter()
@@ -33,25 +33,23 @@ def entry(
     task: str = "",
     project: str = "",
     actor: str = "system",
-) -> Entry:
+) -> Event:
     """A change that leaves the record as `{"n":<sequence>}`, or as `after`; empty if it deletes it."""
-    return Entry(
-        event=Event(
-            sequence=sequence,
-            at=at or NOON + timedelta(seconds=sequence),
-            actor=actor,
-            operation=f"{kind}.change",
-            request=f"request {sequence}",
-            source="192.0.2.1",
-            task=task,
-            project=project,
-            kind=kind,
-            id=id,
-            revision=revision,
-            before=msgspec.Raw(b'{"name":"before \xc3\xa4 \\" \\\\ \\u0000"}'),
-            after=msgspec.Raw((f'{{"n":{sequence}}}' if after is None else after).encode()),
-        ),
+    return Event(
+        sequence=sequence,
+        at=at or NOON + timedelta(seconds=sequence),
+        actor=actor,
+        operation=f"{kind}.change",
+        request=f"request {sequence}",
+        source="192.0.2.1",
+        task=task,
+        project=project,
+        kind=kind,
+        id=id,
+        revision=revision,
         version=3,
+        before=msgspec.Raw(b'{"name":"before \xc3\xa4 \\" \\\\ \\u0000"}'),
+        after=msgspec.Raw((f'{{"n":{sequence}}}' if after is None else after).encode()),
     )
 
 
@@ -128,15 +126,19 @@ class StoreContract:
         whole = entry(
             1, task="t", project="p", actor="user:ü'\"\\\n\t", after='{"ü":"\\u0000 \\ud83d\\ude00", "n":1e3}'
         )
-        bare = Entry(
-            event=Event(
-                sequence=2, at=NOON + timedelta(microseconds=1), actor="", operation="", kind="", id="", revision=0
-            ),
+        bare = Event(
+            sequence=2,
+            at=NOON + timedelta(microseconds=1),
+            actor="",
+            operation="",
+            kind="",
+            id="",
+            revision=0,
             version=1,
         )
         await store.append([whole])
         await store.append([bare])
-        assert await store.events(0, 10, EVERYTHING) == [whole.event, bare.event]
+        assert await store.events(0, 10, EVERYTHING) == [whole, bare]
 
     async def test_records_follow_the_events(self, store: Store) -> None:
         await store.append([entry(1, id="a"), entry(2, id="b", revision=4), entry(3, id="c")])
@@ -251,6 +253,45 @@ class StoreContract:
         await store.append([entry(1), entry(2, id="b"), entry(3), entry(4, kind="port"), entry(5, after="")])
         assert numbers(await store.history("volume", "a")) == [1, 3, 5]
         assert await store.history("volume", "c") == []
+
+    async def test_the_last_event_until_a_moment_is_found(self, store: Store) -> None:
+        assert await store.sequence_at(NOON) == 0
+        await store.append([entry(n) for n in range(1, 5)])
+        seconds = {0.5: 0, 1: 1, 1.5: 1, 4: 4, 60: 4}
+        assert {at: await store.sequence_at(NOON + timedelta(seconds=at)) for at in seconds} == seconds
+
+    async def test_the_first_change_of_each_record_between_two_numbers_is_found(self, store: Store) -> None:
+        await store.append(
+            [
+                entry(1, id="a", project="p"),
+                entry(2, id="b", project="q"),
+                entry(3, id="a", project="p"),
+                entry(4, id="a", kind="port", project="p"),
+                entry(5, id="b", project="q", after=""),
+                entry(6, id="a", project="p"),
+            ]
+        )
+
+        async def first(after: int, upto: int, id: str = "", project: str = "") -> list[int]:
+            projects = frozenset({project}) if project else None
+            where = EventFilter(kind="volume", id=id, projects=projects)
+            return numbers(await store.first_changes(after, upto, where))
+
+        assert await first(0, 6) == [1, 2]
+        assert await first(1, 6) == [2, 3]
+        assert await first(3, 5) == [5]
+        assert await first(1, 6, id="a") == [3]
+        assert await first(1, 6, project="q") == [2]
+        assert await first(6, 6) == []
+
+    async def test_the_last_change_of_a_record_until_a_number_is_found(self, store: Store) -> None:
+        await store.append([entry(1), entry(2, id="b"), entry(3), entry(4, kind="port"), entry(5, after="")])
+
+        async def last(upto: int) -> int:
+            found = await store.last_change("volume", "a", upto)
+            return found.sequence if found is not None else 0
+
+        assert [await last(upto) for upto in range(6)] == [0, 1, 1, 3, 3, 5]
 
     async def test_trimming_forgets_events_and_keeps_records(self, store: Store) -> None:
         await store.append([entry(n, id=str(n)) for n in range(1, 11)])
