@@ -15,14 +15,13 @@ import msgspec
 import pytest
 import pytest_asyncio
 import structlog
+from ovn_cloud import SERVER, Cloud, answered, attempt, heard, name_server, pings, running
 from ovn_lab import (
     HOSTS,
     OUTSIDE,
     AgentRequest,
     Database,
     DistantNetwork,
-    Guest,
-    Lab,
     Processes,
     lab,
     missing,
@@ -34,7 +33,7 @@ from pileus.agent.network.ovn import namespace_of, tap_of
 from pileus.agent.network.ovn_namespace import within
 from pileus.cloud.networks.model import NetworkKind, Port
 from pileus.cloud.securitygroups.model import Direction
-from pileus.kernel.errors import PileusError, Unavailable
+from pileus.kernel.errors import Unavailable
 from pileus.kernel.ids import HostId, InstanceId, NetworkId, PortId
 from pileus.kernel.programs import run
 from pileus.link.records import NicSpec
@@ -60,17 +59,6 @@ from pileus.testing.networks import (
 
 LACKS = missing()
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(LACKS is not None, reason=LACKS or "")]
-
-
-@asynccontextmanager
-async def running(remote: str) -> AsyncGenerator[OvnNorthbound]:
-    northbound = OvnNorthbound(remote)
-    task = asyncio.create_task(northbound.run())
-    try:
-        yield northbound
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 async def read(remote: str) -> dict[Key, Fact]:
@@ -211,7 +199,6 @@ PLACES = {
     W: ("h2", "blue", "blue-0", "10.0.0.14", ["web"]),
     OTHER: ("h1", "green", "green-0", "10.0.0.11", ["others"]),
 }
-SERVER = 8080
 GATEWAYS = [HostId(name) for name in HOSTS[:3]]
 SERVED = {NetworkId(name): 1442 for name in ("blue", "green")}
 SPARE = HOSTS[3]
@@ -269,18 +256,6 @@ def cloud() -> list[NetworkRecord]:
     ]
 
 
-class Cloud(msgspec.Struct):
-    lab: Lab
-    northbound: OvnNorthbound
-
-    def guest(self, name: str) -> Guest:
-        return self.lab.guests[name]
-
-    async def change(self, *records: NetworkRecord, gone: tuple[NetworkRecord, ...] = ()) -> None:
-        self.northbound.changed([*map(put, records), *map(remove, gone)])
-        await self.northbound.realized()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Cloud]:
     async with lab(tmp_path_factory.mktemp("ovn")) as running_lab, running(running_lab.database.remote) as northbound:
@@ -299,44 +274,11 @@ async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Cloud
         await asyncio.gather(*(northbound.up(name) for name in PLACES))
         await northbound.realized()
         await asyncio.gather(*(guest.ask_for_address() for guest in running_lab.guests.values()))
-        servers = [await _name_server(guest.path, name) for name, guest in running_lab.guests.items()]
-        servers.append(await _name_server(running_lab.path("internet"), "internet"))
+        servers = [await name_server(guest.path, name) for name, guest in running_lab.guests.items()]
+        servers.append(await name_server(running_lab.path("internet"), "internet"))
         yield Cloud(running_lab, northbound)
         for server in servers:
             server.close()
-
-
-async def _name_server(namespace: str, name: str) -> asyncio.Server:
-    """Tell whoever connects to SERVER a name, and his address."""
-
-    def listening() -> socket.socket:
-        server = socket.create_server(("", SERVER))
-        server.setblocking(False)
-        return server
-
-    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(f"{name} sees {writer.get_extra_info('peername')[0]}".encode())
-        writer.close()
-
-    return await asyncio.start_server(tell, sock=await within(namespace, listening))
-
-
-async def heard(namespace: str, address: str, *, timeout_s: float = 1.0) -> str | None:
-    """What the server at this address says; None if no connection comes about."""
-
-    def made() -> socket.socket:
-        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        client.setblocking(False)
-        return client
-
-    loop = asyncio.get_running_loop()
-    with await within(namespace, made) as client:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await loop.sock_connect(client, (address, SERVER))
-                return (await loop.sock_recv(client, 100)).decode()
-        except (OSError, TimeoutError):
-            return None
 
 
 class Ping:
@@ -449,18 +391,6 @@ class TestOvnHostNetwork(HostNetworkContract):
         await network.close()
 
 
-async def pings(guest: Guest, address: str, *, wait_s: int = 1) -> bool:
-    said = await _attempt(guest.run("busybox", "ping", "-c1", f"-W{wait_s}", address))
-    return said is not None
-
-
-async def _attempt(command: Awaitable[str]) -> str | None:
-    try:
-        return await command
-    except PileusError:
-        return None
-
-
 lasting = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -513,18 +443,14 @@ async def test_networks_with_the_same_addresses_do_not_see_each_other(made: Clou
 async def test_guests_go_out_with_their_routers_address(made: Cloud) -> None:
     for name, seen in (("a", "172.24.0.100"), ("c", "172.24.0.100"), ("other", "172.24.0.101")):
         guest = made.guest(name)
-        await until(lambda guest=guest: _answered(guest.path, OUTSIDE), f"{name} reaches the outside")
+        await until(lambda guest=guest: answered(guest.path, OUTSIDE), f"{name} reaches the outside")
         assert await heard(guest.path, OUTSIDE) == f"internet sees {seen}"
-
-
-async def _answered(namespace: str, address: str) -> bool:
-    return await heard(namespace, address) is not None
 
 
 @lasting
 async def test_a_floating_ip_leads_to_its_port_and_away_with_it(made: Cloud) -> None:
     internet = made.lab.path("internet")
-    await until(lambda: _answered(internet, "172.24.0.114"), "the floating IP answers")
+    await until(lambda: answered(internet, "172.24.0.114"), "the floating IP answers")
     assert await heard(internet, "172.24.0.114") == f"w sees {OUTSIDE}"
     out = rule("web-out", of="web", direction=Direction.EGRESS)
     await made.change(out)
@@ -534,13 +460,13 @@ async def test_a_floating_ip_leads_to_its_port_and_away_with_it(made: Cloud) -> 
     await made.change(gone=(floating,))
     assert await heard(internet, "172.24.0.114") is None
     await made.change(floating)
-    await until(lambda: _answered(internet, "172.24.0.114"), "the floating IP answers again")
+    await until(lambda: answered(internet, "172.24.0.114"), "the floating IP answers again")
 
 
 @lasting
 async def test_who_sends_too_much_from_outside_is_told_so(made: Cloud) -> None:
     internet = made.lab.path("internet")
-    await until(lambda: _answered(internet, "172.24.0.114"), "the floating IP answers")
+    await until(lambda: answered(internet, "172.24.0.114"), "the floating IP answers")
     wrapped = ("nsenter", f"--net={internet}", "python3", "-c", _SENDS_TOO_MUCH, "172.24.0.114", str(SERVER))
     await until(lambda: _says(wrapped, "1442"), "the path's MTU is known outside")
 
@@ -571,7 +497,7 @@ async def test_a_guest_speaks_with_its_own_addresses_only(made: Cloud) -> None:
     assert await pings(a, "10.0.0.12")
     await a.run("ip", "address", "add", "10.0.0.99/24", "dev", "eth0")
     try:
-        said = await _attempt(a.run("busybox", "ping", "-c1", "-W1", "-I", "10.0.0.99", "10.0.0.12"))
+        said = await attempt(a.run("busybox", "ping", "-c1", "-W1", "-I", "10.0.0.99", "10.0.0.12"))
         assert said is None, "another address"
     finally:
         await a.run("ip", "address", "del", "10.0.0.99/24", "dev", "eth0")
@@ -584,7 +510,7 @@ async def test_a_guest_speaks_with_its_own_addresses_only(made: Cloud) -> None:
 
 
 @lasting
-async def test_metadata_is_answered_for_the_guest_that_asks(made: Cloud) -> None:
+async def test_metadata_isanswered_for_the_guest_that_asks(made: Cloud) -> None:
     for name, (_, network, _, address, _) in PLACES.items():
         said = await made.guest(name).run(
             "busybox", "wget", "-q", "-O", "-", "http://169.254.169.254/latest/meta-data/"
@@ -593,7 +519,7 @@ async def test_metadata_is_answered_for_the_guest_that_asks(made: Cloud) -> None
 
 
 @lasting
-async def test_names_are_answered_by_ovn_and_others_by_the_hosts_resolver(made: Cloud) -> None:
+async def test_names_areanswered_by_ovn_and_others_by_the_hosts_resolver(made: Cloud) -> None:
     async def asked(name: str) -> set[str]:
         said = await made.guest("a").run("busybox", "nslookup", "-type=a", name, "169.254.169.254")
         return set(re.findall(r"^Address: ([\d.]+)$", said, re.MULTILINE))

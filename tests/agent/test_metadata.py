@@ -7,6 +7,7 @@ import pytest
 from msgspec import structs
 
 from pileus.agent.metadata import EC2_VERSIONS, OPENSTACK_VERSIONS, Metadata
+from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import NetworkId, new_id
 from pileus.link.records import FirstBoot, GuestSpec
 
@@ -46,6 +47,14 @@ async def test_openstack_networks_are_configured_by_dhcp(guest: GuestSpec) -> No
     (link,), (network,) = told["links"], told["networks"]
     assert (link["ethernet_mac_address"], link["mtu"]) == (guest.nics[0].mac, 1442)
     assert (network["link"], network["type"]) == (link["id"], "ipv4_dhcp")
+
+
+async def test_openstack_networks_say_how_a_guest_comes_to_its_ipv6_address(guest: GuestSpec) -> None:
+    nic = guest.nics[0]
+    for address, way in ((slaac_address("fd00:1::/64", nic.mac), "ipv6_slaac"), ("fd00:1::7", "ipv6_dhcpv6-stateful")):
+        both = structs.replace(guest, nics=(structs.replace(nic, addresses=(nic.addresses[0], address)),))
+        told = msgspec.json.decode(await text(both, "/openstack/latest/network_data.json"))
+        assert [network["type"] for network in told["networks"]] == ["ipv4_dhcp", way]
 
 
 async def test_versions_are_listed_as_cloud_init_reads_them(guest: GuestSpec) -> None:

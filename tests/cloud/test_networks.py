@@ -8,6 +8,7 @@ import pytest
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.instances.model import INSTANCES
 from pileus.kernel.errors import Conflict
+from pileus.kernel.eui64 import slaac_address
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.people import People
@@ -63,6 +64,10 @@ async def test_a_full_subnet_gives_no_address(cloud: SimulatedCloud) -> None:
         ("10.1.0.0/24", {"dns_servers": ["fe80::1%$(reboot)"]}, "dns_servers.0"),
         ("10.1.0.0/24", {"dns_servers": ["192.0.2.1", "resolver"]}, "dns_servers.1"),
         ("10.1.0.0/24", {"dns_servers": ["192.0.2.1"] * 5}, "dns_servers"),
+        ("10.1.0.0/24", {"dns_servers": ["2001:db8::53"]}, "dns_servers"),
+        ("fd00:1::/64", {"dns_servers": ["192.0.2.1"]}, "dns_servers"),
+        ("10.1.0.0/24", {"ipv6_mode": "slaac"}, "ipv6_mode"),
+        ("fd00:1::/64", {"ipv6_mode": "by magic"}, "ipv6_mode"),
     ],
 )
 async def test_a_subnet_that_cannot_work_is_refused(
@@ -80,6 +85,25 @@ async def test_subnets_of_one_network_do_not_overlap(cloud: SimulatedCloud) -> N
     assert (await cloud.client.post("/v1/subnets", json=beside)).status_code == 201
     other = await subnet(cloud.client, "10.1.0.0/16")
     assert other.status_code == 201, "of another network they may"
+
+
+async def test_a_port_has_an_address_of_each_ip_version_that_its_network_has(cloud: SimulatedCloud) -> None:
+    lan = (await subnet(cloud.client, "10.1.0.0/24")).json()
+    six = {"name": "six", "network_id": lan["network_id"], "cidr": "fd00:1::/64"}
+    assert (await made(cloud.client, "subnets", **six))["ipv6_mode"] == "slaac"
+    instance = await running(cloud, cloud.client, network_ids=[lan["network_id"]])
+    port = (await items(cloud.client, f"ports?instance_id={instance['id']}"))[0]
+    assert instance["addresses"] == ["10.1.0.2", slaac_address("fd00:1::/64", port["mac"])]
+    assert [each["address"] for each in port["addresses"]] == instance["addresses"]
+    second = await cloud.client.post("/v1/subnets", json={**six, "cidr": "fd00:2::/64"})
+    assert refusal(second) == (409, "conflict", {"cidr"}), "machines would take addresses of both"
+
+
+async def test_machines_of_a_stateful_subnet_get_its_addresses_in_turn(cloud: SimulatedCloud) -> None:
+    lan = (await subnet(cloud.client, "fd00:1::/64", ipv6_mode="dhcpv6-stateful")).json()
+    for address in ("fd00:1::2", "fd00:1::3"):
+        instance = await running(cloud, cloud.client, network_ids=[lan["network_id"]])
+        assert instance["addresses"] == [address]
 
 
 async def test_a_network_that_is_used_stays_and_goes_with_its_subnets_when_it_is_not(cloud: SimulatedCloud) -> None:

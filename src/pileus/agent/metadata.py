@@ -9,7 +9,6 @@ https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-metadata.html
 """
 
 import base64
-import ipaddress
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -17,8 +16,9 @@ from typing import Final
 
 import msgspec
 
+from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import NetworkId
-from pileus.link.records import FirstBoot, GuestSpec
+from pileus.link.records import FirstBoot, GuestSpec, NicSpec
 
 OPENSTACK_VERSIONS: Final = ("2012-08-10", "2013-04-04", "2013-10-17", "2015-10-15", "2016-06-30", "2018-08-27")
 EC2_VERSIONS: Final = ("1.0", "2009-04-04", "2016-09-02", "2021-03-23")
@@ -106,14 +106,21 @@ def _network_data(guest: GuestSpec) -> bytes:
     networks = [
         {"id": f"{nic.port}-ipv{version}", "link": nic.port, "network_id": nic.network, "type": kind}
         for nic in guest.nics
-        for version, kind in _dhcp_of(nic.addresses)
+        for version, kind in _ways_of(nic)
     ]
     return msgspec.json.encode({"links": links, "networks": networks, "services": []})
 
 
-def _dhcp_of(addresses: Iterable[str]) -> list[tuple[int, str]]:
-    versions = sorted({ipaddress.ip_address(address).version for address in addresses})
-    return [(version, "ipv4_dhcp" if version == 4 else "ipv6_dhcpv6-stateful") for version in versions]
+def _ways_of(nic: NicSpec) -> list[tuple[int, str]]:
+    """The IP versions of a network interface, each with how it comes to its address."""
+    ways: dict[int, str] = {}
+    for address in nic.addresses:
+        if ":" not in address:
+            ways[4] = "ipv4_dhcp"
+        else:
+            own = slaac_address(f"{address}/64", nic.mac)
+            ways[6] = "ipv6_slaac" if address == own else "ipv6_dhcpv6-stateful"
+    return sorted(ways.items())
 
 
 def _ec2(guest: GuestSpec) -> dict[str, str]:

@@ -118,6 +118,8 @@ class NicSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     addresses: tuple[str, ...]
     """IPv4 and IPv6 addresses, without prefix length."""
     mtu: int
+    slot: int | None = None
+    """Where it is plugged in, also after the next start; None for its place among the guest's ports."""
 
 
 class FirstBoot(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from pileus.cloud.floatingips.model import FloatingIp
-from pileus.cloud.networks.model import GUEST_MTU, Network, NetworkKind, Port, Router, Subnet
+from pileus.cloud.networks.model import GUEST_MTU, Ipv6Mode, Network, NetworkKind, Port, Router, Subnet
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
 from pileus.ovn.names import DOMAIN, METADATA_ADDRESS, mac_of, metadata_mac, metadata_port
@@ -108,12 +108,16 @@ _METADATA = f"ip4.dst == {METADATA_ADDRESS} && (tcp.dst == {{53, 80}} || udp.dst
 def project_subnet(view: View, subnet: Subnet) -> Iterator[Fact]:
     """What guests of the subnet learn by DHCP."""
     network = view.networks.get(subnet.network_id)
-    if network is None or not subnet.dhcp:
+    if network is None or not _served_by_dhcp(subnet):
         return
     options = _dhcpv4(subnet, network) if ip_network(subnet.cidr).version == _IPV4 else _dhcpv6(subnet, network)
     yield _Made(Kind.SUBNET, subnet.id).row(
         "DHCP_Options", row_id("DHCP_Options", subnet.id), cidr=subnet.cidr, options=options
     )
+
+
+def _served_by_dhcp(subnet: Subnet) -> bool:
+    return subnet.dhcp and subnet.ipv6_mode is not Ipv6Mode.SLAAC
 
 
 def _dhcpv4(subnet: Subnet, network: Network) -> dict[str, str]:
@@ -144,13 +148,16 @@ def project_port(view: View, port: Port) -> Iterator[Fact]:
     if port.network_id not in view.networks:
         return
     id = row_id("Logical_Switch_Port", port.id)
-    speaks_as = frozenset((" ".join((port.mac, *(fixed.address for fixed in port.addresses))),))
-    columns: dict[str, Value] = {"addresses": speaks_as, "port_security": speaks_as}
+    own = (port.mac, *(fixed.address for fixed in port.addresses))
+    columns: dict[str, Value] = {
+        "addresses": frozenset((" ".join(own),)),
+        "port_security": frozenset((" ".join((*own, *port.allowed_prefixes)),)),
+    }
     if port.host_id is not None:
         columns["options"] = {"requested-chassis": port.host_id}
     for fixed in port.addresses:
         subnet = view.subnets.get(fixed.subnet_id)
-        if subnet is not None and subnet.dhcp:
+        if subnet is not None and _served_by_dhcp(subnet):
             column = "dhcpv4_options" if "." in fixed.address else "dhcpv6_options"
             columns.setdefault(column, row_id("DHCP_Options", subnet.id))
     yield _Made(Kind.PORT, port.id).row("Logical_Switch_Port", id, name=port.id, **columns)
@@ -237,7 +244,6 @@ def project_router(view: View, router: Router) -> Iterator[Fact]:
     yield of.row("Logical_Router", id, name=router.id, options=options)
     for subnet in _subnets_joined(view, router):
         network = view.networks[subnet.network_id]
-        ra = {"address_mode": "dhcpv6_stateful", "mtu": str(network.mtu), "send_periodic": "true"}
         prefix = ip_network(subnet.cidr)
         yield from _joined(
             of,
@@ -245,11 +251,18 @@ def project_router(view: View, router: Router) -> Iterator[Fact]:
             subnet.network_id,
             subnet.id,
             f"{subnet.gateway}/{prefix.prefixlen}",
-            **({} if prefix.version == _IPV4 else {"ipv6_ra_configs": ra}),
+            **({} if prefix.version == _IPV4 else {"ipv6_ra_configs": _announced(subnet, network)}),
         )
     for at, route in enumerate(router.routes):
         yield from of.route(router, str(at), route.destination, route.next_hop)
     yield from _way_out(view, of, router)
+
+
+def _announced(subnet: Subnet, network: Network) -> dict[str, str]:
+    """What the router announces to machines of an IPv6 subnet (RFC 4861, section 4.2; RFC 8106)."""
+    mode = "slaac" if subnet.ipv6_mode is Ipv6Mode.SLAAC else "dhcpv6_stateful"
+    announced = {"address_mode": mode, "mtu": str(network.mtu), "send_periodic": "true", "dnssl": DOMAIN}
+    return announced | ({"rdnss": subnet.dns_servers[0]} if subnet.dns_servers else {})
 
 
 def _subnets_joined(view: View, router: Router) -> list[Subnet]:

@@ -119,7 +119,7 @@ class View:
         for each in (before, after):
             if each is not None:
                 yield from self._depending_on(each, existence=existence)
-        if isinstance(before, Subnet) and isinstance(after, Subnet) and before.dhcp != after.dhcp:
+        if isinstance(before, Subnet) and isinstance(after, Subnet) and _dhcp(before) != _dhcp(after):
             yield from self._owners(Kind.PORT, "port-network", after.network_id)
 
     def affected_by_gateways(self) -> Iterator[Owner]:
@@ -169,6 +169,10 @@ class View:
 
     def _owners(self, kind: Kind, relation: str, id: str) -> Iterator[Owner]:
         return (Owner(kind, each) for each in self._ids(relation, id))
+
+
+def _dhcp(subnet: Subnet) -> tuple[object, ...]:
+    return subnet.dhcp, subnet.ipv6_mode
 
 
 _IndexKey = tuple[str, str, str]

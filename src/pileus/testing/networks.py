@@ -6,7 +6,17 @@ from datetime import UTC, datetime
 import msgspec
 
 from pileus.cloud.floatingips.model import FloatingIp
-from pileus.cloud.networks.model import GUEST_MTU, FixedAddress, Network, NetworkKind, Port, Route, Router, Subnet
+from pileus.cloud.networks.model import (
+    GUEST_MTU,
+    FixedAddress,
+    Ipv6Mode,
+    Network,
+    NetworkKind,
+    Port,
+    Route,
+    Router,
+    Subnet,
+)
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId, NetworkId, PortId, ProjectId, RouterId, SecurityGroupId, SubnetId
 from pileus.ovn.view import NetworkRecord
@@ -35,7 +45,16 @@ def vpc(
     )
 
 
-def subnet(id: str, *, of: str, cidr: str, gateway: str | None, dhcp: bool = True, dns: Sequence[str] = ()) -> Subnet:
+def subnet(
+    id: str,
+    *,
+    of: str,
+    cidr: str,
+    gateway: str | None,
+    dhcp: bool = True,
+    dns: Sequence[str] = (),
+    mode: Ipv6Mode | None = None,
+) -> Subnet:
     return Subnet(
         id=id,
         created_at=SINCE,
@@ -46,6 +65,7 @@ def subnet(id: str, *, of: str, cidr: str, gateway: str | None, dhcp: bool = Tru
         gateway=gateway,
         dhcp=dhcp,
         dns_servers=tuple(dns),
+        ipv6_mode=mode,
     )
 
 
@@ -147,12 +167,13 @@ def small_cloud() -> list[NetworkRecord]:
         vpc("blue"),
         subnet("blue-0", of="blue", cidr="10.0.0.0/24", gateway="10.0.0.1"),
         subnet("blue-1", of="blue", cidr="10.0.1.0/24", gateway="10.0.1.1", dns=["192.0.2.53"]),
-        subnet("blue-6", of="blue", cidr="fd00:1::/64", gateway="fd00:1::1"),
+        subnet("blue-6", of="blue", cidr="fd00:1::/64", gateway="fd00:1::1", mode=Ipv6Mode.STATEFUL),
+        subnet("blue-7", of="blue", cidr="fd00:2::/64", gateway="fd00:2::1", dns=["2001:db8::53"], mode=Ipv6Mode.SLAAC),
         vpc("green"),
         subnet("green-0", of="green", cidr="10.0.0.0/24", gateway=None),
         router(
             "edge",
-            subnets=["blue-0", "blue-1", "blue-6"],
+            subnets=["blue-0", "blue-1", "blue-6", "blue-7"],
             outside=("outside", "172.24.0.100"),
             routes=[("10.9.0.0/16", "10.0.0.9")],
         ),

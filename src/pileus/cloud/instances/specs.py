@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pileus.cloud.images.model import IMAGES, Image
 from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState
-from pileus.cloud.networks.model import NETWORKS, PORTS, Port
+from pileus.cloud.networks.model import NETWORKS, PORTS, Port, PortState, in_slots
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
 from pileus.kernel.units import GIB
@@ -21,8 +21,20 @@ def volumes_of(state: State, instance: Instance) -> list[Volume]:
     return sorted(state[VOLUMES].by("instance", instance.id), key=lambda volume: volume.slot or BOOT_SLOT)
 
 
-def guest_spec(state: State, instance: Instance, volumes: Sequence[Volume] | None = None) -> GuestSpec:
-    """The guest as it ought to be: with these volumes, or else with all that are to stay."""
+def ports_of(state: State, instance: Instance) -> list[Port]:
+    """The ports of an instance by their slots, with those on their way in or out."""
+    return in_slots(state[PORTS].by("instance_id", instance.id))
+
+
+def guest_spec(
+    state: State,
+    instance: Instance,
+    volumes: Sequence[Volume] | None = None,
+    ports: Sequence[Port] | None = None,
+) -> GuestSpec:
+    """The guest as it ought to be: with these volumes and ports, or else with all that are to stay."""
+    if ports is None:
+        ports = [each for each in ports_of(state, instance) if each.state is not PortState.DETACHING]
     if volumes is None:
         volumes = [each for each in volumes_of(state, instance) if each.state is not VolumeState.DETACHING]
     told = state[FIRST_BOOTS].find(instance.id)
@@ -44,7 +56,7 @@ def guest_spec(state: State, instance: Instance, volumes: Sequence[Volume] | Non
             )
             for volume in volumes
         ),
-        nics=tuple(_nic(state, port) for port in state[PORTS].by("instance_id", instance.id)),
+        nics=tuple(_nic(state, port) for port in ports),
         first_boot=FirstBoot(
             hostname=told.hostname if told else "",
             public_keys=told.public_keys if told else (),
@@ -78,6 +90,7 @@ def _nic(state: State, port: Port) -> NicSpec:
         mac=port.mac,
         addresses=tuple(each.address for each in port.addresses),
         mtu=state[NETWORKS].get(port.network_id).mtu,
+        slot=port.slot,
     )
 
 

@@ -1,6 +1,7 @@
-"""Which addresses of which subnet are taken, kept in step with the records, and which one is next.
+"""Which addresses of which network are taken, kept in step with the records, and which one is next.
 
 Records come in any order when they are loaded: an address counts as taken whether its subnet is known yet or not.
+Ports, routers and floating IPs of one network never get the same address: they are on the same wire.
 """
 
 from collections.abc import Container, Iterable, Iterator
@@ -17,7 +18,7 @@ _SEARCHED_AT_MOST = 1 << 20
 
 
 class _Taken:
-    """How often which addresses are held, as numbers."""
+    """How often which addresses of one IP version are held in a network, as numbers."""
 
     __slots__ = ("counts", "last_given")
 
@@ -80,38 +81,43 @@ class Addresses:
     """A view of the state: every address that a port, a router or a floating IP has."""
 
     def __init__(self) -> None:
-        self._taken: dict[str, _Taken] = {}
-        """Of ports by their subnet; of routers and floating IPs, which name a network only, by that."""
+        self._taken: dict[tuple[str, int], _Taken] = {}
+        """By network and IP version."""
         self._pools: dict[str, _Pool] = {}
-        self._external: dict[str, dict[str, _Pool]] = {}
-        """The same subnets by network, counting what routers and floating IPs hold."""
+        self._of_network: dict[str, dict[str, _Pool]] = {}
+        """The same pools by network."""
 
     def changed(self, kind: str, before: Record | None, after: Record | None) -> None:
         if kind == "subnet":
             self._subnet_changed(before, after)
         elif kind in ("port", "router", "floating_ip"):
             for record, count in ((before, -1), (after, 1)):
-                for owner, address in _held(record):
-                    self._taken_of(owner).count(int(ip_address(address)), count)
+                for network, address in _held(record):
+                    self._taken_of(network, address).count(int(ip_address(address)), count)
 
     def _subnet_changed(self, before: Record | None, after: Record | None) -> None:
         if isinstance(after, Subnet):
-            self._pools[after.id] = _Pool(after, self._taken_of(after.id))
-            of_network = self._external.setdefault(after.network_id, {})
-            of_network[after.id] = _Pool(after, self._taken_of(after.network_id))
+            pool = _Pool(after, self._taken_of(after.network_id, after.cidr))
+            self._pools[after.id] = pool
+            self._of_network.setdefault(after.network_id, {})[after.id] = pool
         elif isinstance(before, Subnet):
             del self._pools[before.id]
-            del self._external[before.network_id][before.id]
+            del self._of_network[before.network_id][before.id]
 
-    def _taken_of(self, owner: str) -> _Taken:
-        found = self._taken.get(owner)
+    def _taken_of(self, network: str, address: str) -> _Taken:
+        key = network, version_of(address)
+        found = self._taken.get(key)
         if found is None:
-            found = self._taken[owner] = _Taken()
+            found = self._taken[key] = _Taken()
         return found
 
-    def taken(self) -> dict[str, dict[int, int]]:
-        """Every address that is held, as a number, with how often: by subnet, or by external network."""
+    def taken(self) -> dict[tuple[str, int], dict[int, int]]:
+        """Every address that is held, as a number, with how often: by network and IP version."""
         return {owner: dict(taken.counts) for owner, taken in self._taken.items() if taken.counts}
+
+    def holders(self, network: str, address: str) -> int:
+        """How many records of this network hold the address."""
+        return self._taken_of(network, address).counts.get(int(ip_address(address)), 0)
 
     def next(self, subnet: SubnetId, *, besides: Iterable[str] = ()) -> str:
         """A free address; those in `besides` count as taken. Raises Conflict when there is none."""
@@ -122,17 +128,31 @@ class Addresses:
         return _text(number, pool.subnet)
 
     def next_of_network(self, network: NetworkId) -> str:
-        """A free address of any IPv4 subnet of an external network. Raises Conflict when there is none."""
-        for pool in self._external.get(network, {}).values():
-            if ":" not in pool.subnet.cidr and (number := pool.free(())) is not None:
-                return _text(number, pool.subnet)
-        raise Conflict("the network has no free address")
+        """A free IPv4 address of any subnet of an external network. Raises Conflict when there is none."""
+        return self.next_of(network, 4)[1]
+
+    def next_of(self, network: NetworkId, version: int, *, besides: Iterable[str] = ()) -> tuple[SubnetId, str]:
+        """A free address of any subnet of this IP version, and the subnet. Raises Conflict when there is none."""
+        taken = {int(ip_address(each)) for each in besides}
+        full: list[str] = []
+        for pool in self._of_network.get(network, {}).values():
+            if version_of(pool.subnet.cidr) == version:
+                if (number := pool.free(taken)) is not None:
+                    return SubnetId(pool.subnet.id), _text(number, pool.subnet)
+                full.append(f"{pool.subnet.name} ({pool.subnet.cidr})")
+        names = f": {', '.join(full)} given out" if full else f", and no IPv{version} subnet"
+        raise Conflict(f"the network has no free address{names}")
+
+
+def version_of(address: str) -> int:
+    """The IP version of an address or prefix, 4 or 6."""
+    return 6 if ":" in address else 4
 
 
 def _held(record: Record | None) -> Iterator[tuple[str, str]]:
     if isinstance(record, Port):
         for each in record.addresses:
-            yield each.subnet_id, each.address
+            yield record.network_id, each.address
     elif isinstance(record, Router) and record.external_network_id and record.external_address:
         yield record.external_network_id, record.external_address
     elif isinstance(record, FloatingIp):
@@ -140,4 +160,4 @@ def _held(record: Record | None) -> Iterator[tuple[str, str]]:
 
 
 def _text(number: int, subnet: Subnet) -> str:
-    return str(IPv6Address(number) if ":" in subnet.cidr else IPv4Address(number))
+    return str(IPv6Address(number) if version_of(subnet.cidr) == 6 else IPv4Address(number))

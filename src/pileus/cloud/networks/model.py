@@ -1,9 +1,13 @@
 """Networks, subnets, routers and ports: who is connected to whom, with which addresses. No I/O."""
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from itertools import count
+from typing import Any
 
 import msgspec
 
+from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, InstanceId, NetworkId, ProjectId, SecurityGroupId, SubnetId
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -29,6 +33,8 @@ class Network(Record, frozen=True, kw_only=True):
     physical_network: str = ""
     """For an external network: the name of the bridge mapping on the hosts."""
     vlan: int | None = None
+    shared: bool = False
+    """Whether every project may use it, or its own alone."""
 
 
 class AddressRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -36,6 +42,15 @@ class AddressRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     first: str
     last: str
+
+
+class Ipv6Mode(StrEnum):
+    """How machines of an IPv6 subnet come to their addresses."""
+
+    SLAAC = "slaac"
+    """Each makes its own out of the router's announcement and its MAC address; any system can."""
+    STATEFUL = "dhcpv6-stateful"
+    """Each is told one by DHCPv6, so that it may be any; takes a client in the machine."""
 
 
 class Subnet(Record, frozen=True, kw_only=True):
@@ -51,6 +66,8 @@ class Subnet(Record, frozen=True, kw_only=True):
     dns_servers: tuple[str, ...] = ()
     """Asked for names outside; without any, the host's own."""
     dhcp: bool = True
+    ipv6_mode: Ipv6Mode | None = None
+    """Of an IPv6 subnet."""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -77,6 +94,26 @@ class FixedAddress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     address: str
 
 
+class PortState(StrEnum):
+    FREE = "free"
+    """It has its addresses, and no instance."""
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+    MOVING = "moving"
+    """From one instance to another; it names the second one already."""
+
+
+_S = PortState
+ALLOWED: Mapping[PortState, frozenset[PortState]] = {
+    _S.FREE: frozenset({_S.ATTACHING, _S.ATTACHED}),
+    _S.ATTACHING: frozenset({_S.ATTACHED, _S.FREE}),
+    _S.ATTACHED: frozenset({_S.DETACHING, _S.MOVING, _S.FREE}),
+    _S.DETACHING: frozenset({_S.FREE, _S.ATTACHED}),
+    _S.MOVING: frozenset({_S.ATTACHED}),
+}
+
+
 class Port(Record, frozen=True, kw_only=True):
     """A connection to a network: a guest's network interface (NIC)."""
 
@@ -85,12 +122,56 @@ class Port(Record, frozen=True, kw_only=True):
     name: str
     mac: str
     addresses: tuple[FixedAddress, ...]
+    allowed_prefixes: tuple[str, ...] = ()
+    """What it may speak for besides its own addresses: a guest that forwards for others, such as a VPN gateway."""
     security_group_ids: tuple[SecurityGroupId, ...] = ()
+    state: PortState = PortState.FREE
     instance_id: InstanceId | None = None
+    slot: int | None = None
+    """Where it is plugged into its instance; None for one that was plugged in before slots were recorded."""
+    kept: bool = False
+    """Whether it stays when its instance is deleted: it was made by itself, or detached once."""
     host_id: HostId | None = None
     """Where the instance runs."""
     hostname: str = ""
     """The name that the network's DNS gives its addresses."""
+
+    def to(self, state: PortState) -> "Port":
+        """The same port in its next state, or Conflict if there is no such way."""
+        if state not in ALLOWED[self.state]:
+            raise Conflict(f"port {self.name} is {self.state} and cannot become {state}")
+        return msgspec.structs.replace(self, state=state)
+
+    def released(self) -> "Port":
+        """The same port without an instance, its addresses kept."""
+        return msgspec.structs.replace(
+            self.to(PortState.FREE), instance_id=None, slot=None, host_id=None, hostname="", kept=True
+        )
+
+
+def in_slots(ports: Iterable[Port]) -> list[Port]:
+    """An instance's ports by their slots. Those without one, the oldest first, are in the first slots that are free."""
+    waiting = list(ports)
+    taken = {port.slot for port in waiting}
+    free = (slot for slot in count() if slot not in taken)
+    placed = [port if port.slot is not None else msgspec.structs.replace(port, slot=next(free)) for port in waiting]
+    return sorted(placed, key=lambda port: port.slot or 0)
+
+
+def _network_of_version_2(network: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 says whether every project may use a network."""
+    return {**network, "shared": network.get("kind") == NetworkKind.EXTERNAL}
+
+
+def _subnet_of_version_2(subnet: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knows a second way to IPv6 addresses."""
+    return {**subnet, "ipv6_mode": Ipv6Mode.STATEFUL if ":" in subnet["cidr"] else None}
+
+
+def _port_of_version_2(port: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knows ports that come and go by themselves."""
+    state = PortState.ATTACHED if port.get("instance_id") else PortState.FREE
+    return {**port, "state": state, "slot": None, "kept": False, "allowed_prefixes": ()}
 
 
 NETWORKS = Kind(
@@ -98,12 +179,14 @@ NETWORKS = Kind(
     Network,
     indexes={"project": lambda network: network.project_id, "kind": lambda network: network.kind},
     counts=lambda network: {"networks": 1} if network.kind is NetworkKind.VPC else {},
+    upgrades=(_network_of_version_2,),
 )
 SUBNETS = Kind(
     "subnet",
     Subnet,
     indexes={"project": lambda subnet: subnet.project_id, "network_id": lambda subnet: subnet.network_id},
     counts=lambda _: {"subnets": 1},
+    upgrades=(_subnet_of_version_2,),
 )
 ROUTERS = Kind(
     "router",
@@ -130,4 +213,5 @@ PORTS = Kind(
     },
     unique={"mac": lambda port: (port.network_id, port.mac)},
     counts=lambda _: {"ports": 1},
+    upgrades=(_port_of_version_2,),
 )

@@ -121,7 +121,8 @@ def domain_xml(
     _add_root_ports(devices)
     for disk in guest.disks:
         devices.append(_disk(disk, disks[disk.volume], template, direct=disk.volume in direct, iothread=kvm))
-    for slot, nic in enumerate(guest.nics):
+    for place, nic in enumerate(guest.nics):
+        slot = place if nic.slot is None else nic.slot
         _put_on(_add_nic(devices, nic, plugs[nic.port], template), _FIRST_NIC_BUS + slot)
     _add_console(devices, guest.id, ground)
     _add_fixtures(devices)

@@ -16,10 +16,9 @@ from pileus.cloud.instances.placement import Placer, default_pool, demand_for, r
 from pileus.cloud.instances.workflows import create_instance
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.keypairs.model import KEYPAIRS, Keypair
-from pileus.cloud.networks.addresses import Addresses
-from pileus.cloud.networks.model import NETWORKS, SUBNETS, FixedAddress, Network, NetworkKind, Port, Subnet
+from pileus.cloud.networks.connecting import new_port, security_groups_of
+from pileus.cloud.networks.model import NETWORKS, Network, NetworkKind, Port, PortState
 from pileus.cloud.pools.model import POOLS, Pool
-from pileus.cloud.securitygroups.model import SECURITY_GROUPS
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.volumes.model import BOOT_SLOT, Volume
 from pileus.kernel.errors import Conflict, Invalid, NotFound
@@ -28,11 +27,9 @@ from pileus.kernel.ids import (
     ImageId,
     InstanceId,
     KeypairId,
-    NetworkId,
     PoolId,
     SecurityGroupId,
     ServerGroupId,
-    SubnetId,
 )
 from pileus.kernel.units import GIB
 from pileus.link.records import NIC_SLOTS
@@ -86,7 +83,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     project = ask.caller.project_id
     demand = demand_for(ask.state, project, size, pool, zone=wish.zone, server_group_id=wish.server_group_id)
     networks = _networks(ask, wish.network_ids)
-    groups = _security_groups(ask, wish.security_group_ids)
+    groups = security_groups_of(ask, wish.security_group_ids, project)
     placement = fleet.place(demand)
     id = InstanceId(ask.new_id())
     hostname = hostname_of(wish.name)
@@ -188,8 +185,8 @@ def _keypair(ask: Ask, id: str) -> Keypair:
     return keypair
 
 
-def _networks(ask: Ask, wanted: tuple[str, ...]) -> list[tuple[Network, Subnet]]:
-    """The networks to connect to, each with the subnet that gives the address; by default the project's only one."""
+def _networks(ask: Ask, wanted: tuple[str, ...]) -> list[Network]:
+    """The networks to connect to; by default the project's only one."""
     state = ask.state
     if wanted:
         found = [ask.see(NETWORKS, id, "network_ids", of=ask.caller.project_id) for id in wanted]
@@ -199,51 +196,24 @@ def _networks(ask: Ask, wanted: tuple[str, ...]) -> list[tuple[Network, Subnet]]
         found = named or found
         if len(found) != 1:
             raise Conflict(f"the project has {len(found)} networks: name one", fields={"network_ids": "missing"})
-    chosen: list[tuple[Network, Subnet]] = []
     for network in found:
         if network.kind is NetworkKind.EXTERNAL:
             raise Conflict(f"network {network.name} is external: use a floating IP", fields={"network_ids": "external"})
-        subnets = state[SUBNETS].by("network_id", network.id)
-        if not subnets:
-            raise Conflict(f"network {network.name} has no subnet", fields={"network_ids": "no subnet"})
-        chosen.append((network, subnets[0]))
-    return chosen
-
-
-def _security_groups(ask: Ask, wanted: tuple[str, ...]) -> tuple[SecurityGroupId, ...]:
-    if wanted:
-        mine = ask.caller.project_id
-        found = [ask.see(SECURITY_GROUPS, id, "security_group_ids", of=mine) for id in dict.fromkeys(wanted)]
-        return tuple(SecurityGroupId(group.id) for group in found)
-    default = ask.state[SECURITY_GROUPS].one("default", ask.caller.project_id)
-    return (SecurityGroupId(default.id),) if default is not None else ()
+    return found
 
 
 def _ports(
     ask: Ask,
     instance: InstanceId,
-    networks: list[tuple[Network, Subnet]],
+    networks: list[Network],
     groups: tuple[SecurityGroupId, ...],
     hostname: str,
 ) -> list[Port]:
     made: list[Port] = []
-    for network, subnet in networks:
-        id = ask.new_id()
-        given = [each.address for port in made for each in port.addresses if each.subnet_id == subnet.id]
-        address = ask.view(Addresses).next(SubnetId(subnet.id), besides=given)
+    for slot, network in enumerate(networks):
+        port = new_port(ask, network, project=ask.caller.project_id, name=hostname, groups=groups, besides=made)
         made.append(
-            Port(
-                id=id,
-                created_at=ask.now,
-                network_id=NetworkId(network.id),
-                project_id=ask.caller.project_id,
-                name=hostname,
-                mac=mac_of(id),
-                addresses=(FixedAddress(subnet_id=SubnetId(subnet.id), address=address),),
-                security_group_ids=groups,
-                instance_id=instance,
-                hostname=hostname,
-            )
+            msgspec.structs.replace(port, state=PortState.ATTACHED, instance_id=instance, slot=slot, hostname=hostname)
         )
     return made
 
@@ -252,9 +222,3 @@ def hostname_of(name: str) -> str:
     """A name for people as one label of a domain name (RFC 1123, section 2.1)."""
     label = re.sub(r"[^a-z0-9-]+", "-", name.lower())[:63].strip("-")
     return label or "instance"
-
-
-def mac_of(port: str) -> str:
-    """A locally administered unicast MAC address (IEEE 802, section 8.4) from the random end of a port's id."""
-    tail = port[-10:]
-    return ":".join(("0a", *(tail[at : at + 2] for at in range(0, 10, 2))))

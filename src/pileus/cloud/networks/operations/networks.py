@@ -45,7 +45,7 @@ class ExternalNetworkCreate(Wire):
 
 
 def _network_is_seen(ask: Ask, network: Network) -> bool:
-    return network.kind is NetworkKind.EXTERNAL or ask.may_see(network)
+    return network.shared or ask.may_see(network)
 
 
 networks = Noun(
@@ -78,6 +78,7 @@ def create_external(ask: Ask, wish: ExternalNetworkCreate) -> Plan:
         project_id=ask.caller.project_id,
         name=wish.name,
         kind=NetworkKind.EXTERNAL,
+        shared=True,
         mtu=1500,
         physical_network=wish.physical_network,
         vlan=wish.vlan,

@@ -7,7 +7,8 @@ import msgspec
 from pydantic import Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, NetworkKind, Subnet
+from pileus.cloud.networks.addresses import version_of
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Ipv6Mode, Network, Subnet
 from pileus.cloud.networks.operations.fields import Address, Cidr, can_be_had
 from pileus.cloud.networks.operations.networks import check_overlaps, must_administer
 from pileus.kernel.errors import Conflict, Invalid
@@ -24,12 +25,15 @@ class SubnetCreate(Wire):
     cidr: Cidr
     gateway: Address | None = None
     dns_servers: Annotated[tuple[Address, ...], Field(max_length=4)] = ()
+    """Asked for names outside, of the subnet's IP version; without any, the host's own (IPv4)."""
     dhcp: bool = True
+    ipv6_mode: Ipv6Mode | None = None
+    """How machines of an IPv6 subnet come to their addresses; SLAAC unless said otherwise."""
 
 
 def _subnet_is_seen(ask: Ask, subnet: Subnet) -> bool:
     network = ask.state[NETWORKS].find(subnet.network_id)
-    return ask.may_see(subnet) or (network is not None and network.kind is NetworkKind.EXTERNAL)
+    return ask.may_see(subnet) or (network is not None and network.shared)
 
 
 subnets = Noun(
@@ -50,9 +54,10 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
     network = ask.see(NETWORKS, wish.network_id, "network_id")
     must_administer(ask, network)
     check_overlaps(ask, network, wish.cidr)
+    _is_the_only_one_of_ipv6(ask, network, wish.cidr)
     gateway = wish.gateway or str(ip_network(wish.cidr).network_address + 1)
-    if not can_be_had(gateway, wish.cidr):
-        wrong = {"gateway": f"is not an address of {wish.cidr} that a machine can have"}
+    wrong = _wrong(wish, gateway)
+    if wrong:
         raise Invalid("some fields are wrong", fields=wrong)
     subnet = Subnet(
         id=ask.new_id(),
@@ -64,6 +69,7 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
         gateway=gateway,
         dns_servers=wish.dns_servers,
         dhcp=wish.dhcp,
+        ipv6_mode=(wish.ipv6_mode or Ipv6Mode.SLAAC) if version_of(wish.cidr) == 6 else None,
     )
     return Plan(
         summary=f"create subnet {wish.name} ({wish.cidr}) in network {network.name}",
@@ -71,6 +77,35 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
         answers=subnet,
         undo="delete it",
     )
+
+
+def _wrong(wish: SubnetCreate, gateway: str) -> dict[str, str]:
+    """What does not fit the subnet's CIDR, by field."""
+    version, wrong = version_of(wish.cidr), dict[str, str]()
+    if not can_be_had(gateway, wish.cidr):
+        wrong["gateway"] = f"is not an address of {wish.cidr} that a machine can have"
+    if strangers := [each for each in wish.dns_servers if version_of(each) != version]:
+        wrong["dns_servers"] = f"must be IPv{version} addresses as the subnet's are, not {', '.join(strangers)}"
+    if wish.ipv6_mode is not None and version == 4:
+        wrong["ipv6_mode"] = "is for IPv6 subnets"
+    return wrong
+
+
+def _is_the_only_one_of_ipv6(ask: Ask, network: Network, cidr: str) -> None:
+    if version_of(cidr) == 4:
+        return
+    if network.shared:
+        # OVN lets what a guest announces as a router through whatever the rules are: no project shall lead another's
+        # guests astray.
+        raise Conflict(f"network {network.name} is for all projects, and has no IPv6", fields={"cidr": "IPv6"})
+    for other in ask.state[SUBNETS].by("network_id", network.id):
+        if version_of(other.cidr) == 6:
+            # Routers announce to a whole network: its machines would make themselves addresses of both.
+            raise Conflict(
+                f"network {network.name} has the IPv6 subnet {other.name} ({other.cidr}); give this one a network of"
+                " its own, and join both by a router",
+                fields={"cidr": "there is one already"},
+            )
 
 
 @subnets.delete(verb="delete")
