@@ -61,6 +61,10 @@ async def reboot(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/reboot", {"hard": True})
 
 
+async def set_recovery(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/recovery", {"restart": "never", "watchdog": "poweroff"})
+
+
 async def resize(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/resize", {"vcpus": 2, "memory_mib": 512, "disk_gib": 20})
 
@@ -129,6 +133,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.pause": (running, pause, 28),
     "instance.resume": (paused, resume, 28),
     "instance.reboot": (running, reboot, 19),
+    "instance.set_recovery": (running, set_recovery, 25),
     "instance.resize": (stopped, resize, 29),
     "instance.rebuild": (running, rebuild, 55),
     "instance.delete": (running, delete, 32),

@@ -39,6 +39,16 @@ class Restart(StrEnum):
     NEVER = "never"
 
 
+class Watchdog(StrEnum):
+    """What becomes of a guest that starts its watchdog and then no longer feeds it."""
+
+    NONE = "none"
+    """It is given no watchdog."""
+    RESET = "reset"
+    POWEROFF = "poweroff"
+    """It is ended, which counts as a crash: its restart policy says what follows."""
+
+
 class Method(StrEnum):
     """The names of the requests, notices and streams of the link, with who sends them."""
 
@@ -148,6 +158,7 @@ class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     nics: tuple[NicSpec, ...]
     first_boot: FirstBoot
     restart: Restart = Restart.ON_FAILURE
+    watchdog: Watchdog = Watchdog.NONE
     template: str = "linux"
     """The set of devices it is given: `linux` is virtio throughout."""
 

@@ -133,7 +133,7 @@ def _instances(state: State) -> Iterator[str]:
         attached = {each.id for each in state[VOLUMES].by("instance", instance.id) if _is_attached(each)}
         if instance.state is not InstanceState.DELETING and set(instance.attached_volume_ids) != attached:
             yield f"instance {instance.id} shows the volumes {instance.attached_volume_ids} and has {attached}"
-        worked_on_it = {each.id for each in state[VOLUMES].by("instance", instance.id)} & worked_on
+        worked_on_it = {instance.id, *(each.id for each in state[VOLUMES].by("instance", instance.id))} & worked_on
         if instance.busy_with and not worked_on_it:
             yield f"instance {instance.id} is busy ({instance.busy_with}), and no task is at work on it"
 

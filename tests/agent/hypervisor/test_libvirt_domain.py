@@ -20,7 +20,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
-from pileus.link.records import DISK_SLOTS, FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
+from pileus.link.records import DISK_SLOTS, FirstBoot, GuestDisk, GuestSpec, NicSpec, Power, Watchdog
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "domain"
 
@@ -165,6 +165,16 @@ def test_guests_have_names_and_files_of_their_own() -> None:
     assert domain_name(GUEST.id) != domain_name(other)
     assert console_socket(GROUND, GUEST.id) != console_socket(GROUND, other)
     assert console_log(GROUND, GUEST.id) != console_log(GROUND, other)
+
+
+def test_a_watchdog_is_beside_the_other_devices_and_says_what_it_does() -> None:
+    assert tree(xml()).find("devices/watchdog") is None
+    device = tree(xml(replace(GUEST, watchdog=Watchdog.RESET))).find("devices/watchdog")
+    assert device is not None
+    address = device.find("address")
+    assert (device.get("model"), device.get("action")) == ("i6300esb", "reset")
+    assert address is not None
+    assert (address.get("bus"), address.get("slot")) == ("0x00", "0x1e")
 
 
 def test_an_unknown_template_is_refused_by_name() -> None:

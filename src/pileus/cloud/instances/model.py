@@ -8,6 +8,7 @@ import msgspec
 
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import FlavorId, HostId, ImageId, KeypairId, PoolId, ProjectId, ServerGroupId, VolumeId
+from pileus.link.records import Restart, Watchdog
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
@@ -78,6 +79,9 @@ class Instance(Record, frozen=True, kw_only=True):
     """Of the volumes besides the one that it boots from, in the order in which they were attached."""
     busy_with: str = ""
     """What a task is changing about it, in words, while it keeps its state; empty if none is."""
+    restart: Restart = Restart.ON_FAILURE
+    """Whether its guest is started again when that ends by itself."""
+    watchdog: Watchdog = Watchdog.RESET
 
     def busy(self, doing: str) -> "Instance":
         """The same instance while a task changes something about it, or Conflict if it must not be changed now."""
@@ -108,8 +112,9 @@ def _with_volumes(instance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _since_version_3(instance: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 does without a time of start, which nobody had ever set."""
-    return {name: value for name, value in instance.items() if name != "started_at"}
+    """Version 3 does without a time of start, which nobody had ever set, and knows what recovers a guest."""
+    kept = {name: value for name, value in instance.items() if name != "started_at"}
+    return {**kept, "restart": "on-failure", "watchdog": "none"}
 
 
 INSTANCES = Kind(

@@ -64,6 +64,8 @@ def guest_spec(
             user_data_base64=True,
             availability_zone=instance.zone,
         ),
+        restart=instance.restart,
+        watchdog=instance.watchdog,
     )
 
 

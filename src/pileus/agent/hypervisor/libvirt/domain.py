@@ -15,7 +15,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import DISK_SLOTS, NIC_SLOTS, GuestDisk, GuestSpec, NicSpec
+from pileus.link.records import DISK_SLOTS, NIC_SLOTS, GuestDisk, GuestSpec, NicSpec, Watchdog
 
 METADATA_NAMESPACE = "urn:pileus:instance:1"
 """Marks a domain as ours; its element carries what the definition was made from."""
@@ -31,6 +31,8 @@ _RNG_BUS = _BALLOON_BUS + 1
 # Below it q35 may put what it has always had; eight ports make one device of the bus.
 _FIRST_PORTS_SLOT = 2
 _PORTS_IN_SLOT = 8
+# It is a device of conventional PCI, which goes beside the root ports: below them it would need a bridge.
+_WATCHDOG_SLOT = 0x1E
 # Tells cloud-init (19.2 and later) which layout to expect at 169.254.169.254:
 # https://cloudinit.readthedocs.io/en/latest/reference/datasources/openstack.html
 _METADATA_LAYOUT = "OpenStack Nova"
@@ -126,6 +128,7 @@ def domain_xml(
         _put_on(_add_nic(devices, nic, plugs[nic.port], template), _FIRST_NIC_BUS + slot)
     _add_console(devices, guest.id, ground)
     _add_fixtures(devices)
+    _add_watchdog(devices, guest.watchdog)
     ET.indent(domain)
     return ET.tostring(domain, encoding="unicode")
 
@@ -282,3 +285,9 @@ def _add_fixtures(devices: ET.Element) -> None:
     rng = _add(devices, "rng", model="virtio")
     _add(rng, "backend", text="/dev/urandom", model="random")
     _put_on(rng, _RNG_BUS)
+
+
+def _add_watchdog(devices: ET.Element, watchdog: Watchdog) -> None:
+    if watchdog is not Watchdog.NONE:
+        device = _add(devices, "watchdog", model="i6300esb", action=watchdog)
+        _add(device, "address", type="pci", domain="0x0000", bus="0x00", slot=f"{_WATCHDOG_SLOT:#04x}", function="0x0")

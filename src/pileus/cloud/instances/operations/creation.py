@@ -32,7 +32,7 @@ from pileus.kernel.ids import (
     ServerGroupId,
 )
 from pileus.kernel.units import GIB
-from pileus.link.records import NIC_SLOTS
+from pileus.link.records import NIC_SLOTS, Restart, Watchdog
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
 from pileus.state.state import put
@@ -55,6 +55,8 @@ class InstanceCreate(Wire):
     pool_id: Annotated[Id, ref("pool")] | None = None
     zone: Annotated[str, Field(max_length=63)] | None = None
     server_group_id: Annotated[Id, ref("server-group")] | None = None
+    restart: Restart = Restart.ON_FAILURE
+    watchdog: Watchdog = Watchdog.RESET
     description: Description = ""
     labels: Labels = Field(default_factory=dict[str, str])
 
@@ -107,6 +109,8 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         server_group_id=ServerGroupId(wish.server_group_id) if wish.server_group_id else None,
         keypair_ids=tuple(KeypairId(keypair.id) for keypair in keypairs),
         addresses=tuple(each.address for port in ports for each in port.addresses),
+        restart=wish.restart,
+        watchdog=wish.watchdog,
     )
     ports = [msgspec.structs.replace(port, host_id=placement.host) for port in ports]
     volume = Volume(

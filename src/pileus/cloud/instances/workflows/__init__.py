@@ -12,6 +12,7 @@ from pileus.cloud.instances.workflows.power import (
     stop_instance,
 )
 from pileus.cloud.instances.workflows.rebuild import rebuild_instance
+from pileus.cloud.instances.workflows.recovery import set_recovery
 from pileus.cloud.instances.workflows.resize import resize_instance
 from pileus.cloud.world import World
 from pileus.workflow.workflow import Workflow
@@ -23,6 +24,7 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     pause_instance,
     resume_instance,
     reboot_instance,
+    set_recovery,
     resize_instance,
     rebuild_instance,
     delete_instance,
