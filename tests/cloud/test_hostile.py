@@ -170,33 +170,6 @@ async def test_nothing_that_was_sent_comes_back_in_a_header(cloud: SimulatedClou
     assert all(b"\n" not in name + value and b"cookie" not in value for name, value in start["headers"])
 
 
-@pytest.mark.parametrize(
-    ("role", "code"), [(None, 4401), (Role.READER, 4403), (Role.MEMBER, 4404), (Role.ADMIN, 4404), (Role.PLATFORM, 101)]
-)
-async def test_a_console_is_for_members_of_its_own_project(
-    cloud: SimulatedCloud, people: People, role: Role | None, code: int
-) -> None:
-    instance = await running(cloud, cloud.client)
-    person = await people.person(role, await people.project("other")) if role else None
-    path = f"/v1/instances/{instance['id']}/console"
-    token = person.token if person else ""
-    assert await status_of(cloud.controller.api, path, token=token, socket=True) == code
-    assert await status_of(cloud.controller.api, "/v1/instances", token=token, socket=True) == 4404
-
-
-async def test_a_console_shows_what_the_guest_writes_and_is_refused_when_it_is_off(cloud: SimulatedCloud) -> None:
-    instance = await running(cloud, cloud.client, name="停" * 100)
-    path = f"/v1/instances/{instance['id']}"
-    stopped = await cloud.client.post(f"{path}/stop")
-    assert stopped.status_code == 202
-    async with conversation(cloud.controller.api, f"{path}/console", token=token_of(cloud), socket=True) as talk:
-        assert (await talk.answer())["type"] == "websocket.accept"
-        closed = await talk.answer()
-    assert closed["code"] == 4409
-    assert 0 < len(closed["reason"].encode()) <= 123, "a closing frame holds no more"
-    await cloud.client.get(f"/v1/tasks/{stopped.json()['task_id']}?wait_s=5")
-
-
 async def test_many_strangers_at_once_take_nothing_from_the_state(cloud: SimulatedCloud) -> None:
     before = cloud.state.sequence
     statuses = await asyncio.gather(

@@ -12,10 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from pileus.cloud.identity.model import TOKENS
+from pileus.cloud.instances.consoles import OpenConsole
 from pileus.controller.nouns import KINDS
+from pileus.kernel.ids import InstanceId, new_id
+from pileus.link.records import ConsoleKind
 from pileus.state.kinds import Kind
+from pileus.state.state import put
 from pileus.state.store import StoredRecord
-from pileus.testing.cloud import SimulatedCloud, simulated_cloud
+from pileus.testing.cloud import ORIGIN, SimulatedCloud, simulated_cloud
 from pileus.testing.memorystore import MemoryStore
 
 SAMPLES = Path(__file__).parents[1] / "golden" / "records"
@@ -59,6 +64,16 @@ async def begun(cloud: SimulatedCloud) -> None:
     made = await make("instances", name="hello", image_id=image, vcpus=1, memory_mib=256)
     await cloud.client.get(f"/v1/tasks/{made['task_id']}?wait_s=5")
     await make("floating-ips", instance_id=made["instance"]["id"])
+    owner = cloud.state[TOKENS].by("project", made["instance"]["project_id"])[0]
+    console = OpenConsole(
+        id=new_id(),
+        created_at=cloud.now(),
+        project_id=owner.project_id,
+        instance_id=InstanceId(made["instance"]["id"]),
+        user_id=owner.user_id,
+        kind=ConsoleKind.SERIAL,
+    )
+    await cloud.state.commit([put(console)], ORIGIN)
 
 
 async def write_missing() -> None:

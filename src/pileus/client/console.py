@@ -1,4 +1,4 @@
-"""Serial consoles over a WebSocket: what is sent is typed, what comes is what the guest shows."""
+"""Consoles over a WebSocket: what is sent is typed, what comes is what the guest shows."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -46,15 +46,14 @@ class Console:
 
 @asynccontextmanager
 async def opened(client: Client, instance: str) -> AsyncGenerator[Console]:
-    """The console of an instance, by its id. Raises PileusError."""
+    """The serial console of an instance, by its id. Raises PileusError."""
+    access = await client.send("POST", f"/v1/instances/{instance}/consoles", {"kind": "serial"}, plans=False)
     url = client.config.url.rstrip("/").replace("http", "ws", 1)
-    own = {name: value for name, value in client.headers.items() if name in ("authorization", "pileus-project")}
     try:
         connection = await connect(
-            f"{url}/v1/instances/{instance}/console",
+            f"{url}{access.body['url']}",
             ssl=client.tls,
             server_hostname=client.server_name,
-            additional_headers=own,
             proxy=None,
             compression=None,
         )

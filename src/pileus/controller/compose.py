@@ -20,6 +20,7 @@ from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.tokens import TokenAuthenticator
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.operations import transfer_url
+from pileus.cloud.instances.consoles import ConsoleTokens
 from pileus.cloud.instances.operations.console import Consoles
 from pileus.cloud.instances.placement import Placer
 from pileus.cloud.networks.addresses import Addresses
@@ -59,6 +60,8 @@ log = structlog.stdlib.get_logger()
 API_PORT = 5870
 LINK_PORT = 5871
 _CERTIFICATES_LOOKED_AT_S = 3600.0
+_LARGEST_MESSAGE = 1024 * 1024
+"""Bytes in one message of a WebSocket: more than anybody types or pastes at once."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -176,6 +179,8 @@ async def composed(
         files = ImageFiles(data / "images")
         housekeeping = Housekeeping(state, files, watch, clock, timedelta(days=settings.events_kept_days))
         admissions = _Admissions(authority, settings, clock)
+        consoles = LinkedConsoles(state, hosts, clock)
+        await consoles.forget_former()
         services: dict[type, Any] = {
             Engine: engine,
             TaskWatch: watch,
@@ -185,7 +190,8 @@ async def composed(
             Tickets: tickets,
             Admissions: admissions,
             Loads: hosts,
-            Consoles: LinkedConsoles(hosts),
+            ConsoleTokens: ConsoleTokens(clock),
+            Consoles: consoles,
         }
         performer = Performer(state, engine, clock, usage, limits, views, History(state, clock), services)
         state.listen(watch.events)
@@ -320,6 +326,7 @@ async def serving(api: Api, settings: Settings, context: ssl.SSLContext) -> Asyn
         api,
         http="httptools",
         ws="websockets-sansio",
+        ws_max_size=_LARGEST_MESSAGE,
         lifespan="off",
         log_config=None,
         access_log=False,

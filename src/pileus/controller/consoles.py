@@ -1,38 +1,111 @@
-"""Serial consoles of guests, from a caller's WebSocket through the link to the host and back."""
+"""Consoles of guests, from a caller's WebSocket through the link to the host and back."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Final
 
-from pileus.cloud.instances.model import Instance
+from pileus.cloud.identity.tokens import still_good
+from pileus.cloud.instances.consoles import CONSOLES, WITH_CONSOLE, Claim, OpenConsole
+from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.controller.hosts import HostLinks
-from pileus.kernel.ids import InstanceId
+from pileus.kernel.clock import Clock
+from pileus.kernel.errors import Conflict, Forbidden, TooMany
+from pileus.kernel.ids import InstanceId, new_id
 from pileus.link.records import ConsoleRequest, Method
 from pileus.link.streams import Stream
+from pileus.operations.caller import Caller, Role, allows
 from pileus.operations.declare import Socket
+from pileus.state.state import Origin, State, put, remove
 
+OPEN_AT_MOST: Final = 32
+"""Consoles that a user may have open at once."""
 _OPEN_S = 10.0
+_LOOK_AGAIN_S = 0.5
+"""How often it is looked at whether a user still may: what takes a right away is many things, and this is cheap."""
 
 
 class LinkedConsoles:
     """Consoles over the hosts' links."""
 
-    def __init__(self, hosts: HostLinks) -> None:
+    def __init__(self, state: State, hosts: HostLinks, clock: Clock) -> None:
+        self._state = state
         self._hosts = hosts
+        self._clock = clock
 
-    async def join(self, socket: Socket, instance: Instance) -> None:
-        """Carry bytes both ways until either side closes. Raises Unavailable."""
-        channel = self._hosts.channel(instance.host_id)
-        request = ConsoleRequest(id=InstanceId(instance.id))
-        stream = await channel.open_stream(Method.CONSOLE, request, timeout_s=_OPEN_S)
-        ways = [asyncio.ensure_future(_typed(socket, stream)), asyncio.ensure_future(_shown(stream, socket))]
+    async def forget_former(self) -> None:
+        """What a controller had open that is no more is closed."""
+        former = [remove(console) for console in self._state[CONSOLES]]
+        if former:
+            await self._state.commit(former, Origin(actor="system", operation="controller started"))
+
+    async def join(self, socket: Socket, claim: Claim) -> None:
+        """See `pileus.cloud.instances.operations.console.Consoles`."""
+        instance = self._usable(claim)
+        if len(self._state[CONSOLES].by("user", claim.caller.user_id)) >= OPEN_AT_MOST:
+            raise TooMany(f"you have {OPEN_AT_MOST} consoles open; close one first")
+        async with self._recorded(claim):
+            channel = self._hosts.channel(instance.host_id)
+            request = ConsoleRequest(id=InstanceId(instance.id), kind=claim.kind)
+            stream = await channel.open_stream(Method.CONSOLE, request, timeout_s=_OPEN_S)
+            try:
+                await _first_of(_typed(socket, stream), _shown(stream, socket), self._barred(claim))
+            finally:
+                await stream.close()
+
+    def _usable(self, claim: Claim) -> Instance:
+        """The instance, if whoever has claimed its console may still use it."""
+        caller = claim.caller
+        if not still_good(self._state, caller, self._clock.now()) or not allows(caller.role, Role.MEMBER):
+            raise Forbidden("the right to this console was taken away")
+        instance = self._state[INSTANCES].find(claim.instance_id)
+        if instance is None or instance.state not in WITH_CONSOLE:
+            raise Conflict("the instance has no console now")
+        return instance
+
+    async def _barred(self, claim: Claim) -> None:
+        """Raises as soon as the claim is no longer good, or its instance elsewhere; else does not end."""
+        host = self._usable(claim).host_id
+        while self._usable(claim).host_id == host:  # noqa: ASYNC110 - time passing is one of the reasons
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        raise Conflict("the instance is on another host now: open its console again")
+
+    @asynccontextmanager
+    async def _recorded(self, claim: Claim) -> AsyncGenerator[None]:
+        """Have it in the log who is at the console, from before they see anything until they have left."""
+        opened = OpenConsole(
+            id=new_id(),
+            created_at=self._clock.now(),
+            project_id=claim.project_id,
+            instance_id=claim.instance_id,
+            user_id=claim.caller.user_id,
+            kind=claim.kind,
+        )
+        self._state.apply([put(opened)], _origin(claim.caller, "instance.console"))
         try:
-            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            for way in done:
-                way.result()
+            await self._state.durable()
+            yield
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            await stream.close()
+            kept = self._state[CONSOLES].find(opened.id)
+            if kept is not None and self._state.broken is None:
+                self._state.apply([remove(kept)], _origin(claim.caller, "instance.console_closed"))
+
+
+def _origin(caller: Caller, operation: str) -> Origin:
+    return Origin(actor=caller.actor, operation=operation, request=caller.request, source=caller.source)
+
+
+async def _first_of(*works: Coroutine[None, None, None]) -> None:
+    """Do all of these until the first has ended; what it raises is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _typed(socket: Socket, stream: Stream) -> None:

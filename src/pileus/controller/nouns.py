@@ -11,6 +11,7 @@ from pileus.cloud.identity.model import PASSWORDS, TOKEN_SECRETS
 from pileus.cloud.identity.operations import grants, tokens, users
 from pileus.cloud.images.operations import images
 from pileus.cloud.instances import workflows as of_instances
+from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS
 from pileus.cloud.instances.operations import instances
 from pileus.cloud.keypairs.operations import keypairs
@@ -58,6 +59,7 @@ KINDS: tuple[Kind[Any], ...] = (
     TOKEN_SECRETS,
     INVITATIONS,
     FIRST_BOOTS,
+    CONSOLES,
     KEPT_ANSWERS,
 )
 """All kinds of records, those without operations of their own last."""

@@ -188,10 +188,18 @@ class GuestObserved(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Why it is so, in words, if nobody asked for it: `the guest shut itself down`, `killed by signal 9`."""
 
 
+class ConsoleKind(StrEnum):
+    """The consoles that a guest has."""
+
+    SERIAL = "serial"
+    """A serial port: text."""
+
+
 class ConsoleRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """Open the serial console of a guest."""
+    """Open a console of a guest."""
 
     id: InstanceId
+    kind: ConsoleKind = ConsoleKind.SERIAL
 
 
 class Progress(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -106,6 +106,13 @@ class Socket(Protocol):
     @property
     def services(self) -> Mapping[type, Any]: ...
 
+    @property
+    def target(self) -> str:
+        """What stands for `{id}` in the path."""
+        ...
+
+    def query(self, name: str, default: str = "") -> str: ...
+
     async def receive(self) -> bytes | None:
         """The next message; None when the other side has closed."""
         ...
@@ -257,8 +264,8 @@ class Noun(Generic[R]):
 
         return declare
 
-    def socket(self, path: str, *, least: Role, **more: Any) -> Callable[[F], F]:  # noqa: ANN401
-        """Declare a WebSocket: `async def f(socket, record) -> None`."""
+    def socket(self, path: str, *, least: Role | None, **more: Any) -> Callable[[F], F]:  # noqa: ANN401
+        """Declare a WebSocket: `async def f(socket, [record]) -> None`."""
 
         def declare(handler: F) -> F:
             self._add(

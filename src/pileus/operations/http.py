@@ -32,6 +32,8 @@ _encode = msgspec.json.Encoder().encode
 
 _LONGEST_PATH = 2048
 _LONGEST_REASON = 123
+_BINARY = "binary"
+"""The subprotocol of sockets that carry bytes; all of ours do."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -285,16 +287,18 @@ class Api:
             request = Request(operation=operation, noun=noun, caller=caller, target=target, query=query)
             self._performer.authorise(operation, caller)
             ask = self._performer.ask(caller)
-            record = self._performer.target(request, ask)
+            record = [self._performer.target(request, ask)] if operation.takes_record else []
         except PileusError as error:
             log.info("socket refused", request=request_id, code=error.code)
             await send({"type": "websocket.close", "code": 4000 + error.status, "reason": _reason(error.detail)})
             return
-        socket = _PlainSocket(self._performer, ask, receive, send)
+        socket = _PlainSocket(self._performer, request, ask, receive, send)
         assert operation.socket is not None
-        await send({"type": "websocket.accept"})
+        # Viewers in browsers may ask for it, and give up if they do not get it.
+        spoken = _BINARY if _BINARY in scope.get("subprotocols", ()) else None
+        await send({"type": "websocket.accept", "subprotocol": spoken})
         try:
-            await operation.socket(socket, record)
+            await operation.socket(socket, *record)
             await socket.close()
         except PileusError as error:
             await socket.close(error.detail, 4000 + error.status)
@@ -308,8 +312,9 @@ class Api:
 class _PlainSocket:
     """A `Socket` over ASGI."""
 
-    def __init__(self, performer: Performer, ask: Ask, receive: Receive, send: Send) -> None:
+    def __init__(self, performer: Performer, request: Request, ask: Ask, receive: Receive, send: Send) -> None:
         self._performer = performer
+        self._request = request
         self.ask = ask
         self._receive = receive
         self._send = send
@@ -318,6 +323,13 @@ class _PlainSocket:
     @property
     def services(self) -> Mapping[type, Any]:
         return self._performer.services
+
+    @property
+    def target(self) -> str:
+        return self._request.target
+
+    def query(self, name: str, default: str = "") -> str:
+        return self._request.query.get(name, default)
 
     async def receive(self) -> bytes | None:
         message = await self._receive()

@@ -8,6 +8,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.identity.model import GRANTS, PASSWORDS, TOKEN_SECRETS, TOKENS, USERS
 from pileus.cloud.images.model import IMAGES
+from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
@@ -51,6 +52,9 @@ _REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (INSTANCES, "host_id", HOSTS),
     (INSTANCES, "server_group_id", SERVER_GROUPS),
     (FIRST_BOOTS, "id", INSTANCES),
+    (CONSOLES, "project_id", PROJECTS),
+    (CONSOLES, "instance_id", INSTANCES),
+    (CONSOLES, "user_id", USERS),
     (VOLUMES, "project_id", PROJECTS),
     (VOLUMES, "instance_id", INSTANCES),
     (VOLUMES, "host_id", HOSTS),
