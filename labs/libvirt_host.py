@@ -14,7 +14,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pileus.agent.hypervisor.libvirt.domain import Ground
+from pileus.agent.hypervisor.libvirt.domain import Ground, domain_name
+from pileus.kernel.ids import InstanceId
 from pileus.machine import libvirtd
 from pileus.machine.daemons import Daemon
 from pileus.machine.enclosure import Kvm
@@ -95,6 +96,14 @@ class LibvirtHost:
     def qemu(self, domain: str) -> Path:
         """The pid file of a running guest."""
         return self._layout.run / f"libvirt/qemu/{domain}.pid"
+
+    def nvram(self, id: InstanceId) -> Path:
+        """Where a guest's firmware keeps its variables."""
+        return self._layout.libvirt / f"lib/qemu/nvram/{domain_name(id)}_VARS.fd"
+
+    def tpm(self, id: InstanceId) -> Path:
+        """Where a guest's TPM keeps its state."""
+        return self._layout.libvirt / f"lib/swtpm/{id}"
 
     def kill(self, pidfile: Path, signal_name: str = "KILL") -> None:
         """Send a signal to the process of a pid file."""

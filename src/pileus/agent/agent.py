@@ -141,6 +141,7 @@ class Agent:
             disk_mib=machine.disk_mib,
             version=hypervisor.version,
             addresses=machine.addresses,
+            traits=hypervisor.traits,
         )
 
     async def report(self) -> HostReport:

@@ -27,6 +27,9 @@ class Package(msgspec.Struct, frozen=True):
 NEEDED = (
     Package("qemu-system-x86", "runs the guests"),
     Package("qemu-utils", "makes and converts disk images"),
+    Package("ovmf", "is the UEFI firmware of guests that want one, as Windows does"),
+    Package("swtpm", "is the TPM of guests that want one, as Windows does"),
+    Package("swtpm-tools", "makes such a TPM"),
     Package("libvirt-daemon-system", "looks after the guests, and brings the user they run as"),
     Package("libvirt-clients", "shows the guests to an operator"),
     Package("python3-libvirt", "talks to libvirt"),

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -6,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from pileus.agent.hypervisor.libvirt.disks import disks_of
 from pileus.agent.hypervisor.libvirt.domain import (
     METADATA_NAMESPACE,
     Ground,
     console_log,
     console_socket,
-    disks_of,
     domain_name,
     domain_xml,
     generation_of,
@@ -21,6 +22,7 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
 from pileus.link.records import DISK_SLOTS, FirstBoot, GuestDisk, GuestSpec, NicSpec, Power, Watchdog
+from pileus.link.templates import FRAMES, GuestTemplate
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "domain"
 
@@ -60,9 +62,12 @@ def tree(text: str) -> ET.Element:
 
 
 @pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
-def test_a_linux_guest_is_defined_as_accepted(accelerator: str) -> None:
-    golden = GOLDEN / f"linux-{accelerator}.xml"
-    made = xml(ground=replace(GROUND, accelerator=accelerator), direct=frozenset({DATA}))
+@pytest.mark.parametrize("template", GuestTemplate)
+def test_a_guest_of_each_template_is_defined_as_accepted(template: GuestTemplate, accelerator: str) -> None:
+    golden = GOLDEN / f"{template}-{accelerator}.xml"
+    made = xml(replace(GUEST, template=template), replace(GROUND, accelerator=accelerator), frozenset({DATA}))
+    if os.environ.get("PILEUS_GOLDEN") == "accept":
+        golden.write_text(f"{made}\n", encoding="utf-8")
     assert made == golden.read_text(encoding="utf-8").removesuffix("\n")
 
 
@@ -101,13 +106,33 @@ def test_a_guest_has_no_open_port() -> None:
 
 
 def test_only_what_goes_past_the_page_cache_does_without_it() -> None:
-    caches = [each.get("cache") for each in tree(xml(direct=frozenset({ROOT}))).iterfind("devices/disk/driver")]
-    assert caches == ["none", "writeback"]
+    disks = tree(xml(direct=frozenset({ROOT}))).iterfind("devices/disk[@device='disk']/driver")
+    assert [each.get("cache") for each in disks] == ["none", "writeback"]
 
 
-def test_the_first_disk_is_what_it_boots_from() -> None:
-    disks = tree(xml()).findall("devices/disk")
-    assert [disk.find("boot") is not None for disk in disks] == [True, False]
+def test_the_first_disk_is_what_it_boots_from_then_its_drives() -> None:
+    orders = {
+        target.get("dev"): boot.get("order")
+        for disk in tree(xml()).iterfind("devices/disk")
+        if (boot := disk.find("boot")) is not None and (target := disk.find("target")) is not None
+    }
+    assert orders == {"vda": "1", "sda": "2", "sdb": "3"}
+
+
+@pytest.mark.parametrize("template", GuestTemplate)
+def test_a_guest_has_room_for_all_that_its_template_promises(template: GuestTemplate) -> None:
+    frame = FRAMES[template]
+    disks = tuple(GuestDisk(volume=DATA, slot=slot) for slot in range(frame.disks))
+    definition = tree(xml(replace(GUEST, template=template, disks=disks)))
+    targets = [each.get("dev") for each in definition.iterfind("devices/disk/target")]
+    assert len(set(targets)) == len(targets) == frame.disks + frame.drives
+    if frame.disks < DISK_SLOTS:
+        with pytest.raises(Invalid):
+            xml(replace(GUEST, template=template, disks=(GuestDisk(volume=ROOT, slot=frame.disks),)))
+
+
+def test_a_legacy_guest_has_nothing_that_needs_virtio() -> None:
+    assert "virtio" not in xml(replace(GUEST, template=GuestTemplate.LEGACY))
 
 
 def test_no_device_moves_when_a_disk_goes() -> None:
@@ -180,7 +205,7 @@ def test_a_watchdog_is_beside_the_other_devices_and_says_what_it_does() -> None:
 def test_an_unknown_template_is_refused_by_name() -> None:
     with pytest.raises(Invalid) as refused:
         xml(replace(GUEST, template="vms"))
-    assert refused.value.fields == {"template": "one of linux"}
+    assert refused.value.fields == {"template": f"one of {', '.join(FRAMES)}"}
 
 
 def test_a_disk_that_qemu_is_not_told_how_to_open_is_refused() -> None:

@@ -32,6 +32,8 @@ class HypervisorFacts(msgspec.Struct, frozen=True, kw_only=True):
     """`kvm`, `tcg` or `simulated`."""
     accelerator_reason: str
     architecture: str
+    traits: tuple[str, ...] = ()
+    """What it can give to guests, by the names in `pileus.link.templates`."""
 
 
 class GuestFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +76,8 @@ class Hypervisor(Protocol):
         """Plug in, unplug and enlarge disks of a running guest until they are as specified; what it boots from stays.
 
         A guest that does not run has them at its next start, so that there is nothing to do. Raises Conflict if a
-        guest does not let go of a disk in time: it may do so later, and asking again is right.
+        guest does not let go of a disk in time: it may do so later, and asking again is right; and if the guest's
+        template has disks that cannot be plugged in or unplugged: then they come with its next start.
         """
         ...
 

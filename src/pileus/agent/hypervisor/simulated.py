@@ -13,6 +13,7 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestSpec
+from pileus.link.templates import TPM, UEFI, check_hot_plug
 
 _UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
 
@@ -50,6 +51,7 @@ class SimulatedHypervisor:
             accelerator="simulated",
             accelerator_reason="no guest runs here",
             architecture="x86_64",
+            traits=(UEFI, TPM),
         )
 
     async def define(
@@ -69,6 +71,8 @@ class SimulatedHypervisor:
         known = self._guest(guest.id)
         wanted = _plugged(guest)
         if known.state in _UP and known.plugged != wanted:
+            if known.plugged.keys() != wanted.keys():
+                check_hot_plug(guest)
             if known.plugged.keys() - wanted.keys() and guest.id in self.deaf:
                 raise Conflict("the guest does not let go of a disk")
             self.guests[guest.id] = structs.replace(known, plugged=wanted)

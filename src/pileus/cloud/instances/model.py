@@ -9,6 +9,7 @@ import msgspec
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import FlavorId, HostId, ImageId, KeypairId, PoolId, ProjectId, ServerGroupId, VolumeId
 from pileus.link.records import Restart, Watchdog
+from pileus.link.templates import FRAMES, Frame, GuestTemplate
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
@@ -82,6 +83,13 @@ class Instance(Record, frozen=True, kw_only=True):
     restart: Restart = Restart.ON_FAILURE
     """Whether its guest is started again when that ends by itself."""
     watchdog: Watchdog = Watchdog.RESET
+    template: GuestTemplate = GuestTemplate.LINUX
+    """The set of devices that its guest is given."""
+
+    @property
+    def frame(self) -> Frame:
+        """What fits into its guest."""
+        return FRAMES[self.template]
 
     def busy(self, doing: str) -> "Instance":
         """The same instance while a task changes something about it, or Conflict if it must not be changed now."""
@@ -112,9 +120,12 @@ def _with_volumes(instance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _since_version_3(instance: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 does without a time of start, which nobody had ever set, and knows what recovers a guest."""
+    """Version 3 does without a time of start, which nobody had ever set.
+
+    It knows what recovers a guest, and templates.
+    """
     kept = {name: value for name, value in instance.items() if name != "started_at"}
-    return {**kept, "restart": "on-failure", "watchdog": "none"}
+    return {**kept, "restart": "on-failure", "watchdog": "none", "template": "linux"}
 
 
 INSTANCES = Kind(

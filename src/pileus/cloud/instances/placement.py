@@ -11,6 +11,7 @@ from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume
 from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
 from pileus.kernel.units import GIB, MIB
+from pileus.link.templates import FRAMES, GuestTemplate
 from pileus.operations.plan import Reason
 from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostView, Load, Role
 from pileus.state.records import Record
@@ -95,6 +96,7 @@ class Placer:
             pool=instance.pool_id,
             pool_name=pool.name if pool else "",
             group=GroupDemand(id=group, name="") if group else None,
+            traits=instance.frame.needs,
         )
 
 
@@ -140,6 +142,7 @@ def demand_for(
     *,
     zone: str | None,
     server_group_id: str | None,
+    template: GuestTemplate,
 ) -> Demand:
     """What a new instance of this size (vCPUs, memory in MiB, disk in GiB) needs."""
     vcpus, memory_mib, disk_gib = size
@@ -153,6 +156,7 @@ def demand_for(
         pool_name=pool.name,
         zone=zone,
         group=GroupDemand(id=ServerGroupId(group.id), name=group.name, policy=group.policy) if group else None,
+        traits=FRAMES[template].needs,
     )
 
 

@@ -66,6 +66,7 @@ def guest_spec(
         ),
         restart=instance.restart,
         watchdog=instance.watchdog,
+        template=instance.template,
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.operations.creation import usable_image
+from pileus.cloud.instances.operations.hardware import check_plugging
 from pileus.cloud.instances.placement import Placer, host_name, room_for_volume
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.volumes.workflows import (
@@ -21,7 +22,6 @@ from pileus.cloud.volumes.workflows import (
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import HostId, ImageId, InstanceId, VolumeId
 from pileus.kernel.units import GIB
-from pileus.link.records import DISK_SLOTS
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -106,6 +106,7 @@ def attach(ask: Ask, volume: Volume, wish: VolumeAttach) -> Plan:
             " attached only there",
             fields={"instance_id": "on another host"},
         )
+    check_plugging(instance, "attaching a volume")
     is_new = volume.host_id is None
     if is_new:
         room_for_volume(ask.state, ask.view(Placer).fleet, instance.host_id, volume.size_gib)
@@ -128,6 +129,7 @@ def detach(ask: Ask, volume: Volume) -> Plan:
     if volume.slot == BOOT_SLOT:
         raise Conflict(f"volume {volume.name} is what its instance boots from")
     instance = ask.state[INSTANCES].get(volume.instance_id or "")
+    check_plugging(instance, "detaching a volume")
     return Plan(
         summary=f"detach volume {volume.name} from instance {instance.name}",
         changes=(put(changed), put(instance.busy(f"volume {volume.name} is being detached"))),
@@ -199,7 +201,10 @@ def _size(ask: Ask, wish: VolumeCreate) -> int:
 
 def _free_slot(ask: Ask, instance: Instance) -> int:
     taken = {volume.slot for volume in ask.state[VOLUMES].by("instance", instance.id)}
-    free = next((slot for slot in range(DISK_SLOTS) if slot not in taken), None)
+    disks = instance.frame.disks
+    free = next((slot for slot in range(disks) if slot not in taken), None)
     if free is None:
-        raise Conflict(f"instance {instance.name} has {DISK_SLOTS} volumes, and room for no more")
+        raise Conflict(
+            f"instance {instance.name} has {disks} volumes, and with template {instance.template} room for no more"
+        )
     return free

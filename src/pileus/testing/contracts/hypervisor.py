@@ -14,6 +14,7 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
 from pileus.link.records import GuestDisk, GuestSpec
+from pileus.link.templates import GuestTemplate
 from pileus.testing.links import until
 
 Crash = Callable[[InstanceId], Awaitable[None]]
@@ -112,6 +113,27 @@ class HypervisorContract:
         await hypervisor.change_disks(more, {**disks, volume: source})
         await hypervisor.start(guest.id)
         assert await plugged(guest.id) == {guest.disks[0].volume, volume}
+
+    async def test_what_cannot_be_plugged_in_comes_with_the_next_start(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        another_disk: tuple[VolumeId, DiskSource],
+    ) -> None:
+        volume, source = another_disk
+        old = structs.replace(guest, template=GuestTemplate.LEGACY)
+        more = structs.replace(old, disks=(*guest.disks, GuestDisk(volume=volume, slot=1)))
+        await hypervisor.define(old, disks, plugs)
+        await hypervisor.start(guest.id)
+        await hypervisor.change_disks(old, disks)
+        with pytest.raises(Conflict):
+            await hypervisor.change_disks(more, {**disks, volume: source})
+        await hypervisor.define(more, {**disks, volume: source}, plugs)
+        await hypervisor.stop(guest.id)
+        await hypervisor.start(guest.id)
+        await hypervisor.change_disks(more, {**disks, volume: source})
 
     async def test_starting_twice_is_starting_once(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]

@@ -18,18 +18,17 @@ import structlog
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
 from pileus.agent.hypervisor.libvirt.connection import Connection
 from pileus.agent.hypervisor.libvirt.console import SocketConsole
+from pileus.agent.hypervisor.libvirt.disks import disk_alias, disk_xml, disks_of
 from pileus.agent.hypervisor.libvirt.domain import (
     METADATA_NAMESPACE,
     Ground,
     console_log,
     console_socket,
-    disk_alias,
-    disk_xml,
-    disks_of,
     domain_name,
     domain_xml,
     generation_of,
 )
+from pileus.agent.hypervisor.libvirt.firmware import traits
 from pileus.agent.hypervisor.libvirt.states import (
     CHANGES,
     DomainState,
@@ -45,6 +44,7 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestSpec
+from pileus.link.templates import check_hot_plug
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger()
@@ -101,6 +101,7 @@ class LibvirtHypervisor:
             accelerator=self._ground.accelerator,
             accelerator_reason=self._accelerator_reason,
             architecture=architecture,
+            traits=tuple(sorted(await asyncio.to_thread(traits))),
         )
 
     async def define(
@@ -117,7 +118,14 @@ class LibvirtHypervisor:
         await self._do("define the guest", guest.id, define)
 
     async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
-        await self._unplug_all_but(frozenset(disk.volume for disk in guest.disks), guest.id)
+        wanted = frozenset(disk.volume for disk in guest.disks)
+
+        def check(domain: VirDomain) -> None:
+            if domain.isActive() and disks_of(domain.XMLDesc(0)).keys() ^ wanted:
+                check_hot_plug(guest)
+
+        await self._do_to("look at the guest's disks", guest.id, check)
+        await self._unplug_all_but(wanted, guest.id)
         library = self._library
 
         def plug(domain: VirDomain) -> None:
@@ -127,7 +135,8 @@ class LibvirtHypervisor:
             for disk in guest.disks:
                 if disk.volume not in has:
                     source = disks[disk.volume]
-                    xml = disk_xml(guest, disk, source, self._ground, direct=_takes_direct_io(source.path))
+                    direct, kvm = _takes_direct_io(source.path), self._ground.accelerator == "kvm"
+                    xml = disk_xml(guest, disk, source, direct=direct, iothread=kvm)
                     domain.attachDeviceFlags(xml, library.VIR_DOMAIN_AFFECT_LIVE)
                 elif disk.size_bytes:
                     # What is larger already stays so: the guest may be using it.

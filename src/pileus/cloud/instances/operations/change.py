@@ -4,6 +4,7 @@ import msgspec
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
 from pileus.cloud.instances.model import Instance, InstanceState
+from pileus.cloud.instances.operations.hardware import with_template
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.workflows import delete_instance
 from pileus.cloud.instances.workflows.hosting import OfInstance
@@ -11,6 +12,7 @@ from pileus.cloud.networks.model import PORTS
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId
+from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Labels, Name, Wire
 from pileus.state.state import Change, put
@@ -22,12 +24,15 @@ class InstanceChange(Wire):
     description: Description | None = None
     labels: Labels | None = None
     protected: bool | None = None
+    template: GuestTemplate | None = None
+    """Other devices, from its next start; of a stopped instance only."""
 
 
 @instances.patch()
 def change(ask: Ask, instance: Instance, wish: InstanceChange) -> Plan:
-    """Rename an instance, describe it, label it, protect it from being deleted."""
-    changed = msgspec.structs.replace(instance, **wish.model_dump(exclude_none=True))
+    """Rename an instance, describe it, label it, protect it from being deleted, give it other devices."""
+    changed = with_template(ask, instance, wish.template or instance.template)
+    changed = msgspec.structs.replace(changed, **wish.model_dump(exclude_none=True))
     return Plan(
         summary=f"change instance {instance.name}", changes=(put(changed),), answers=changed, undo="change it back"
     )

@@ -11,6 +11,7 @@ from pileus.cloud.flavors.model import FLAVORS
 from pileus.cloud.flavors.operations import DiskGib, MemoryMib, Vcpus
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.instances.model import FirstBootData, Instance
+from pileus.cloud.instances.operations.hardware import check_nics
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.placement import Placer, default_pool, demand_for, reasons
 from pileus.cloud.instances.workflows import create_instance
@@ -33,6 +34,7 @@ from pileus.kernel.ids import (
 )
 from pileus.kernel.units import GIB
 from pileus.link.records import NIC_SLOTS, Restart, Watchdog
+from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
 from pileus.state.state import put
@@ -57,6 +59,8 @@ class InstanceCreate(Wire):
     server_group_id: Annotated[Id, ref("server-group")] | None = None
     restart: Restart = Restart.ON_FAILURE
     watchdog: Watchdog = Watchdog.RESET
+    template: GuestTemplate | None = None
+    """The set of devices that its guest is given; by default `linux`."""
     description: Description = ""
     labels: Labels = Field(default_factory=dict[str, str])
 
@@ -83,8 +87,12 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     keypairs = [_keypair(ask, id) for id in dict.fromkeys(wish.keypair_ids)]
     fleet = ask.view(Placer).fleet
     project = ask.caller.project_id
-    demand = demand_for(ask.state, project, size, pool, zone=wish.zone, server_group_id=wish.server_group_id)
+    template = wish.template or GuestTemplate.LINUX
+    demand = demand_for(
+        ask.state, project, size, pool, zone=wish.zone, server_group_id=wish.server_group_id, template=template
+    )
     networks = _networks(ask, wish.network_ids)
+    check_nics(template, len(networks))
     groups = security_groups_of(ask, wish.security_group_ids, project)
     placement = fleet.place(demand)
     id = InstanceId(ask.new_id())
@@ -111,6 +119,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         addresses=tuple(each.address for port in ports for each in port.addresses),
         restart=wish.restart,
         watchdog=wish.watchdog,
+        template=template,
     )
     ports = [msgspec.structs.replace(port, host_id=placement.host) for port in ports]
     volume = Volume(

@@ -1,0 +1,78 @@
+"""A guest of the small image on a real QEMU, spoken with by its console."""
+
+import asyncio
+from collections.abc import Mapping
+
+from libvirt_host import LibvirtHost
+from msgspec.structs import replace
+
+from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
+from pileus.agent.hypervisor.port import ByteStream
+from pileus.agent.network.port import Plug
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
+from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
+
+WITHIN_S = 180.0
+PROMPT = b":~# "
+
+
+class Guest:
+    """A guest that boots from an image of its own, and its console."""
+
+    def __init__(
+        self, host: LibvirtHost, hypervisor: LibvirtHypervisor, *, template: str = "linux", memory_mib: int = 128
+    ) -> None:
+        port, self.root = PortId(new_id()), VolumeId(new_id())
+        tap = f"tap{port[-10:]}"
+        host.make_tap(tap)
+        mac = f"52:54:00:{port[-6:-4]}:{port[-4:-2]}:{port[-2:]}"
+        self.disk = host.disks / self.root
+        self.spec = GuestSpec(
+            id=InstanceId(new_id()),
+            generation=1,
+            name="guest",
+            project=ProjectId(new_id()),
+            vcpus=1,
+            memory_mib=memory_mib,
+            power=Power.RUNNING,
+            disks=(GuestDisk(volume=self.root),),
+            nics=(NicSpec(port=port, network=NetworkId(new_id()), mac=mac, addresses=("192.0.2.5",), mtu=1442),),
+            first_boot=FirstBoot(hostname="guest"),
+            template=template,
+        )
+        self._plugs = {port: Plug(device=tap, offload=False)}
+        self._hypervisor = hypervisor
+        self._console: ByteStream | None = None
+
+    async def given(self, *disks: GuestDisk, sources: Mapping[VolumeId, DiskSource]) -> None:
+        """Have these disks besides the one that it boots from, as an agent gives them."""
+        root = {self.root: DiskSource(kind="file", path=str(self.disk), format="raw")}
+        self.spec = replace(self.spec, generation=self.spec.generation + 1, disks=(self.spec.disks[0], *disks))
+        await self._hypervisor.define(self.spec, {**root, **sources}, self._plugs)
+        await self._hypervisor.change_disks(self.spec, {**root, **sources})
+
+    async def start(self) -> None:
+        await self._hypervisor.start(self.spec.id)
+        self._console = await self._hypervisor.console(self.spec.id)
+
+    async def booted(self) -> None:
+        await self.says(PROMPT)
+
+    async def answers(self, command: str) -> str:
+        """What a command says in the guest."""
+        assert self._console is not None
+        # What is typed is shown as well, but not with the sum in it.
+        await self._console.write(f"{command}; echo $((6*7))end\r".encode())
+        return (await self.says(b"42end")).replace("\r", "")
+
+    async def says(self, words: bytes) -> str:
+        """Read its console up to these words."""
+        assert self._console is not None
+        said = b""
+        async with asyncio.timeout(WITHIN_S):
+            while words not in said:
+                more = await self._console.read()
+                assert more, f"the console ended; it said: {said.decode(errors='replace')}"
+                said += more
+        return said.decode(errors="replace")

@@ -1,0 +1,107 @@
+"""The templates of guests on a real QEMU: what their firmware starts, and what their kernels find."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import cache
+import pytest
+from libvirt_guest import Guest
+from libvirt_host import LibvirtHost, libvirt_host, missing
+
+from pileus.agent.hypervisor.libvirt import binding
+from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
+from pileus.agent.hypervisor.libvirt.firmware import traits
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.errors import Conflict
+from pileus.kernel.ids import VolumeId, new_id
+from pileus.kernel.programs import run
+from pileus.kernel.units import MIB
+from pileus.link.records import GuestDisk
+from pileus.link.templates import FRAMES, GuestTemplate
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
+
+lacks = sorted(FRAMES[GuestTemplate.WINDOWS].needs - traits())
+needs_firmware = pytest.mark.skipif(bool(lacks), reason=f"this machine lacks {', '.join(lacks)} (ovmf, swtpm-tools)")
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[LibvirtHost]:
+    with libvirt_host() as host:
+        yield host
+
+
+@pytest.fixture
+async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
+    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
+    yield hypervisor
+    for id in await hypervisor.list():
+        await hypervisor.undefine(id)
+    await hypervisor.close()
+
+
+async def booting(host: LibvirtHost, hypervisor: LibvirtHypervisor, template: GuestTemplate) -> Guest:
+    """A guest of this template with the small image, which has just been switched on."""
+    guest = Guest(host, hypervisor, template=template, memory_mib=256)
+    image = await asyncio.to_thread(cache.mini)
+    await run("qemu-img", "convert", "-O", "raw", str(image.path), str(guest.disk))
+    await guest.given(sources={})
+    await guest.start()
+    return guest
+
+
+@pytest.mark.parametrize("template", GuestTemplate)
+def test_the_accepted_definition_is_valid_to_libvirt(host: LibvirtHost, template: GuestTemplate) -> None:
+    if FRAMES[template].needs - traits():
+        pytest.skip(f"this machine lacks {', '.join(lacks)}")
+    golden = Path(__file__).parents[1] / f"tests/golden/domain/{template}-tcg.xml"
+    host.virsh("define", "--validate", str(golden))
+    host.virsh("undefine", "--nvram", "pileus-b302099a8057")
+
+
+async def test_a_legacy_guest_starts_from_ide_and_is_plugged_nothing_into(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost
+) -> None:
+    guest = await booting(host, hypervisor, GuestTemplate.LEGACY)
+    await guest.booted()
+    found = await guest.answers("cat /sys/block/sda/device/model; cat /sys/bus/pci/devices/*/device | tr '\\n' ' '")
+    assert "QEMU HARDDISK" in found
+    assert "0x8139" in found
+    assert "0x1237" in found  # the 440FX
+    assert "none at virtio" in await guest.answers("echo $(ls /sys/bus/virtio/devices | grep . || echo none) at virtio")
+    more = VolumeId(new_id())
+    (host.disks / more).write_bytes(bytes(MIB))
+    source = DiskSource(kind="file", path=str(host.disks / more), format="raw")
+    with pytest.raises(Conflict):
+        await guest.given(GuestDisk(volume=more, slot=1), sources={more: source})
+    # Defined it is: the next start brings it.
+    await hypervisor.stop(guest.spec.id)
+    await guest.start()
+    await guest.booted()
+    assert "2048\n" in await guest.answers("cat /sys/block/sdb/size")
+
+
+@needs_firmware
+async def test_a_guest_with_uefi_keeps_its_variables_and_its_tpm_and_leaves_neither(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost
+) -> None:
+    guest = await booting(host, hypervisor, GuestTemplate.LINUX_UEFI)
+    await guest.booted()
+    found = await guest.answers("cat /sys/firmware/efi/fw_platform_size /sys/class/tpm/tpm0/tpm_version_major")
+    assert "64\n2\n" in found
+    kept = [host.nvram(guest.spec.id), host.tpm(guest.spec.id)]
+    assert [each.exists() for each in kept] == [True, True]
+    await hypervisor.stop(guest.spec.id)
+    await guest.given(sources={})
+    assert [each.exists() for each in kept] == [True, True]
+    await hypervisor.undefine(guest.spec.id)
+    assert [each.exists() for each in kept] == [False, False]
+
+
+@needs_firmware
+async def test_windows_firmware_starts_nothing_that_is_not_signed(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost
+) -> None:
+    guest = await booting(host, hypervisor, GuestTemplate.WINDOWS)
+    assert "failed to load" in await guest.says(b"Access Denied")

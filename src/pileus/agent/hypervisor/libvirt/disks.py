@@ -1,0 +1,106 @@
+"""Disks and drives of a guest, as libvirt is told of them, and as it tells of them."""
+
+from collections.abc import Mapping, Sequence
+from xml.etree import ElementTree as ET
+
+from pileus.agent.hypervisor.libvirt.buses import FIRST_DISK_BUS, SCSI_BUS, put_on
+from pileus.agent.hypervisor.libvirt.elements import add
+from pileus.agent.hypervisor.libvirt.templates import Hardware, hardware_of
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.errors import Invalid
+from pileus.kernel.ids import VolumeId
+from pileus.link.records import GuestDisk, GuestSpec
+
+_NONE = VolumeId("")
+
+
+def disk_xml(guest: GuestSpec, disk: GuestDisk, source: DiskSource, *, direct: bool, iothread: bool) -> str:
+    """One disk of a guest's definition, to be plugged in while it runs."""
+    element = disk_element(disk, source, hardware_of(guest.template), direct=direct, iothread=iothread)
+    return ET.tostring(element, encoding="unicode")
+
+
+def disk_alias(volume: VolumeId) -> str:
+    """What libvirt and QEMU call a volume's device; of a user's names they leave those alone that begin so."""
+    return f"ua-{volume}"
+
+
+def disks_of(definition: str) -> Mapping[VolumeId, str]:
+    """The volumes that a domain has, by its XML, each with the name of its target; disks of others are left out."""
+    found: dict[VolumeId, str] = {}
+    for disk in ET.fromstring(definition).iterfind("devices/disk"):  # noqa: S314 - libvirt's own
+        alias, target = disk.find("alias"), disk.find("target")
+        if alias is not None and target is not None and (name := alias.get("name", "")).startswith(disk_alias(_NONE)):
+            found[VolumeId(name.removeprefix(disk_alias(_NONE)))] = target.get("dev", "")
+    return found
+
+
+def add_controllers(devices: ET.Element, hardware: Hardware) -> None:
+    """What disks and drives are plugged into, where the machine does not bring that."""
+    if hardware.drive_bus == "scsi":
+        put_on(add(devices, "controller", type="scsi", index="0", model="virtio-scsi"), SCSI_BUS)
+
+
+def disk_element(
+    disk: GuestDisk, source: DiskSource, hardware: Hardware, *, direct: bool, iothread: bool, boot: int | None = None
+) -> ET.Element:
+    """A disk; `boot` is its place in the order in which the firmware tries devices, from 1.
+
+    Raises:
+        Invalid: there is no such slot, or no such kind of disk.
+    """
+    slots = hardware.frame.disks
+    if not 0 <= disk.slot < slots:
+        raise Invalid(f"a guest has no slot {disk.slot} for disks", fields={"slot": f"0 to {slots - 1}"})
+    is_virtio = hardware.disk_bus == "virtio"
+    element = _drive(source, direct=direct, iothread=iothread and is_virtio)
+    add(element, "target", dev=_letter(hardware.disk_prefix, disk.slot), bus=hardware.disk_bus)
+    # virtio and IDE have room for 20 characters; /dev/disk/by-id/virtio-<serial> in the guest.
+    add(element, "serial", text=disk.serial or disk.volume[:20])
+    if boot is not None:
+        add(element, "boot", order=str(boot))
+    add(element, "alias", name=disk_alias(disk.volume))
+    if is_virtio:
+        put_on(element, FIRST_DISK_BUS + disk.slot)
+    return element
+
+
+def drive_elements(hardware: Hardware, boot: Sequence[int]) -> list[ET.Element]:
+    """The drives for CDs and DVDs; `boot` are their places in the order in which the firmware tries devices."""
+    elements: list[ET.Element] = []
+    for drive in range(hardware.frame.drives):
+        element = ET.Element("disk", type="file", device="cdrom")
+        add(element, "driver", name="qemu", type="raw")
+        add(element, "target", dev=drive_target(hardware, drive), bus=hardware.drive_bus)
+        add(element, "readonly")
+        if boot:
+            add(element, "boot", order=str(boot[drive]))
+        elements.append(element)
+    return elements
+
+
+def drive_target(hardware: Hardware, drive: int) -> str:
+    """The name of a drive's target: behind those of the disks, if they are on the same bus."""
+    behind = hardware.frame.disks if hardware.drive_prefix == hardware.disk_prefix else 0
+    return _letter(hardware.drive_prefix, behind + drive)
+
+
+def _letter(prefix: str, number: int) -> str:
+    return f"{prefix}{chr(ord('a') + number)}"
+
+
+def _drive(source: DiskSource, *, direct: bool, iothread: bool) -> ET.Element:
+    types = {"file": ("file", "file"), "block": ("block", "dev")}
+    if source.kind not in types:
+        raise Invalid(f"no guest can be given a disk of kind {source.kind!r}")
+    type, attribute = types[source.kind]
+    disk = ET.Element("disk", type=type, device="disk")
+    driver = add(disk, "driver", name="qemu", type=source.format, discard="unmap")
+    driver.set("cache", "none" if direct else "writeback")
+    if direct and source.kind == "block":
+        # Not for files: allocating a block of a sparse one would stop the whole queue.
+        driver.set("io", "native")
+    if iothread:
+        driver.set("iothread", "1")
+    add(disk, "source", **{attribute: source.path})
+    return disk

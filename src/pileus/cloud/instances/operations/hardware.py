@@ -1,0 +1,57 @@
+"""What fits into the guests of a template, and changing the template of an instance."""
+
+import msgspec
+
+from pileus.cloud.instances.model import Instance, InstanceState
+from pileus.cloud.instances.specs import volumes_of
+from pileus.kernel.errors import Conflict, Invalid
+from pileus.link.templates import FRAMES, GuestTemplate
+from pileus.operations.plan import Ask
+
+
+def check_nics(template: GuestTemplate, nics: int) -> None:
+    """Raises Invalid if so many network cards do not fit into a guest."""
+    frame = FRAMES[template]
+    if nics > frame.nics:
+        raise Invalid(
+            f"an instance of template {template} has room for {frame.nics} network cards",
+            fields={"network_ids": f"at most {frame.nics}"},
+        )
+
+
+def check_plugging(instance: Instance, what: str) -> None:
+    """Raises Conflict if its guest would have to be plugged something into, or out of, that it cannot while it runs."""
+    if instance.state is not InstanceState.STOPPED and not instance.frame.hot_plug:
+        raise Conflict(
+            f"instance {instance.name} is of template {instance.template}: with {instance.frame.buses}, {what} cannot"
+            " be done while it runs; stop it, do it, and start it again"
+        )
+
+
+def with_template(ask: Ask, instance: Instance, template: GuestTemplate) -> Instance:
+    """The instance with other devices from its next start.
+
+    Raises:
+        Conflict: it is not stopped, its firmware would be another one, or it has more than fits.
+    """
+    if template is instance.template:
+        return instance
+    if instance.state is not InstanceState.STOPPED or instance.busy_with:
+        raise Conflict(f"instance {instance.name} is {instance.state}: its template is changed while it is stopped")
+    before, after = instance.frame, FRAMES[template]
+    if before.needs != after.needs:
+        alike = ", ".join(
+            each for each in FRAMES if FRAMES[each].needs == before.needs and each is not instance.template
+        )
+        raise Conflict(
+            f"what is on the disk of instance {instance.name} starts by the firmware of template {instance.template}",
+            fields={"template": f"one of {alike}"},
+        )
+    last = max(volume.slot or 0 for volume in volumes_of(ask.state, instance))
+    if last >= after.disks:
+        raise Conflict(
+            f"instance {instance.name} has a volume in slot {last}, and template {template} room for {after.disks}"
+            " disks",
+            fields={"template": "too small"},
+        )
+    return msgspec.structs.replace(instance, template=template)
