@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from cyclopts import Parameter
 
 from pileus.cli.commands import Command, command_of, described
 from pileus.cli.options import flag
@@ -27,7 +28,16 @@ def commands(session: Session) -> Mapping[str, Command]:
     async def followed(**given: Any) -> None:  # noqa: ANN401 - what the signature says
         await _follow(session, given)
 
+    undo = command_of(operations["undo"], session)
+
+    async def undone(sequence: int, **given: Any) -> None:  # noqa: ANN401 - what the signature says
+        await undo(sequence=sequence, **given)
+
     signature = inspect.signature(plain)
+    of_undo = inspect.signature(undo)
+    number = Annotated[int, Parameter(name="SEQUENCE", help="The number of any event of the request.")]
+    numbered = inspect.Parameter("sequence", inspect.Parameter.POSITIONAL_ONLY, annotation=number)
+    rest = [each for each in of_undo.parameters.values() if each.name != "sequence"]
     following = flag("follow", "Go on with what comes, until interrupted.")
     with_follow = signature.replace(parameters=[following, *signature.parameters.values()])
     without_limit = signature.replace(
@@ -36,6 +46,9 @@ def commands(session: Session) -> Mapping[str, Command]:
     return {
         "list": described(listed, with_follow, operations["list"].about),
         "follow": described(followed, without_limit, operations["follow"].about),
+        "undo": described(
+            undone, of_undo.replace(parameters=[numbered, *rest]), operations["undo"].about, operations["undo"].more
+        ),
     }
 
 

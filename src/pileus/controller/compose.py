@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 
 from pileus.cloud.events.feed import Feed
+from pileus.cloud.events.undo import Undoing
 from pileus.cloud.hosts.operations import Admissions, Loads
 from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.tokens import TokenAuthenticator
@@ -194,6 +195,7 @@ async def composed(
             Consoles: consoles,
         }
         performer = Performer(state, engine, clock, usage, limits, views, History(state, clock), services)
+        performer.views = {**views, Undoing: Undoing(NOUNS, performer.authorise)}
         state.listen(watch.events)
         unfollow = follow(state, northbound)
         try:

@@ -35,7 +35,8 @@ from pileus.workflow.workflow import Workflow
 R = TypeVar("R", bound=Record)
 F = TypeVar("F", bound=Callable[..., Any])
 
-Planner = Callable[..., Plan]
+Planner = Callable[..., Plan | Awaitable[Plan]]
+"""Pure, of the state in memory; one that has to read the log first is a coroutine, and pure from there on."""
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body, unless an operation says otherwise."""

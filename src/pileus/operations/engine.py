@@ -143,7 +143,8 @@ class Performer:
         elif request.body.strip() not in (b"", b"{}"):
             raise Invalid("this takes no body", fields={"body": "must be empty"})
         assert operation.planner is not None, "special operations are performed by their route"
-        plan = operation.planner(*arguments)
+        planned = operation.planner(*arguments)
+        plan = planned if isinstance(planned, Plan) else await planned
         if dry_run:
             self.usage.check(plan.changes, self.state, self.limits)
             return Answer(status=200, body=_encode(self._show(plan)))

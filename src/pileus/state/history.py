@@ -117,10 +117,10 @@ class Past:
         if event.revision == 1:
             return None
         if kind.keeps_before:
-            return _read(kind, event, event.before)
+            return read_before(kind, event)
         # The one that made it so may have been forgotten by now, and the record with it.
         last = await self._state.store.last_change(kind.name, event.id, self._sequence)
-        return _read(kind, last, last.after) if last is not None and bytes(last.after) else None
+        return read_after(kind, last) if last is not None and bytes(last.after) else None
 
 
 async def _table_of(kind: Kind[R], records: Iterable[R]) -> Table[R]:
@@ -130,6 +130,16 @@ async def _table_of(kind: Kind[R], records: Iterable[R]) -> Table[R]:
         if place % _AT_ONCE == 0:
             await asyncio.sleep(0)
     return table
+
+
+def read_before(kind: Kind[R], event: Event) -> R:
+    """The record before a change that tells of it, as today's type. Raises Unreadable."""
+    return _read(kind, event, event.before)
+
+
+def read_after(kind: Kind[R], event: Event) -> R:
+    """The record that a change made, as today's type. Raises Unreadable."""
+    return _read(kind, event, event.after)
 
 
 def _read(kind: Kind[R], event: Event, body: msgspec.Raw) -> R:

@@ -3,15 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
+from pydantic import Field
 
 from pileus.cloud.events.feed import Feed
+from pileus.cloud.events.undo import Undoing
 from pileus.cloud.identity.tokens import still_good
 from pileus.kernel.errors import Invalid
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun, Parameter
 from pileus.operations.listing import flag, number
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Wire
 from pileus.state.history import moment_of
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -54,6 +59,19 @@ class Events(msgspec.Struct, frozen=True):
     items: list[ShownEvent]
     next: int
     """The sequence number to go on after."""
+
+
+class Undo(Wire):
+    sequence: Annotated[int, Field(ge=1, le=1 << 62)]
+    """Of any event of the request."""
+
+
+class Undone(msgspec.Struct, frozen=True, kw_only=True):
+    """What was undone."""
+
+    summary: str
+    records: int
+    """How many were changed for it."""
 
 
 _WHICH = (
@@ -113,6 +131,16 @@ async def follow(exchange: Exchange) -> Answer:
         stream=_stream(feed, after, where, exchange),
         headers={"x-accel-buffering": "no"},
     )
+
+
+@events.post("/undo", answers=Undone)
+async def undo(ask: Ask, wish: Undo) -> Plan:
+    """Undo what a request did: its records become what they were before, if nothing has come of them since.
+
+    Any event of the request names it. What went to hosts by a task is not undone: that has operations of its own.
+    """
+    plan = await ask.view(Undoing).plan(ask, wish.sequence)
+    return msgspec.structs.replace(plan, answers=Undone(summary=plan.summary, records=len(plan.changes)))
 
 
 async def _stream(feed: Feed, after: int, where: EventFilter, exchange: Exchange) -> AsyncIterator[bytes]:

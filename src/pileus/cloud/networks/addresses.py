@@ -92,7 +92,7 @@ class Addresses:
             self._subnet_changed(before, after)
         elif kind in ("port", "router", "floating_ip"):
             for record, count in ((before, -1), (after, 1)):
-                for network, address in _held(record):
+                for network, address in held(record):
                     self._taken_of(network, address).count(int(ip_address(address)), count)
 
     def _subnet_changed(self, before: Record | None, after: Record | None) -> None:
@@ -149,7 +149,8 @@ def version_of(address: str) -> int:
     return 6 if ":" in address else 4
 
 
-def _held(record: Record | None) -> Iterator[tuple[str, str]]:
+def held(record: Record | None) -> Iterator[tuple[str, str]]:
+    """The addresses that a record holds: each with the network that it is of."""
     if isinstance(record, Port):
         for each in record.addresses:
             yield record.network_id, each.address
