@@ -52,6 +52,11 @@ class Guest:
         await self._hypervisor.define(self.spec, {**root, **sources}, self._plugs)
         await self._hypervisor.change_disks(self.spec, {**root, **sources})
 
+    async def changed(self, **changes: object) -> None:
+        """Have its definition changed."""
+        self.spec = replace(self.spec, **changes)
+        await self.given(*self.spec.disks[1:], sources={})
+
     async def start(self) -> None:
         await self._hypervisor.start(self.spec.id)
         self._console = await self._hypervisor.console(self.spec.id)
@@ -59,11 +64,15 @@ class Guest:
     async def booted(self) -> None:
         await self.says(PROMPT)
 
+    async def types(self, command: str) -> None:
+        """Type a command on its console."""
+        assert self._console is not None
+        await self._console.write(f"{command}\r".encode())
+
     async def answers(self, command: str) -> str:
         """What a command says in the guest."""
-        assert self._console is not None
         # What is typed is shown as well, but not with the sum in it.
-        await self._console.write(f"{command}; echo $((6*7))end\r".encode())
+        await self.types(f"{command}; echo $((6*7))end")
         return (await self.says(b"42end")).replace("\r", "")
 
     async def says(self, words: bytes) -> str:

@@ -57,8 +57,18 @@ async def resume(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/resume")
 
 
+async def suspended(cloud: SimulatedCloud) -> None:
+    await running(cloud)
+    await suspend(cloud)
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def suspend(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/suspend")
+
+
 async def reboot(cloud: SimulatedCloud) -> None:
-    await ask(cloud, "POST", f"/{the_instance(cloud)}/reboot", {"hard": True})
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/reset")
 
 
 async def set_recovery(cloud: SimulatedCloud) -> None:
@@ -132,6 +142,11 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.stop": (running, stop, 25),
     "instance.pause": (running, pause, 28),
     "instance.resume": (paused, resume, 28),
+    "instance.suspend": (running, suspend, 28),
+    "instance.suspend a paused one": (paused, suspend, 28),
+    "instance.resume a suspended one": (suspended, resume, 25),
+    "instance.stop a suspended one": (suspended, stop, 25),
+    "instance.delete a suspended one": (suspended, delete, 32),
     "instance.reboot": (running, reboot, 19),
     "instance.set_recovery": (running, set_recovery, 25),
     "instance.resize": (stopped, resize, 29),

@@ -24,6 +24,10 @@ def is_up(found: GuestFound | None) -> bool:
     return found is not None and found.state in {GuestState.RUNNING, GuestState.PAUSED}
 
 
+def is_suspended(found: GuestFound | None) -> bool:
+    return found is not None and found.state is GuestState.SUSPENDED
+
+
 def differs(record: GuestRecord, found: GuestFound) -> bool:
     return (
         not record.made
@@ -34,6 +38,8 @@ def differs(record: GuestRecord, found: GuestFound) -> bool:
 
 def power_of(found: GuestFound | None, wanted: Power) -> Power:
     """A guest's power; one that its hypervisor has paused, and nobody else, counts as running."""
+    if is_suspended(found):
+        return Power.SUSPENDED
     if found is None or not is_up(found):
         return Power.STOPPED
     return Power.PAUSED if wanted is Power.PAUSED and found.state is GuestState.PAUSED else Power.RUNNING

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from pileus.agent.comparing import FINAL_ENDS, differs, is_up, observed, why_ended
 from pileus.agent.crashes import Crashes
-from pileus.agent.hypervisor.port import GuestFound
+from pileus.agent.hypervisor.port import GuestFound, GuestState
 from pileus.agent.making import Making
 from pileus.agent.network.port import Plug
 from pileus.agent.records import GuestRecord, Removed
@@ -93,12 +93,16 @@ class Keeping:
         cause = ""
         if found is not None and record.made and found.generation == record.spec.generation:
             if record.power is Power.STOPPED:
-                log.warning("guest runs that ought not to", guest=id)
-                await self._making.shut_down(id)
+                log.warning("guest runs, or is suspended, that ought not to", guest=id)
+                if is_up(found):
+                    await self._making.shut_down(id)
+                else:
+                    await self._making.hypervisor.forget_memory(id)
                 return
-            if record.power is Power.PAUSED and is_up(found):
-                log.warning("guest runs that ought to be paused", guest=id)
-                await self._making.hypervisor.pause(id)
+            if record.power in {Power.PAUSED, Power.SUSPENDED} and is_up(found):
+                log.warning("guest runs that ought not to go on", guest=id, power=record.power)
+                hypervisor = self._making.hypervisor
+                await (hypervisor.pause(id) if record.power is Power.PAUSED else hypervisor.suspend(id))
                 return
             if self.ended_itself(record, found):
                 self._tell(await self.accept_end(record, found))
@@ -114,8 +118,9 @@ class Keeping:
     def ended_itself(self, record: GuestRecord, found: GuestFound) -> bool:
         if not record.made or found.generation != record.spec.generation:
             return False
-        if record.power is Power.PAUSED:
-            return not is_up(found)  # its memory, which it was paused to keep, is lost
+        if record.power in {Power.PAUSED, Power.SUSPENDED}:
+            # Its memory, which it was paused or suspended to keep, is lost.
+            return found.state not in {GuestState.RUNNING, GuestState.PAUSED, GuestState.SUSPENDED}
         return (
             record.power is Power.RUNNING
             and record.boot == self._making.boot  # a host that goes down takes its guests with it
@@ -124,8 +129,8 @@ class Keeping:
 
     async def accept_end(self, record: GuestRecord, found: GuestFound) -> GuestObserved:
         """A guest that ended is not started again: from now on it ought to be stopped."""
-        paused = record.power is Power.PAUSED
-        cause = found.cause or ("it ended while it was paused" if paused else why_ended(found))
+        kept = record.power in {Power.PAUSED, Power.SUSPENDED}
+        cause = found.cause or (f"it was {record.power}, and its memory is lost" if kept else why_ended(found))
         record = structs.replace(record, power=Power.STOPPED, since=self._clock.now(), cause=cause)
         await self._records.put(record.spec.id, record)
         log.info("guest ended and is left so", guest=record.spec.id, cause=cause)

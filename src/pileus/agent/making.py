@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 from msgspec import structs
 
-from pileus.agent.comparing import is_up, observed, power_of
+from pileus.agent.comparing import is_suspended, is_up, observed, power_of
 from pileus.agent.hypervisor.port import GuestFound, GuestState, Hypervisor
 from pileus.agent.metadata import Metadata
 from pileus.agent.network.port import HostNetwork
@@ -16,7 +16,7 @@ from pileus.agent.records import GuestRecord, Records, Removed
 from pileus.agent.turns import Turns
 from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import NotFound, PileusError
+from pileus.kernel.errors import Conflict, NotFound, PileusError
 from pileus.kernel.ids import InstanceId, NetworkId
 from pileus.link.records import GuestObserved, GuestSpec, Power, Progress
 
@@ -90,13 +90,23 @@ class Making:
         return observed(record, record.power, record.cause)
 
     async def _bring_to(self, power: Power, id: InstanceId, tell: Tell) -> bool:
-        """Start, stop, pause or resume the guest, if it needs that."""
+        """Start, stop, pause, suspend or resume the guest, if it needs that.
+
+        Raises Conflict if it is to be suspended and does not run: there is no memory to keep.
+        """
         found = await self.find(id)
         up, paused = is_up(found), found is not None and found.state is GuestState.PAUSED
         if power is Power.STOPPED and up:
             tell(Progress(step="stopping"))
             await self.shut_down(id)
-        elif power is not Power.STOPPED and not up:
+        elif power is Power.STOPPED and is_suspended(found):
+            await self.hypervisor.forget_memory(id)
+        elif power is Power.SUSPENDED and not is_suspended(found):
+            if not up:
+                raise Conflict("the guest does not run: it has no memory to be kept")
+            tell(Progress(step="suspending"))
+            await self.hypervisor.suspend(id)
+        elif power in {Power.RUNNING, Power.PAUSED} and not up:
             tell(Progress(step="starting"))
             await self.hypervisor.start(id)
         if power is Power.PAUSED and not paused:

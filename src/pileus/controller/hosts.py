@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from pileus.cloud.hosts.model import HOSTS, Host
-from pileus.cloud.instances.model import INSTANCES, SETTLED, Instance, InstanceState
+from pileus.cloud.instances.model import ALLOWED, INSTANCES, SETTLED, Instance, InstanceState
 from pileus.cloud.instances.placement import Placer, running_on
 from pileus.cloud.instances.specs import guest_spec
 from pileus.kernel.clock import Clock
@@ -45,6 +45,7 @@ _SEEN = {
     Power.RUNNING: InstanceState.RUNNING,
     Power.STOPPED: InstanceState.STOPPED,
     Power.PAUSED: InstanceState.PAUSED,
+    Power.SUSPENDED: InstanceState.SUSPENDED,
 }
 
 _progress = msgspec.json.Decoder(Progress)
@@ -161,6 +162,10 @@ class HostLinks:
             return
         is_now = _SEEN[guest.power]
         if guest.generation < instance.generation or is_now is instance.state:
+            return
+        if is_now not in ALLOWED[instance.state]:
+            # Its agent has seen that too, and is about to bring it back.
+            log.warning("guest is as it cannot be", instance=guest.id, state=instance.state, found=guest.power)
             return
         changed: list[Change] = [put(instance.found(is_now, reason=guest.cause))]
         self._state.apply(changed, Origin(actor=f"host:{host}", operation="guest.observed"))

@@ -28,6 +28,8 @@ class Power(StrEnum):
     STOPPED = "stopped"
     PAUSED = "paused"
     """Its CPUs stand still, its memory stays."""
+    SUSPENDED = "suspended"
+    """It does not run; its memory is kept on the host's disk, and it goes on from there."""
 
 
 class Restart(StrEnum):

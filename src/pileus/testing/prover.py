@@ -45,6 +45,7 @@ HOSTS_IN_PROOF = 2
 _AS_FOUND = {
     GuestState.RUNNING: InstanceState.RUNNING,
     GuestState.PAUSED: InstanceState.PAUSED,
+    GuestState.SUSPENDED: InstanceState.SUSPENDED,
     GuestState.SHUT_DOWN: InstanceState.STOPPED,
     GuestState.CRASHED: InstanceState.STOPPED,
 }

@@ -17,6 +17,8 @@ class GuestState(StrEnum):
 
     RUNNING = "running"
     PAUSED = "paused"
+    SUSPENDED = "suspended"
+    """It does not run; its memory is kept in a file, and its next start goes on from there."""
     SHUT_DOWN = "shut-down"
     """Ended in order: by the guest itself, or by us."""
     CRASHED = "crashed"
@@ -81,7 +83,9 @@ class Hypervisor(Protocol):
         """
         ...
 
-    async def start(self, id: InstanceId) -> None: ...
+    async def start(self, id: InstanceId) -> None:
+        """Start the guest; one that was suspended goes on where it was."""
+        ...
 
     async def shut_down(self, id: InstanceId) -> None:
         """Ask the guest to end, as by its power button; comes back at once, the guest may take its time or refuse."""
@@ -97,6 +101,17 @@ class Hypervisor(Protocol):
 
     async def resume(self, id: InstanceId) -> None:
         """Let the CPUs of a paused guest go on, as if no time had passed. Raises Conflict if it does not run."""
+        ...
+
+    async def suspend(self, id: InstanceId) -> None:
+        """Keep the memory of a running or paused guest in a file, and end it; if that fails it goes on as it was.
+
+        Raises Conflict if it does not run.
+        """
+        ...
+
+    async def forget_memory(self, id: InstanceId) -> None:
+        """Have a suspended guest be one that was shut down: its next start is a fresh one."""
         ...
 
     async def reboot(self, id: InstanceId, *, hard: bool) -> None:

@@ -81,7 +81,9 @@ class SimulatedHypervisor:
     async def start(self, id: InstanceId) -> None:
         await self._before("start")
         guest = self._guest(id)
-        if guest.state not in _UP:
+        if guest.state is GuestState.SUSPENDED:
+            self._become(id, GuestState.RUNNING)
+        elif guest.state not in _UP:
             self.guests[id] = structs.replace(guest, starts=guest.starts + 1, plugged=_plugged(guest.spec))
             self._become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.start")
@@ -94,7 +96,7 @@ class SimulatedHypervisor:
 
     async def stop(self, id: InstanceId) -> None:
         await self._before("stop")
-        if self._guest(id).state is not GuestState.SHUT_DOWN:
+        if self._guest(id).state not in {GuestState.SHUT_DOWN, GuestState.SUSPENDED}:
             self._become(id, GuestState.SHUT_DOWN)
         self.faults.after("hypervisor.stop")
 
@@ -109,6 +111,19 @@ class SimulatedHypervisor:
         if self._up(id).state is GuestState.PAUSED:
             self._become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.resume")
+
+    async def suspend(self, id: InstanceId) -> None:
+        await self._before("suspend")
+        if self._guest(id).state is not GuestState.SUSPENDED:
+            self._up(id)
+            self._become(id, GuestState.SUSPENDED)
+        self.faults.after("hypervisor.suspend")
+
+    async def forget_memory(self, id: InstanceId) -> None:
+        await self._before("forget_memory")
+        if self._guest(id).state is GuestState.SUSPENDED:
+            self._become(id, GuestState.SHUT_DOWN)
+        self.faults.after("hypervisor.forget_memory")
 
     async def reboot(self, id: InstanceId, *, hard: bool) -> None:
         await self._before("reboot")
@@ -165,8 +180,9 @@ class SimulatedHypervisor:
 
     def host_restarts(self) -> None:
         """The host is switched off and on again: it knows its guests, and none runs."""
-        for id in self.guests:
-            self._become(id, GuestState.SHUT_DOWN)
+        for id, guest in list(self.guests.items()):
+            if guest.state is not GuestState.SUSPENDED:
+                self._become(id, GuestState.SHUT_DOWN)
 
     def lose(self) -> None:
         """The hypervisor answers no more; its guests run on."""

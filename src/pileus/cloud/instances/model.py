@@ -20,10 +20,13 @@ class InstanceState(StrEnum):
     STOPPED = "stopped"
     PAUSED = "paused"
     """Its CPUs stand still, its memory stays."""
+    SUSPENDED = "suspended"
+    """It does not run; its memory is kept on its host's disk, and it goes on from there."""
     STARTING = "starting"
     STOPPING = "stopping"
     REBOOTING = "rebooting"
     PAUSING = "pausing"
+    SUSPENDING = "suspending"
     RESUMING = "resuming"
     RESIZING = "resizing"
     REBUILDING = "rebuilding"
@@ -33,19 +36,23 @@ class InstanceState(StrEnum):
 _S = InstanceState
 ALLOWED: Mapping[InstanceState, frozenset[InstanceState]] = {
     _S.BUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
-    _S.RUNNING: frozenset({_S.STOPPED, _S.STOPPING, _S.REBOOTING, _S.PAUSING, _S.REBUILDING, _S.DELETING}),
+    _S.RUNNING: frozenset(
+        {_S.STOPPED, _S.STOPPING, _S.REBOOTING, _S.PAUSING, _S.SUSPENDING, _S.REBUILDING, _S.DELETING}
+    ),
     _S.STOPPED: frozenset({_S.RUNNING, _S.STARTING, _S.RESIZING, _S.REBUILDING, _S.DELETING}),
-    _S.PAUSED: frozenset({_S.STOPPED, _S.STOPPING, _S.RESUMING, _S.DELETING}),
+    _S.PAUSED: frozenset({_S.STOPPED, _S.STOPPING, _S.RESUMING, _S.SUSPENDING, _S.DELETING}),
+    _S.SUSPENDED: frozenset({_S.STOPPED, _S.STOPPING, _S.RESUMING, _S.DELETING}),
     _S.STARTING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.STOPPED, _S.RUNNING, _S.PAUSED}),
     _S.REBOOTING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.PAUSING: frozenset({_S.PAUSED, _S.RUNNING}),
-    _S.RESUMING: frozenset({_S.RUNNING, _S.PAUSED}),
+    _S.SUSPENDING: frozenset({_S.SUSPENDED, _S.RUNNING, _S.PAUSED}),
+    _S.RESUMING: frozenset({_S.RUNNING, _S.PAUSED, _S.SUSPENDED}),
     _S.RESIZING: frozenset({_S.STOPPED}),
     _S.REBUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.DELETING: frozenset(),
 }
-SETTLED = frozenset({_S.RUNNING, _S.STOPPED, _S.PAUSED})
+SETTLED = frozenset({_S.RUNNING, _S.STOPPED, _S.PAUSED, _S.SUSPENDED})
 """The states in which no task is at work on the instance."""
 
 

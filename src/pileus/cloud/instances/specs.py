@@ -14,6 +14,7 @@ from pileus.state.state import State
 _S = InstanceState
 _TO_RUN = frozenset({_S.BUILDING, _S.RUNNING, _S.STARTING, _S.REBOOTING, _S.RESUMING})
 _TO_BE_PAUSED = frozenset({_S.PAUSING, _S.PAUSED})
+_TO_BE_SUSPENDED = frozenset({_S.SUSPENDING, _S.SUSPENDED})
 
 
 def volumes_of(state: State, instance: Instance) -> list[Volume]:
@@ -83,6 +84,8 @@ def serial_of(volume: VolumeId) -> str:
 def _power(instance: Instance) -> Power:
     if instance.state in _TO_BE_PAUSED:
         return Power.PAUSED
+    if instance.state in _TO_BE_SUSPENDED:
+        return Power.SUSPENDED
     return Power.RUNNING if instance.state in _TO_RUN else Power.STOPPED
 
 

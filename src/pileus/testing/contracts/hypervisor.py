@@ -207,9 +207,56 @@ class HypervisorContract:
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
     ) -> None:
         id = await defined()
-        for asked in (hypervisor.pause, hypervisor.resume):
+        for asked in (hypervisor.pause, hypervisor.resume, hypervisor.suspend):
             with pytest.raises(Conflict):
                 await asked(id)
+
+    async def test_a_suspended_guest_does_not_run_and_goes_on_when_it_is_started(
+        self,
+        hypervisor: Hypervisor,
+        another: Callable[[], Awaitable[Hypervisor]],
+        defined: Callable[..., Awaitable[InstanceId]],
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        for _ in range(2):
+            await hypervisor.suspend(id)
+            assert (await hypervisor.list())[id].state is GuestState.SUSPENDED
+        assert (await (await another()).list())[id].state is GuestState.SUSPENDED
+        await defined(generation=2)
+        assert (await hypervisor.list())[id] == GuestFound(state=GuestState.SUSPENDED, generation=2)
+        await hypervisor.start(id)
+        assert (await hypervisor.list())[id].state is GuestState.RUNNING
+
+    async def test_a_paused_guest_that_is_suspended_runs_when_it_is_started(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.pause(id)
+        await hypervisor.suspend(id)
+        await hypervisor.start(id)
+        assert (await hypervisor.list())[id].state is GuestState.RUNNING
+
+    async def test_a_guest_whose_memory_is_forgotten_is_shut_down(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.suspend(id)
+        for _ in range(2):
+            await hypervisor.forget_memory(id)
+            assert (await hypervisor.list())[id] == GuestFound(state=GuestState.SHUT_DOWN, generation=1)
+
+    async def test_a_suspended_guest_is_undefined_with_its_memory(
+        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        await hypervisor.suspend(id)
+        await hypervisor.undefine(id)
+        await defined()
+        assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
 
     async def test_a_guest_runs_after_its_reset_button_was_pressed(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
@@ -295,8 +342,8 @@ class HypervisorContract:
         await first.close()
 
     async def _is_unknown(self, hypervisor: Hypervisor, id: InstanceId) -> None:
-        calls = hypervisor.start, hypervisor.stop, hypervisor.shut_down, hypervisor.pause, hypervisor.resume
-        for asked in (*calls, hypervisor.console):
+        power = hypervisor.start, hypervisor.stop, hypervisor.shut_down, hypervisor.pause, hypervisor.resume
+        for asked in (*power, hypervisor.suspend, hypervisor.forget_memory, hypervisor.console):
             with pytest.raises(NotFound):
                 await asked(id)
         with pytest.raises(NotFound):

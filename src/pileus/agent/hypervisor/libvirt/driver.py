@@ -52,12 +52,23 @@ log = structlog.stdlib.get_logger()
 _LOOK_S = 10.0
 # libvirt gives QEMU half a minute to come up, and a quarter to go.
 _DEED_S = 60.0
+# A guest's memory goes to a disk, or comes from there.
+_MEMORY_S = 900.0
 # A guest that is only just starting hears nothing yet.
 _LETS_GO_S = 30.0
 _LOOK_AGAIN_S = 0.2
 # sun_path of unix(7) holds 108 bytes, the last of them 0.
 _SOCKET_PATH_AT_MOST = 107
 _ALIVE = frozenset({GuestState.RUNNING, GuestState.PAUSED})
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What libvirt says of a guest."""
+
+    state: DomainState
+    reason: int
+    generation: int
+    suspended: bool
 
 
 class LibvirtHypervisor:
@@ -174,7 +185,7 @@ class LibvirtHypervisor:
             self._unless(domain.isActive, lambda: domain.createWithFlags(0))
 
         with self._ordered(id, None):
-            await self._do_to("start the guest", id, start)
+            await self._do_to("start the guest", id, start, timeout_s=_MEMORY_S)
 
     async def shut_down(self, id: InstanceId) -> None:
         button = self._library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
@@ -207,6 +218,23 @@ class LibvirtHypervisor:
 
         await self._do_to("resume the guest", id, resume)
 
+    async def suspend(self, id: InstanceId) -> None:
+        # Without the flag a guest that was paused would be paused again by its next start.
+        def suspend(domain: VirDomain) -> None:
+            self._unless(
+                lambda: not domain.isActive() and domain.hasManagedSaveImage(),
+                lambda: domain.managedSave(self._library.VIR_DOMAIN_SAVE_RUNNING),
+            )
+
+        await self._do_to("suspend the guest", id, suspend, timeout_s=_MEMORY_S)
+
+    async def forget_memory(self, id: InstanceId) -> None:
+        def forget(domain: VirDomain) -> None:
+            self._unless(lambda: not domain.hasManagedSaveImage(), domain.managedSaveRemove)
+
+        with self._ordered(id, Order.STOP):
+            await self._do_to("forget what the guest had in memory", id, forget)
+
     async def reboot(self, id: InstanceId, *, hard: bool) -> None:
         button = self._library.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
 
@@ -238,7 +266,7 @@ class LibvirtHypervisor:
 
     async def list(self) -> dict[InstanceId, GuestFound]:
         looked = await self._connection.call("list its guests", self._look, timeout_s=_LOOK_S, turn=self._looking)
-        return {id: self._judged(id, *seen) for id, seen in looked.items()}
+        return {id: self._judged(id, seen) for id, seen in looked.items()}
 
     async def console(self, id: InstanceId) -> ByteStream:
         active = await self._connection.call(
@@ -269,12 +297,14 @@ class LibvirtHypervisor:
         self._lost()
         await self._connection.close()
 
-    async def _do(self, what: str, id: InstanceId, deed: Callable[[VirConnect], T]) -> T:
+    async def _do(self, what: str, id: InstanceId, deed: Callable[[VirConnect], T], *, timeout_s: float = _DEED_S) -> T:
         turn = self._turns.setdefault(id, asyncio.Lock())
-        return await self._connection.call(what, deed, timeout_s=_DEED_S, turn=turn)
+        return await self._connection.call(what, deed, timeout_s=timeout_s, turn=turn)
 
-    async def _do_to(self, what: str, id: InstanceId, deed: Callable[[VirDomain], T]) -> T:
-        return await self._do(what, id, lambda libvirt: deed(libvirt.lookupByUUIDString(id)))
+    async def _do_to(
+        self, what: str, id: InstanceId, deed: Callable[[VirDomain], T], *, timeout_s: float = _DEED_S
+    ) -> T:
+        return await self._do(what, id, lambda libvirt: deed(libvirt.lookupByUUIDString(id)), timeout_s=timeout_s)
 
     def _unless(self, done: Callable[[], object], deed: Callable[[], object]) -> None:
         """Do it, unless it is done or somebody else does it at the same moment."""
@@ -296,16 +326,16 @@ class LibvirtHypervisor:
             self._recalled.pop(id, None)
             raise
 
-    def _look(self, libvirt: VirConnect) -> dict[InstanceId, tuple[DomainState, int, int]]:
-        """By guest its state, the reason of that, and its generation."""
-        found: dict[InstanceId, tuple[DomainState, int, int]] = {}
+    def _look(self, libvirt: VirConnect) -> dict[InstanceId, _Seen]:
+        found: dict[InstanceId, _Seen] = {}
         for domain in libvirt.listAllDomains(0):
             id = InstanceId(domain.UUIDString())
             if domain.name() != domain_name(id):
                 continue
             try:
                 state, reason = domain.state(0)
-                found[id] = DomainState(state), reason, self._generation(domain)
+                suspended = state == DomainState.SHUTOFF and bool(domain.hasManagedSaveImage())
+                found[id] = _Seen(DomainState(state), reason, self._generation(domain), suspended)
             except self._library.libvirtError as error:
                 if error_code(error) in {self._library.VIR_ERR_NO_DOMAIN, self._library.VIR_ERR_NO_DOMAIN_METADATA}:
                     continue  # gone since it was listed, or not ours
@@ -323,12 +353,14 @@ class LibvirtHypervisor:
             marks = domain.metadata(element, METADATA_NAMESPACE, 0)
         return generation_of(marks)
 
-    def _judged(self, id: InstanceId, state: DomainState, reason: int, generation: int) -> GuestFound:
+    def _judged(self, id: InstanceId, seen: _Seen) -> GuestFound:
+        if seen.suspended:
+            return GuestFound(state=GuestState.SUSPENDED, generation=seen.generation)
         recalled = self._recalled.get(id, Recalled())
-        judged, cause = judge(state, reason, recalled)
+        judged, cause = judge(seen.state, seen.reason, recalled)
         if judged in _ALIVE and not recalled.running:
             self._recalled[id] = msgspec.structs.replace(recalled, running=True)
-        return GuestFound(state=judged, generation=generation, cause=cause)
+        return GuestFound(state=judged, generation=seen.generation, cause=cause)
 
     def _heard(self, id: InstanceId, name: str, event: Lifecycle, detail: int) -> None:
         if name != domain_name(id):

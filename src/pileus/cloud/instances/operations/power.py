@@ -1,4 +1,4 @@
-"""Starting, stopping, pausing and restarting instances."""
+"""Starting, stopping, pausing, suspending and restarting instances."""
 
 import msgspec
 
@@ -10,25 +10,22 @@ from pileus.cloud.instances.workflows import (
     resume_instance,
     start_instance,
     stop_instance,
+    suspend_instance,
 )
 from pileus.cloud.instances.workflows.hosting import OfInstance
-from pileus.cloud.instances.workflows.power import RebootInstance, StopInstance
+from pileus.cloud.instances.workflows.power import FromState, RebootInstance, ResumeInstance
 from pileus.kernel.ids import InstanceId
 from pileus.operations.plan import Ask, Plan
-from pileus.operations.wire import Wire
 from pileus.state.state import put
 from pileus.workflow.workflow import begin
 
-
-class Reboot(Wire):
-    hard: bool = False
-    """By the reset button, not by asking the guest."""
+_RESUMES = frozenset({InstanceState.PAUSED, InstanceState.SUSPENDED})
 
 
 @instances.post("/{id}/start", starts=start_instance)
 def start(ask: Ask, instance: Instance) -> Plan:
-    """Start a stopped instance, or resume a paused one."""
-    if instance.state is InstanceState.PAUSED:
+    """Start a stopped instance, or resume a paused or suspended one."""
+    if instance.state in _RESUMES:
         return resume(ask, instance)
     changed = _powered(instance, InstanceState.STARTING)
     return Plan(
@@ -42,12 +39,16 @@ def start(ask: Ask, instance: Instance) -> Plan:
 
 @instances.post("/{id}/stop", starts=stop_instance)
 def stop(ask: Ask, instance: Instance) -> Plan:
-    """Stop an instance: its guest is asked to end, and ended after a minute."""
+    """Stop an instance: its guest is asked to end, and ended after a minute.
+
+    A suspended instance loses what it had in memory.
+    """
     changed = _powered(instance, InstanceState.STOPPING)
+    loses = instance.state is InstanceState.SUSPENDED
     return Plan(
-        summary=f"stop instance {instance.name}",
+        summary=f"stop instance {instance.name}" + (" and forget what it had in memory" if loses else ""),
         changes=(put(changed),),
-        begin=begin(stop_instance, StopInstance(InstanceId(instance.id), instance.state)),
+        begin=begin(stop_instance, FromState(InstanceId(instance.id), instance.state)),
         answers=changed,
         undo="start it; what its guest had in memory is lost",
     )
@@ -66,27 +67,50 @@ def pause(ask: Ask, instance: Instance) -> Plan:
     )
 
 
+@instances.post("/{id}/suspend", starts=suspend_instance)
+def suspend(ask: Ask, instance: Instance) -> Plan:
+    """Suspend an instance to its host's disk: it takes no CPU and no memory there, and goes on later where it was."""
+    changed = _powered(instance, InstanceState.SUSPENDING)
+    return Plan(
+        summary=f"suspend instance {instance.name}",
+        changes=(put(changed),),
+        begin=begin(suspend_instance, FromState(InstanceId(instance.id), instance.state)),
+        answers=changed,
+        undo="resume it",
+    )
+
+
 @instances.post("/{id}/resume", starts=resume_instance)
 def resume(ask: Ask, instance: Instance) -> Plan:
-    """Resume a paused instance: it goes on where it was."""
+    """Resume a paused or suspended instance: it goes on where it was."""
     changed = _powered(instance, InstanceState.RESUMING)
     return Plan(
         summary=f"resume instance {instance.name}",
         changes=(put(changed),),
-        begin=begin(resume_instance, OfInstance(InstanceId(instance.id))),
+        begin=begin(resume_instance, ResumeInstance(InstanceId(instance.id), instance.state)),
         answers=changed,
-        undo="pause it",
+        undo="pause or suspend it",
     )
 
 
 @instances.post("/{id}/reboot", starts=reboot_instance)
-def reboot(ask: Ask, instance: Instance, wish: Reboot) -> Plan:
-    """Restart a running instance: its guest is asked to, or (hard) reset."""
+def reboot(ask: Ask, instance: Instance) -> Plan:
+    """Restart a running instance by asking its guest to."""
+    return _restarted(instance, hard=False)
+
+
+@instances.post("/{id}/reset", starts=reboot_instance)
+def reset(ask: Ask, instance: Instance) -> Plan:
+    """Restart a running instance at once, as by its reset button. Its guest is not asked."""
+    return _restarted(instance, hard=True)
+
+
+def _restarted(instance: Instance, *, hard: bool) -> Plan:
     changed = instance.to(InstanceState.REBOOTING)
     return Plan(
-        summary=f"reboot instance {instance.name}",
+        summary=f"{'reset' if hard else 'reboot'} instance {instance.name}",
         changes=(put(changed),),
-        begin=begin(reboot_instance, RebootInstance(InstanceId(instance.id), wish.hard)),
+        begin=begin(reboot_instance, RebootInstance(InstanceId(instance.id), hard)),
         answers=changed,
         undo="none: what its guest had in memory is lost",
     )

@@ -10,6 +10,7 @@ from pileus.cloud.instances.workflows.power import (
     resume_instance,
     start_instance,
     stop_instance,
+    suspend_instance,
 )
 from pileus.cloud.instances.workflows.rebuild import rebuild_instance
 from pileus.cloud.instances.workflows.recovery import set_recovery
@@ -22,6 +23,7 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     start_instance,
     stop_instance,
     pause_instance,
+    suspend_instance,
     resume_instance,
     reboot_instance,
     set_recovery,

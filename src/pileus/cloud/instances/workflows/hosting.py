@@ -23,6 +23,8 @@ COPY_S = 1800.0
 """How long a host may take to fetch and copy an image."""
 GUEST_S = 180.0
 """How long a host may take to start, change or stop a guest, or to enlarge or remove a disk."""
+MEMORY_S = 960.0
+"""How long a host may take to write a guest's memory to its disk, or to read it from there."""
 
 
 class OfInstance(msgspec.Struct, frozen=True):
@@ -31,14 +33,16 @@ class OfInstance(msgspec.Struct, frozen=True):
     instance: InstanceId
 
 
-async def ensure_guest(world: World, instance: Instance, volumes: Sequence[Volume] | None = None) -> None:
+async def ensure_guest(
+    world: World, instance: Instance, volumes: Sequence[Volume] | None = None, *, timeout_s: float = GUEST_S
+) -> None:
     """Have the guest as its records say: with these volumes, or else with all that are to stay."""
-    await ensure_spec(world, instance, guest_spec(world.state, instance, volumes))
+    await ensure_spec(world, instance, guest_spec(world.state, instance, volumes), timeout_s=timeout_s)
 
 
-async def ensure_spec(world: World, instance: Instance, spec: GuestSpec) -> None:
+async def ensure_spec(world: World, instance: Instance, spec: GuestSpec, *, timeout_s: float = GUEST_S) -> None:
     """Have the guest exactly so."""
-    await world.hosts.ask(instance.host_id, Method.GUEST_ENSURE, spec, GuestObserved, timeout_s=GUEST_S)
+    await world.hosts.ask(instance.host_id, Method.GUEST_ENSURE, spec, GuestObserved, timeout_s=timeout_s)
 
 
 async def remove_guest(world: World, instance: Instance) -> None:

@@ -1,14 +1,14 @@
-"""Starting, stopping, pausing and restarting the guest of an instance."""
+"""Starting, stopping, pausing, suspending and restarting the guest of an instance."""
 
 import msgspec
 
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
-from pileus.cloud.instances.workflows.hosting import GUEST_S, OfInstance, ensure_guest
+from pileus.cloud.instances.workflows.hosting import GUEST_S, MEMORY_S, OfInstance, ensure_guest
 from pileus.cloud.world import World
 from pileus.kernel.ids import InstanceId
 from pileus.link.records import GuestObserved, GuestReboot, Method
 from pileus.state.state import Change, State, put
-from pileus.workflow.workflow import Run, step, workflow
+from pileus.workflow.workflow import Run, step, step_with, workflow
 
 
 @workflow("instance.start")
@@ -27,25 +27,28 @@ def still_stopped(state: State, wish: OfInstance) -> list[Change]:
     return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
 
 
-class StopInstance(OfInstance, frozen=True):
+class FromState(OfInstance, frozen=True):
     """Which instance, and what it was before."""
 
     before: InstanceState = InstanceState.RUNNING
 
 
 @workflow("instance.stop")
-async def stop_instance(run: Run[World], wish: StopInstance) -> None:
+async def stop_instance(run: Run[World], wish: FromState) -> None:
     """Ask the guest to end, and end it if it does not."""
-    await run(apply_power, wish)
+    if wish.before is InstanceState.SUSPENDED:
+        await run(forget_memory, wish)
+    else:
+        await run(apply_power, wish)
 
 
 @stop_instance.finish
-def stopped(state: State, wish: StopInstance) -> list[Change]:
+def stopped(state: State, wish: FromState) -> list[Change]:
     return [put(state[INSTANCES].get(wish.instance).to(InstanceState.STOPPED))]
 
 
 @stop_instance.withdraw
-def not_stopped(state: State, wish: StopInstance) -> list[Change]:
+def not_stopped(state: State, wish: FromState) -> list[Change]:
     return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
 
 
@@ -65,42 +68,69 @@ def not_paused(state: State, wish: OfInstance) -> list[Change]:
     return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
 
 
+@workflow("instance.suspend")
+async def suspend_instance(run: Run[World], wish: FromState) -> None:
+    """Keep the guest's memory on its host's disk, and end it."""
+    await run(apply_power, wish)
+
+
+@suspend_instance.finish
+def suspended(state: State, wish: FromState) -> list[Change]:
+    return [put(state[INSTANCES].get(wish.instance).to(InstanceState.SUSPENDED))]
+
+
+@suspend_instance.withdraw
+def not_suspended(state: State, wish: FromState) -> list[Change]:
+    return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
+
+
+class ResumeInstance(FromState, frozen=True):
+    """Which instance, and what it was before."""
+
+    before: InstanceState = InstanceState.PAUSED
+
+
 @workflow("instance.resume")
-async def resume_instance(run: Run[World], wish: OfInstance) -> None:
-    """Let the guest's CPUs go on."""
+async def resume_instance(run: Run[World], wish: ResumeInstance) -> None:
+    """Let the guest go on where it was."""
     await run(apply_power, wish)
 
 
 @resume_instance.finish
-def resumed(state: State, wish: OfInstance) -> list[Change]:
+def resumed(state: State, wish: ResumeInstance) -> list[Change]:
     return [put(state[INSTANCES].get(wish.instance).to(InstanceState.RUNNING))]
 
 
 @resume_instance.withdraw
-def still_paused(state: State, wish: OfInstance) -> list[Change]:
+def not_resumed(state: State, wish: ResumeInstance) -> list[Change]:
     return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
 
 
 @step
 async def apply_power(world: World, wish: OfInstance) -> None:
-    await ensure_guest(world, world.state[INSTANCES].get(wish.instance))
+    await ensure_guest(world, world.state[INSTANCES].get(wish.instance), timeout_s=MEMORY_S)
 
 
 @apply_power.undo
 async def restore_power(world: World, wish: OfInstance) -> None:
-    await ensure_guest(world, _reverted(world.state[INSTANCES].get(wish.instance), wish))
+    await ensure_guest(world, _reverted(world.state[INSTANCES].get(wish.instance), wish), timeout_s=MEMORY_S)
+
+
+@step_with(forward_only=True)
+async def forget_memory(world: World, wish: OfInstance) -> None:
+    # What is forgotten cannot be had back: a task that has begun to forget it can only go on.
+    await ensure_guest(world, world.state[INSTANCES].get(wish.instance))
 
 
 _BEFORE = {
     InstanceState.STARTING: InstanceState.STOPPED,
     InstanceState.PAUSING: InstanceState.RUNNING,
-    InstanceState.RESUMING: InstanceState.PAUSED,
 }
 
 
 def _reverted(instance: Instance, wish: OfInstance) -> Instance:
     """The instance as it was before the change of power that is under way; the host must take it for newer."""
-    before = wish.before if isinstance(wish, StopInstance) else _BEFORE[instance.state]
+    before = wish.before if isinstance(wish, FromState) else _BEFORE[instance.state]
     return msgspec.structs.replace(instance.to(before), generation=instance.generation + 1)
 
 

@@ -1,0 +1,79 @@
+"""The life of a guest on a real QEMU: suspended to disk and resumed, reset by its watchdog."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import cache
+import pytest
+from libvirt_guest import Guest
+from libvirt_host import LibvirtHost, libvirt_host, missing
+
+from pileus.agent.hypervisor.libvirt import binding
+from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
+from pileus.agent.hypervisor.port import GuestState
+from pileus.kernel.programs import run
+from pileus.link.records import Watchdog
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
+
+COUNT = "(n=0; while :; do n=$((n+1)); echo $n >/run/n; sleep 0.2; done) & echo counting as $!"
+BOOT = "cat /proc/sys/kernel/random/boot_id"
+# Without a driver, by its registers (Intel 6300ESB datasheet, section 16); both stages of its timer count milliseconds.
+HANG = (
+    "d=$(dirname $(grep -l 0x25ab /sys/bus/pci/devices/*/device)); echo 1 >$d/enable; b=$(head -n1 $d/resource);"
+    " b=${b%% *}; for r in 0 4; do for u in 0x80 0x86; do devmem $((b+12)) 16 $u; done; devmem $((b+r)) 32 500; done;"
+    " printf '\\002' | dd of=$d/config bs=1 seek=104 conv=notrunc 2>/dev/null"
+)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[LibvirtHost]:
+    with libvirt_host() as host:
+        yield host
+
+
+@pytest.fixture
+async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
+    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
+    yield hypervisor
+    for id in await hypervisor.list():
+        await hypervisor.undefine(id)
+    await hypervisor.close()
+
+
+async def test_a_guest_goes_on_where_it_was_suspended_and_its_watchdog_resets_it_when_it_hangs(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost
+) -> None:
+    image = await asyncio.to_thread(cache.mini)
+    guest = Guest(host, hypervisor)
+    await run("qemu-img", "convert", "-O", "raw", str(image.path), str(guest.disk))
+    await guest.changed(watchdog=Watchdog.RESET)
+    await guest.start()
+    await guest.booted()
+
+    # Suspended, also over a restart of libvirtd and a change of its definition; then it counts on.
+    boot = await guest.answers(BOOT)
+    assert "counting as " in await guest.answers(COUNT)
+    await hypervisor.suspend(guest.spec.id)
+    assert not host.qemu(f"pileus-{guest.spec.id[-12:]}").exists()
+    host.kill_libvirtd()
+    host.restart_libvirtd()
+    await guest.changed()
+    found = (await hypervisor.list())[guest.spec.id]
+    assert (found.state, found.generation) == (GuestState.SUSPENDED, guest.spec.generation)
+    await guest.start()
+    assert "counted on" in await guest.answers(
+        "n=$(cat /run/n); until [ $(cat /run/n) -gt $n ]; do :; done; echo counted on"
+    )
+    assert boot.splitlines()[1] in await guest.answers(BOOT)
+
+    # Its watchdog, once begun and not fed.
+    await guest.types(f"{HANG}; sleep 60")
+    await guest.booted()
+    assert boot.splitlines()[1] not in await guest.answers(BOOT)
+
+    # Suspended once more, and its memory forgotten: it boots anew.
+    await hypervisor.suspend(guest.spec.id)
+    await hypervisor.forget_memory(guest.spec.id)
+    await guest.start()
+    await guest.booted()
