@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from pileus.kernel.errors import NoCapacity
 from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
-from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostView, Load, Role, Verdict
+from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostRole, HostView, Load, Verdict
 
 GIB = 1024
 POOL = PoolId("standard")
@@ -33,7 +33,7 @@ def hosts_with_loads(number: int, dice: random.Random) -> tuple[Hosts, Fleet]:
             physical=Capacity(vcpus=64, memory_mib=256 * GIB, disk_mib=4096 * GIB),
             cpu_overcommit=2.0,
             rack=f"rack-{n // 40}",
-            roles=frozenset({Role.GATEWAY}) if n % 100 == 0 else frozenset(),
+            roles=frozenset({HostRole.GATEWAY}) if n % 100 == 0 else frozenset(),
         )
         hosts[host.id] = host
         fleet.put_host(host)

@@ -38,6 +38,8 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
         "networks": {"name": "mine"},
         "server-groups": {"name": "mine"},
         "floating-ips": {},
+        "groups": {"name": "mine"},
+        "roles": {"name": "mine", "permissions": ["instance.start"]},
     }
     for plural, wish in wishes.items():
         answer = await client.post(f"/v1/{plural}", json=wish)

@@ -19,9 +19,9 @@ from pileus.scheduler import (
     Fleet,
     GroupDemand,
     GroupPolicy,
+    HostRole,
     HostView,
     Load,
-    Role,
     Verdict,
     advise,
 )
@@ -52,7 +52,7 @@ def views(draw: st.DrawFn, hosts: Sequence[HostId] = HOSTS) -> HostView:
         zone=draw(ZONES),
         rack=draw(st.sampled_from(["", "1"])),
         traits=draw(TRAITS),
-        roles=draw(st.frozensets(st.sampled_from(Role), max_size=1)),
+        roles=draw(st.frozensets(st.sampled_from(HostRole), max_size=1)),
         out_of_service=draw(st.sampled_from([None, None, None, "in maintenance"])),
     )
 

@@ -14,9 +14,9 @@ from pileus.scheduler import (
     Fleet,
     GroupDemand,
     GroupPolicy,
+    HostRole,
     HostView,
     Load,
-    Role,
     advise,
 )
 
@@ -138,8 +138,8 @@ def test_another_projects_instances_do_not_matter_for_scatter() -> None:
     assert chosen(hosts, demand()) == "host-1"
 
 
-@pytest.mark.parametrize("role", Role)
-def test_a_host_with_a_network_role_is_taken_only_if_nothing_else_fits(role: Role) -> None:
+@pytest.mark.parametrize("role", HostRole)
+def test_a_host_with_a_network_role_is_taken_only_if_nothing_else_fits(role: HostRole) -> None:
     hosts = fleet(host(1), host(2, roles=frozenset({role})))
     hosts.report(HostId("host-1"), Load(cpu=0.9, memory=0.9, disk=0.9))
     assert [run(hosts, f"i{n}", demand(vcpus=4)) for n in range(3)] == ["host-1", "host-1", "host-2"]
@@ -336,7 +336,7 @@ def test_promises_outlive_their_hosts_absence() -> None:
 
 
 def test_a_choice_is_explained_for_the_hosts_that_fit_as_well() -> None:
-    hosts = fleet(host(1), host(2, roles=frozenset({Role.GATEWAY})))
+    hosts = fleet(host(1), host(2, roles=frozenset({HostRole.GATEWAY})))
     hosts.promise("one", HostId("host-1"), demand())
     assert [verdict.words for verdict in hosts.explain(demand())] == [
         "fits: load 16%, 1 of the project's instances",

@@ -59,6 +59,8 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make("keypairs", name="somebody", public_key=key)
     await make("server-groups", name="web")
     await make("users", name="somebody", password="not guessed at once")
+    await make("groups", name="somebody")
+    await make("roles", name="starter", permissions=["instance.start"])
     await make("hosts/tokens")
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
     made = await make("instances", name="hello", image_id=image, vcpus=1, memory_mib=256)

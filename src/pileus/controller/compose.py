@@ -18,7 +18,7 @@ from pileus.cloud.events.feed import Feed
 from pileus.cloud.events.undo import Undoing
 from pileus.cloud.hosts.operations import Admissions, Loads
 from pileus.cloud.identity.passwords import Guesses
-from pileus.cloud.identity.tokens import TokenAuthenticator
+from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.operations import transfer_url
 from pileus.cloud.instances.consoles import ConsoleTokens
@@ -45,6 +45,7 @@ from pileus.operations.declare import Answer
 from pileus.operations.engine import Performer
 from pileus.operations.http import Api
 from pileus.operations.openapi import document
+from pileus.operations.permissions import Permissions
 from pileus.operations.usage import Usage
 from pileus.ovn.following import follow
 from pileus.ovn.northbound import OvnNorthbound
@@ -168,7 +169,8 @@ async def composed(
     identity.ensure((*settings.names, CONTROLLER_NAME))
     tickets = Tickets(_secret(data / "ticket.key"), clock)
     placer, addresses, usage = Placer(), Addresses(), Usage(KINDS)
-    views: Mapping[type, Any] = {Placer: placer, Addresses: addresses, Usage: usage}
+    permissions, uses = Permissions(NOUNS), TokenUses()
+    views: Mapping[type, Any] = {Placer: placer, Addresses: addresses, Usage: usage, Permissions: permissions}
     northbound = northbound or _northbound(settings)
     async with opened(KINDS, store or _store(data, settings), clock, (placer, addresses, usage)) as state:
         first = first or new_secrets()
@@ -178,9 +180,9 @@ async def composed(
         world = World(state=state, hosts=hosts, networks=northbound, images=_Urls(tickets), clock=clock)
         engine = Engine(state, world, clock, WORKFLOWS, on_progress=watch.progress)
         files = ImageFiles(data / "images")
-        housekeeping = Housekeeping(state, files, watch, clock, timedelta(days=settings.events_kept_days))
+        housekeeping = Housekeeping(state, files, watch, uses, clock, timedelta(days=settings.events_kept_days))
         admissions = _Admissions(authority, settings, clock)
-        consoles = LinkedConsoles(state, hosts, clock)
+        consoles = LinkedConsoles(state, permissions, hosts, clock)
         await consoles.forget_former()
         services: dict[type, Any] = {
             Engine: engine,
@@ -214,7 +216,7 @@ async def composed(
                     authority=authority,
                     engine=engine,
                     hosts=hosts,
-                    api=Api(performer, NOUNS, TokenAuthenticator(state, clock), _Mounted(authority)),
+                    api=Api(performer, NOUNS, TokenAuthenticator(state, permissions, clock, uses), _Mounted(authority)),
                     first=first if begun else None,
                     housekeeping=housekeeping,
                     admissions=admissions,

@@ -14,8 +14,9 @@ from pileus.kernel.errors import Conflict, Forbidden, TooMany
 from pileus.kernel.ids import InstanceId, new_id
 from pileus.link.records import ConsoleRequest, Method
 from pileus.link.streams import Stream
-from pileus.operations.caller import Caller, Role, allows
+from pileus.operations.caller import Caller
 from pileus.operations.declare import Socket
+from pileus.operations.permissions import Permissions
 from pileus.state.state import Origin, State, put, remove
 
 OPEN_AT_MOST: Final = 32
@@ -28,8 +29,9 @@ _LOOK_AGAIN_S = 0.5
 class LinkedConsoles:
     """Consoles over the hosts' links."""
 
-    def __init__(self, state: State, hosts: HostLinks, clock: Clock) -> None:
+    def __init__(self, state: State, permissions: Permissions, hosts: HostLinks, clock: Clock) -> None:
         self._state = state
+        self._permissions = permissions
         self._hosts = hosts
         self._clock = clock
 
@@ -56,7 +58,8 @@ class LinkedConsoles:
     def _usable(self, claim: Claim) -> Instance:
         """The instance, if whoever has claimed its console may still use it."""
         caller = claim.caller
-        if not still_good(self._state, caller, self._clock.now()) or not allows(caller.role, Role.MEMBER):
+        good = still_good(self._state, self._permissions, caller, self._clock.now())
+        if not good or not caller.may("instance.open_console"):
             raise Forbidden("the right to this console was taken away")
         instance = self._state[INSTANCES].find(claim.instance_id)
         if instance is None or instance.state not in WITH_CONSOLE:

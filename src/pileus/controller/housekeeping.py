@@ -8,6 +8,7 @@ import structlog
 
 from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS
+from pileus.cloud.identity.tokens import TokenUses
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.model import IMAGES, ImageState
 from pileus.cloud.tasks.watch import TaskWatch
@@ -34,10 +35,19 @@ class Housekeeping:
 
     every = timedelta(seconds=60)
 
-    def __init__(self, state: State, files: ImageFiles, watch: TaskWatch, clock: Clock, events_kept: timedelta) -> None:
+    def __init__(
+        self,
+        state: State,
+        files: ImageFiles,
+        watch: TaskWatch,
+        uses: TokenUses,
+        clock: Clock,
+        events_kept: timedelta,
+    ) -> None:
         self._state = state
         self._files = files
         self._watch = watch
+        self._uses = uses
         self._clock = clock
         self._events_kept = events_kept
         self._wake = asyncio.Event()
@@ -59,7 +69,7 @@ class Housekeeping:
 
     async def once(self) -> None:
         """Everything there is to do now; doing it twice is doing it once."""
-        deeds: tuple[Callable[[], Awaitable[None]], ...] = (self._records, self._images, self._events)
+        deeds: tuple[Callable[[], Awaitable[None]], ...] = (self._tokens, self._records, self._images, self._events)
         for deed in deeds:
             try:
                 await deed()
@@ -67,6 +77,10 @@ class Housekeeping:
                 if self._state.broken is not None:
                     raise
                 log.warning("housekeeping put off", reason=refused.detail, internal=refused.internal)
+
+    async def _tokens(self) -> None:
+        if used := self._uses.taken(self._state):
+            await self._state.commit(used, ORIGIN)
 
     async def _records(self) -> None:
         while over := self._over():

@@ -8,7 +8,7 @@ from pileus.cloud.floatingips.operations import floating_ips
 from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.hosts.operations import hosts
 from pileus.cloud.identity.model import PASSWORDS, TOKEN_SECRETS
-from pileus.cloud.identity.operations import grants, tokens, users
+from pileus.cloud.identity.operations import grants, groups, roles, tokens, users
 from pileus.cloud.images.operations import images
 from pileus.cloud.instances import workflows as of_instances
 from pileus.cloud.instances.consoles import CONSOLES
@@ -43,6 +43,8 @@ NOUNS: tuple[Noun[Any], ...] = (
     server_groups,
     projects,
     users,
+    groups,
+    roles,
     grants,
     tokens,
     pools,

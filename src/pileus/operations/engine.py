@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Forbidden, Invalid, NotFound, Stale
 from pileus.kernel.ids import ProjectId, TaskId
-from pileus.operations.caller import Caller, allows
+from pileus.operations.caller import Caller
 from pileus.operations.declare import AT, Answer, Noun, Operation
 from pileus.operations.idempotency import KeptAnswer, fingerprint, kept, key_id
 from pileus.operations.listing import Page, flag, only_of, page
@@ -82,9 +82,14 @@ class Performer:
     services: Mapping[type, Any] = field(default_factory=dict[type, Any])
 
     def authorise(self, operation: Operation, caller: Caller) -> None:
-        """Raises Forbidden if the caller's role does not allow this operation."""
-        if operation.least is not None and not allows(caller.role, operation.least):
-            raise Forbidden(f"this takes the role {operation.least}, you are {caller.role} in this project")
+        """Raises Forbidden if the caller's roles, or what is left of them, do not permit this operation."""
+        if operation.least is None or caller.may(operation.id):
+            return
+        if caller.held_back_by:
+            raise Forbidden(f"this takes the permission {operation.id}: {caller.held_back_by}")
+        if caller.role is None:
+            raise Forbidden(f"this takes the permission {operation.id}, which none of your roles in this project has")
+        raise Forbidden(f"this takes the role {operation.least}, you are {caller.role} in this project")
 
     def ask(self, caller: Caller, *, dry_run: bool = False) -> Ask:
         return Ask(state=self.state, caller=caller, now=self.clock.now(), views=self.views, dry_run=dry_run)

@@ -15,7 +15,7 @@ import structlog
 
 from pileus.kernel.errors import Invalid, NotFound, PileusError, TooLarge, Unauthenticated, Unavailable
 from pileus.kernel.ids import ProjectId, UserId, new_id
-from pileus.operations.caller import Caller, Role
+from pileus.operations.caller import Caller
 from pileus.operations.declare import AT, Answer, Noun, Operation
 from pileus.operations.engine import Performer, PlainExchange, Request
 from pileus.operations.listing import number
@@ -362,7 +362,7 @@ def nobody(source: str, request_id: str) -> Caller:
         user_id=UserId(""),
         user_name="nobody",
         project_id=ProjectId(""),
-        role=Role.READER,
+        role=None,
         source=source,
         request=request_id,
     )

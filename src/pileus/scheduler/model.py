@@ -24,7 +24,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return " and ".join((", ".join(parts[:-1]), parts[-1]) if len(parts) > 1 else parts) or "nothing"
 
 
-class Role(StrEnum):
+class HostRole(StrEnum):
     """What a host carries for others; such a host gets instances only if nothing else fits."""
 
     GATEWAY = "gateway"
@@ -65,7 +65,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     room: str = ""
     rack: str = ""
     traits: frozenset[str] = frozenset()
-    roles: frozenset[Role] = frozenset()
+    roles: frozenset[HostRole] = frozenset()
     out_of_service: str | None = None
     """Why nothing may be placed here, in words (`in maintenance`); None while the host is in service."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
-from pileus.cloud.identity.model import GRANTS, PASSWORDS, TOKEN_SECRETS, TOKENS, USERS
+from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, TOKEN_SECRETS, TOKENS, USERS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, InstanceState
@@ -61,6 +61,12 @@ _REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (PASSWORDS, "id", USERS),
     (GRANTS, "project_id", PROJECTS),
     (GRANTS, "user_id", USERS),
+    (GRANTS, "group_id", GROUPS),
+    (GRANTS, "role_id", ROLES),
+    (USERS, "project_id", PROJECTS),
+    (GROUPS, "project_id", PROJECTS),
+    (GROUPS, "user_ids", USERS),
+    (ROLES, "project_id", PROJECTS),
     (TOKENS, "project_id", PROJECTS),
     (TOKENS, "user_id", USERS),
     (TOKEN_SECRETS, "token_id", TOKENS),
@@ -84,7 +90,7 @@ def dangling(state: State) -> list[str]:
 def _ids(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else value
+    return (value,) * bool(value) if isinstance(value, str) else value
 
 
 def _references(state: State) -> Iterator[str]:

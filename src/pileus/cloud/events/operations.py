@@ -15,6 +15,7 @@ from pileus.kernel.errors import Invalid
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun, Parameter
 from pileus.operations.listing import flag, number
+from pileus.operations.permissions import Permissions
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Wire
 from pileus.state.history import moment_of
@@ -155,7 +156,7 @@ async def _stream(feed: Feed, after: int, where: EventFilter, exchange: Exchange
             except TimeoutError:
                 found = []
             ask = exchange.ask
-            if not still_good(ask.state, ask.caller, ask.now):
+            if not still_good(ask.state, ask.view(Permissions), ask.caller, ask.now):
                 return
             if not found:
                 yield b": still here\n\n"

@@ -20,7 +20,7 @@ from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import HostName, Id, Wire, ref
-from pileus.scheduler.model import Role as HostRole
+from pileus.scheduler.model import HostRole
 from pileus.state.state import Origin, put, remove
 
 Place = Annotated[str, Field(max_length=63, pattern=r"^[a-zA-Z0-9._-]*$")]

@@ -1,8 +1,9 @@
-"""Users, what they may do in which project, and the tokens that speak for them. No I/O."""
+"""Users and groups of them, what they may do in which project, and the tokens that speak for them. No I/O."""
 
 from datetime import datetime
+from typing import Any
 
-from pileus.kernel.ids import ProjectId, TokenId, UserId
+from pileus.kernel.ids import GroupId, ProjectId, RoleId, TokenId, UserId
 from pileus.operations.caller import Role
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -15,6 +16,29 @@ class User(Record, frozen=True, kw_only=True):
     is_platform: bool = False
     """Whether they administer the whole cloud."""
     enabled: bool = True
+    project_id: ProjectId = ProjectId("")
+    """Of a sub-account: the project that it belongs to and never leaves. Its names are the project's own."""
+
+
+class Group(Record, frozen=True, kw_only=True):
+    """Some users, to be given roles and shown things together."""
+
+    name: str
+    description: str = ""
+    project_id: ProjectId = ProjectId("")
+    """The project that it belongs to; empty for one of the whole cloud."""
+    user_ids: tuple[UserId, ...] = ()
+
+
+class CustomRole(Record, frozen=True, kw_only=True):
+    """A set of permissions under a name, beside the built-in roles."""
+
+    name: str
+    description: str = ""
+    project_id: ProjectId = ProjectId("")
+    """The project in which it can be granted; empty for one of the whole cloud."""
+    permissions: tuple[str, ...]
+    """Operations by id, or patterns over them: `instance.start`, `instance.*`, `*.list`."""
 
 
 class Password(Record, frozen=True, kw_only=True):
@@ -25,11 +49,20 @@ class Password(Record, frozen=True, kw_only=True):
 
 
 class Grant(Record, frozen=True, kw_only=True):
-    """A role that a user has in a project."""
+    """A role that a user has in a project, or every member of a group."""
 
     project_id: ProjectId
-    user_id: UserId
-    role: Role
+    user_id: UserId | None = None
+    group_id: GroupId | None = None
+    role: Role | None = None
+    """A built-in role,"""
+    role_id: RoleId | None = None
+    """or a custom one."""
+
+    @property
+    def holder(self) -> str:
+        """The id of the user or the group."""
+        return self.user_id or self.group_id or ""
 
 
 class Token(Record, frozen=True, kw_only=True):
@@ -39,6 +72,19 @@ class Token(Record, frozen=True, kw_only=True):
     user_id: UserId
     name: str
     expires_at: datetime | None = None
+    permissions: tuple[str, ...] | None = None
+    """Its scope: the only operations that it may do, by id or pattern; None is all that its user may."""
+    confined: bool = False
+    """Whether it stays in its project as one of that project's users, although its user administers the cloud."""
+    sources: tuple[str, ...] = ()
+    """The networks (CIDR) that it is good from; anywhere if there are none."""
+    last_used_at: datetime | None = None
+    """To within ten minutes; None if never."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it can do less than its user."""
+        return self.permissions is not None or self.confined or bool(self.sources)
 
 
 class TokenSecret(Record, frozen=True, kw_only=True):
@@ -49,15 +95,66 @@ class TokenSecret(Record, frozen=True, kw_only=True):
     """SHA-256 of the token: its 256 random bits leave nothing to guess, so that no slower hash is needed."""
 
 
-USERS = Kind("user", User, unique={"name": lambda user: user.name})
+def _user_2(user: dict[str, Any]) -> dict[str, Any]:
+    """Since version 2 users can belong to a project."""
+    return {**user, "project_id": ""}
+
+
+def _grant_2(grant: dict[str, Any]) -> dict[str, Any]:
+    """Since version 2 groups have roles too, and roles can be custom ones."""
+    return {**grant, "group_id": None, "role_id": None}
+
+
+def _token_2(token: dict[str, Any]) -> dict[str, Any]:
+    """Since version 2 tokens can have a scope, and tell when they were used."""
+    return {**token, "permissions": None, "confined": False, "sources": [], "last_used_at": None}
+
+
+USERS = Kind(
+    "user",
+    User,
+    indexes={"project": lambda user: user.project_id or None},
+    unique={"name": lambda user: (user.project_id, user.name)},
+    counts=lambda user: {"users": 1} if user.project_id else {},
+    upgrades=(_user_2,),
+)
+GROUPS = Kind(
+    "group",
+    Group,
+    indexes={"project": lambda group: group.project_id or None},
+    many={"user": lambda group: group.user_ids},
+    unique={"name": lambda group: (group.project_id, group.name)},
+    counts=lambda group: {"groups": 1} if group.project_id else {},
+)
+ROLES = Kind(
+    "role",
+    CustomRole,
+    indexes={"project": lambda role: role.project_id or None},
+    unique={"name": lambda role: (role.project_id, role.name)},
+    counts=lambda role: {"roles": 1} if role.project_id else {},
+)
 PASSWORDS = Kind("password", Password, keeps_before=False, secret=True)
 GRANTS = Kind(
     "grant",
     Grant,
-    indexes={"project": lambda grant: grant.project_id, "user": lambda grant: grant.user_id},
-    unique={"user and project": lambda grant: (grant.user_id, grant.project_id)},
+    indexes={
+        "project": lambda grant: grant.project_id,
+        "user": lambda grant: grant.user_id,
+        "group": lambda grant: grant.group_id,
+        "role": lambda grant: grant.role_id,
+        "place": lambda grant: (grant.holder, grant.project_id),
+    },
+    unique={"grant": lambda grant: (grant.holder, grant.project_id, grant.role_id)},
+    counts=lambda _: {"grants": 1},
+    upgrades=(_grant_2,),
 )
-TOKENS = Kind("token", Token, indexes={"user": lambda token: token.user_id, "project": lambda token: token.project_id})
+TOKENS = Kind(
+    "token",
+    Token,
+    indexes={"user": lambda token: token.user_id, "project": lambda token: token.project_id},
+    counts=lambda _: {"tokens": 1},
+    upgrades=(_token_2,),
+)
 TOKEN_SECRETS = Kind(
     "token_secret", TokenSecret, unique={"hash": lambda secret: secret.hash}, keeps_before=False, secret=True
 )

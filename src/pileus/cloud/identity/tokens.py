@@ -1,19 +1,27 @@
 """Tokens: how one is made, and how the caller behind one is found."""
 
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
+from ipaddress import ip_address, ip_network
 
-from pileus.cloud.identity.model import GRANTS, TOKEN_SECRETS, TOKENS, USERS, Token
+import msgspec
+
+from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS, USERS, Token
+from pileus.cloud.identity.rights import Rights, rights_in
 from pileus.cloud.projects.model import PROJECTS
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import NotFound, Unauthenticated
-from pileus.kernel.ids import ProjectId, TokenId, UserId
+from pileus.kernel.ids import ProjectId, TokenId
 from pileus.operations.caller import Caller, Role
-from pileus.state.state import State
+from pileus.operations.permissions import Permissions
+from pileus.state.state import Change, State, put
 
 _PREFIX = "pileus_"
 """So that people and scanners of leaked secrets know one when they see it."""
+
+_USES_TOLD_EVERY = timedelta(minutes=10)
+_SCOPE = "the scope of this token does not have it"
 
 
 def new_token() -> str:
@@ -25,47 +33,74 @@ def token_hash(token: str) -> str:
     return sha256(token.encode()).hexdigest()
 
 
-def role_in(state: State, user: UserId, project: ProjectId) -> Role | None:
-    """What a user is in a project; None if nothing."""
-    found = state[USERS].find(user)
-    if found is None or not found.enabled:
+def rights_by_token(state: State, permissions: Permissions, token: Token, project: ProjectId) -> Rights | None:
+    """What a token may do in a project now: never more than its user; None if nothing."""
+    rights = rights_in(state, permissions, token.user_id, project)
+    if rights is None:
         return None
-    if found.is_platform:
-        return Role.PLATFORM
-    grant = state[GRANTS].one("user and project", (user, project))
-    return grant.role if grant is not None else None
+    if token.confined and rights.role is Role.PLATFORM:
+        rights = Rights(Role.ADMIN, permissions.of_role(Role.ADMIN))
+    if token.permissions is not None:
+        rights = Rights(rights.role, rights.permissions & permissions.of_patterns(token.permissions))
+    return rights
 
 
-def still_good(state: State, caller: Caller, now: datetime) -> bool:
+def still_good(state: State, permissions: Permissions, caller: Caller, now: datetime) -> bool:
     """Whether a caller who was let in would be let in now, with the same rights: for answers that take long."""
     token = state[TOKENS].find(caller.token_id) if caller.token_id else None
     if token is None or (token.expires_at is not None and token.expires_at <= now):
         return False
-    return role_in(state, caller.user_id, token.project_id) is caller.role
+    rights = rights_by_token(state, permissions, token, caller.project_id)
+    return rights is not None and (rights.role, rights.permissions) == (caller.role, caller.permissions)
+
+
+class TokenUses:
+    """When tokens were used last: told to the records now and then, for a write each time would cost more than it."""
+
+    def __init__(self) -> None:
+        self._at: dict[TokenId, datetime] = {}
+
+    def note(self, token: Token, at: datetime) -> None:
+        if token.last_used_at is None or at - token.last_used_at >= _USES_TOLD_EVERY:
+            self._at[TokenId(token.id)] = at
+
+    def taken(self, state: State) -> list[Change]:
+        """What has to be written down, told once."""
+        at, self._at = self._at, {}
+        found = ((state[TOKENS].find(id), time) for id, time in at.items())
+        return [put(msgspec.structs.replace(token, last_used_at=time)) for token, time in found if token is not None]
 
 
 class TokenAuthenticator:
     """Knows callers by `Authorization: Bearer <token>`."""
 
-    def __init__(self, state: State, clock: Clock) -> None:
+    def __init__(self, state: State, permissions: Permissions, clock: Clock, uses: TokenUses) -> None:
         self._state = state
+        self._permissions = permissions
         self._clock = clock
+        self._uses = uses
 
     def caller(self, authorization: str, project: str, *, source: str, request: str) -> Caller:
         """The caller; header `Pileus-Project` (an id or a name) lets an administrator of the cloud act in another."""
         token = self._token(authorization)
+        if token.sources and not _is_from(source, token.sources):
+            raise Unauthenticated("this token is not good from here")
         user = self._state[USERS].find(token.user_id)
-        role = role_in(self._state, token.user_id, token.project_id)
-        if user is None or role is None:
+        at_home = rights_by_token(self._state, self._permissions, token, token.project_id)
+        if user is None or at_home is None:
             raise Unauthenticated("this token is no longer good")
         acts_in = self._project(project) if project else token.project_id
-        if acts_in is None or (acts_in != token.project_id and role is not Role.PLATFORM):
+        if acts_in is None or (acts_in != token.project_id and at_home.role is not Role.PLATFORM):
             raise NotFound(f"there is no project {project}")
+        self._uses.note(token, self._clock.now())
         return Caller(
             user_id=token.user_id,
             user_name=user.name,
             project_id=acts_in,
-            role=role,
+            role=at_home.role,  # who acts in another project administers the cloud, and has the same rights in all
+            permissions=at_home.permissions,
+            held_back_by=_SCOPE if token.permissions is not None else "",
+            limited=token.is_limited,
             token_id=TokenId(token.id),
             source=source,
             request=request,
@@ -84,3 +119,12 @@ class TokenAuthenticator:
     def _project(self, wanted: str) -> ProjectId | None:
         project = self._state[PROJECTS].find(wanted) or self._state[PROJECTS].one("name", wanted)
         return None if project is None else ProjectId(project.id)
+
+
+def _is_from(source: str, networks: tuple[str, ...]) -> bool:
+    try:
+        address = ip_address(source)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in ip_network(network) for network in networks)

@@ -13,7 +13,7 @@ from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
 from pileus.kernel.units import GIB, MIB
 from pileus.link.templates import FRAMES, GuestTemplate
 from pileus.operations.plan import Reason
-from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostView, Load, Role
+from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostRole, HostView, Load
 from pileus.state.records import Record
 from pileus.state.state import State
 
@@ -123,7 +123,7 @@ def view_of(host: Host, pool: Pool) -> HostView:
         room=host.room,
         rack=host.rack,
         traits=frozenset(facts.traits) if facts else frozenset(),
-        roles=frozenset(Role(each) for each in host.roles),
+        roles=frozenset(HostRole(each) for each in host.roles),
         out_of_service=_out_of_service(host),
     )
 

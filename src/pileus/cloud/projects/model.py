@@ -26,6 +26,11 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "floating_ips": 50,
     "keypairs": 100,
     "server_groups": 50,
+    "users": 100,
+    "groups": 50,
+    "roles": 50,
+    "grants": 1000,
+    "tokens": 1000,
 }
 """What a project may use unless its own quota says otherwise."""
 

@@ -7,7 +7,8 @@ import msgspec
 from pydantic import Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
-from pileus.cloud.identity.model import GRANTS, TOKEN_SECRETS, TOKENS
+from pileus.cloud.identity.leaving import each_once, with_a_project
+from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, TOKENS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.keypairs.model import KEYPAIRS
@@ -39,6 +40,8 @@ _GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
     KEYPAIRS,
     GRANTS,
     TOKENS,
+    GROUPS,
+    ROLES,
 )
 
 Limit = Annotated[int, Field(ge=-1, le=1_000_000_000)]
@@ -116,7 +119,7 @@ def change(ask: Ask, project: Project, wish: ProjectChange) -> Plan:
 
 @projects.delete(least=Role.PLATFORM)
 def delete(ask: Ask, project: Project) -> Plan:
-    """Delete a project; its own networks go with it. It must not have instances, images or floating IPs left."""
+    """Delete a project; its own networks and users go with it. Its instances, volumes and images must not."""
     if project.id == ask.caller.project_id:
         raise Conflict("you are working in this project")
     state = ask.state
@@ -129,12 +132,12 @@ def delete(ask: Ask, project: Project) -> Plan:
     changes: list[Change] = [remove(project)]
     for kind in _GO_WITH_A_PROJECT:
         changes += [remove(record) for record in state.table(kind).by("project", project.id)]
-    changes += [
-        remove(secret)
-        for token in state[TOKENS].by("project", project.id)
-        if (secret := state[TOKEN_SECRETS].find(token.id)) is not None
-    ]
-    return Plan(summary=f"delete project {project.name}", changes=changes, undo="none: its networks and keys are gone")
+    changes += with_a_project(ask, ProjectId(project.id))
+    return Plan(
+        summary=f"delete project {project.name}",
+        changes=each_once(changes),
+        undo="none: its networks and keys are gone",
+    )
 
 
 @projects.special("GET", "/{id}/quota", least=Role.READER, answers=Quota)

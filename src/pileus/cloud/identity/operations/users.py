@@ -1,0 +1,133 @@
+"""What one may do with users: those of the whole cloud, and sub-accounts, which belong to a project."""
+
+from typing import Annotated
+
+import msgspec
+from pydantic import StringConstraints
+
+from pileus.cloud.identity.leaving import without_token, without_user
+from pileus.cloud.identity.model import PASSWORDS, TOKENS, USERS, Password, User
+from pileus.cloud.identity.passwords import hashed, hashed_aside
+from pileus.cloud.identity.rights import nobody_manages_their_betters, not_by_a_token_with_a_scope
+from pileus.cloud.projects.model import PROJECTS
+from pileus.kernel.errors import Conflict, Forbidden
+from pileus.kernel.ids import ProjectId
+from pileus.operations.caller import Role
+from pileus.operations.declare import Answer, Exchange, Noun
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Id, Wire, ref
+from pileus.state.state import put
+
+NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=256)]
+
+
+class UserCreate(Wire):
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._@-]{0,62}$")]
+    password: NewPassword
+    is_platform: bool = False
+    project_id: Annotated[Id, ref("project")] | None = None
+    """The project that the user belongs to (a sub-account). Whom an administrator of a project makes belongs to it."""
+
+
+class UserChange(Wire):
+    enabled: bool | None = None
+    is_platform: bool | None = None
+
+
+class PasswordChange(Wire):
+    password: NewPassword
+
+
+def _visible(ask: Ask, user: User) -> bool:
+    """Everybody sees themselves; who manages a project's people sees its sub-accounts."""
+    caller = ask.caller
+    managed = user.project_id == caller.project_id and caller.may("user.change")
+    return caller.is_platform or user.id == caller.user_id or managed
+
+
+users = Noun(
+    USERS,
+    plural="users",
+    columns=("name", "is_platform", "enabled", "project_id"),
+    about="Users: people, and programs that act like one.",
+    visible=_visible,
+    scope="",
+)
+users.list(filters=("name", "project_id"), sorts=("name",))
+users.show()
+
+
+@users.post(least=Role.ADMIN)
+def create(ask: Ask, wish: UserCreate) -> Plan:
+    """Create a user. One that an administrator of a project makes belongs to that project and never leaves it."""
+    if wish.is_platform:
+        not_by_a_token_with_a_scope(ask)
+    project = _project_for(ask, wish)
+    user = User(id=ask.new_id(), created_at=ask.now, name=wish.name, is_platform=wish.is_platform, project_id=project)
+    password = Password(id=user.id, created_at=ask.now, hash=hashed(wish.password))
+    return Plan(
+        summary=f"create user {wish.name}", changes=(put(user), put(password)), answers=user, undo="delete the user"
+    )
+
+
+def _project_for(ask: Ask, wish: UserCreate) -> ProjectId:
+    if not ask.caller.is_platform:
+        if wish.is_platform:
+            raise Forbidden("only administrators of the cloud make others so", fields={"is_platform": "not allowed"})
+        if wish.project_id not in (None, ask.caller.project_id):
+            ask.see(PROJECTS, "", "project_id")
+        return ask.caller.project_id
+    if wish.project_id is None:
+        return ProjectId("")
+    if wish.is_platform:
+        wrong = "an administrator of the cloud belongs to no project"
+        raise Conflict(wrong, fields={"project_id": wrong})
+    return ProjectId(ask.see(PROJECTS, wish.project_id, "project_id").id)
+
+
+@users.patch(least=Role.ADMIN)
+def change(ask: Ask, user: User, wish: UserChange) -> Plan:
+    """Let a user in or keep them out; make them an administrator of the cloud, or no longer one."""
+    if user.id == ask.caller.user_id:
+        raise Conflict("nobody can change their own rights")
+    nobody_manages_their_betters(ask, user)
+    if wish.is_platform is not None and not ask.caller.is_platform:
+        raise Forbidden("only administrators of the cloud make others so", fields={"is_platform": "not allowed"})
+    if wish.is_platform and user.project_id:
+        raise Conflict("a user who belongs to a project stays in it", fields={"is_platform": "not for a sub-account"})
+    changed = msgspec.structs.replace(user, **wish.model_dump(exclude_none=True))
+    return Plan(summary=f"change user {user.name}", changes=(put(changed),), answers=changed, undo="change it back")
+
+
+@users.special("PUT", "/{id}/password", least=Role.READER, status=204)
+async def set_password(exchange: Exchange, user: User, wish: PasswordChange) -> Answer:
+    """Set a password: one's own, or that of a user whom one administers. Sessions of the user end."""
+    _may_set_password(exchange.ask, user)
+    hash = await hashed_aside(wish.password)
+    ask = exchange.ask
+    user = ask.state[USERS].get(user.id)
+    _may_set_password(ask, user)
+    before = ask.state[PASSWORDS].find(user.id)
+    password = Password(id=user.id, created_at=ask.now, revision=before.revision if before else 0, hash=hash)
+    ended = [
+        change
+        for token in ask.state[TOKENS].by("user", user.id)
+        if token.expires_at is not None and token.id != ask.caller.token_id
+        for change in without_token(ask, token)
+    ]
+    return await exchange.commit(Plan(summary=f"set the password of {user.name}", changes=(put(password), *ended)))
+
+
+def _may_set_password(ask: Ask, user: User) -> None:
+    not_by_a_token_with_a_scope(ask)
+    if user.id != ask.caller.user_id:
+        nobody_manages_their_betters(ask, user)
+
+
+@users.delete(least=Role.ADMIN)
+def delete(ask: Ask, user: User) -> Plan:
+    """Delete a user, with roles, tokens and keypairs. What else they made belongs to its projects and stays."""
+    if user.id == ask.caller.user_id:
+        raise Conflict("nobody can delete themselves")
+    nobody_manages_their_betters(ask, user)
+    return Plan(summary=f"delete user {user.name}", changes=without_user(ask, user), undo="create the user again")
