@@ -189,7 +189,8 @@ class Performer:
             if task is not None:
                 # From here on it is promised. The caller may go away: the task must start all the same.
                 self.state.when_durable(partial(self.engine.launch, TaskId(task.id)))
-            await self.state.durable()
+        # Also if nothing has changed: what was answered from may not be on disk yet.
+        await self.state.durable()
         return answer
 
     def _answer(self, operation: Operation, plan: Plan, task: Task | None) -> Answer:

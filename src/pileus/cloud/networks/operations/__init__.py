@@ -8,6 +8,7 @@ from pileus.cloud.networks.operations.networks import (
     networks,
 )
 from pileus.cloud.networks.operations.ports import ports
+from pileus.cloud.networks.operations.reach import reach
 from pileus.cloud.networks.operations.routers import RouterCreate, create_router, delete_router, routers
 from pileus.cloud.networks.operations.subnets import SubnetCreate, create_subnet, delete_subnet, subnets
 
@@ -24,6 +25,7 @@ __all__ = [
     "delete_subnet",
     "networks",
     "ports",
+    "reach",
     "routers",
     "subnets",
 ]

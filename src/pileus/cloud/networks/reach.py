@@ -1,0 +1,326 @@
+"""Whether one reaches another, and why: what switches and routers do with a packet, told from the records. Pure.
+
+The way is that of the projection (`pileus.ovn.projection`), hop by hop: the rules of the sender's security groups, its
+network, routers with their translation and their routes, the external network, the rules of the receiver's groups.
+`labs/test_reach.py` compares what is said here with ovn-trace(8), over clouds made at random.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from ipaddress import ip_address, ip_network
+from typing import Final, NamedTuple
+
+import msgspec
+
+from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, Port, Router, Subnet
+from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES, Direction, SecurityRule
+from pileus.state.records import Record
+from pileus.state.state import State
+
+_ROUTERS_AT_MOST: Final = 16
+_ECHO_REQUEST: Final = {4: 8, 6: 128}
+"""Types of ICMP (RFC 792) and ICMPv6 (RFC 4443)."""
+_CONNECTED, _STATIC = 1, 0
+"""Of two routes to the same prefix, the higher is taken (ovn-northd(8), Logical Router IP Routing)."""
+
+
+class Verdict(StrEnum):
+    YES = "yes"
+    NO = "no"
+    BEYOND = "beyond"
+    """It gets out of what the asker may know of: out of the cloud, to another project, to a guest that routes."""
+
+
+class Packet(msgspec.Struct, frozen=True, kw_only=True):
+    """The first packet of a connection."""
+
+    source: str
+    destination: str
+    protocol: str
+    """`tcp`, `udp`, or `icmp` for an echo request."""
+    port: int | None = None
+    """Of TCP and UDP."""
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return ip_address(self.destination).version
+
+    @property
+    def words(self) -> str:
+        return self.protocol if self.port is None else f"{self.protocol} {self.port}"
+
+
+class Hop(msgspec.Struct, frozen=True, kw_only=True):
+    """What one record on the way does with the packet."""
+
+    kind: str
+    id: str
+    name: str
+    says: str
+    passes: bool = True
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """A packet's way, and how it ends."""
+
+    verdict: Verdict
+    packet: Packet
+    """As it is at the end, after all translation."""
+    hops: tuple[Hop, ...]
+    port: Port | None = None
+    """Where it arrives."""
+    advice: str = ""
+    """What would let it go on."""
+
+
+def from_port(state: State, port: Port, packet: Packet, sees: Callable[[Record], bool]) -> Trace:
+    """The way of a packet that the guest behind this port sends; `sees` says which records the asker may know of."""
+    return _Way(state, packet, sees).leave(port)
+
+
+def from_outside(state: State, network: Network, packet: Packet, sees: Callable[[Record], bool]) -> Trace:
+    """The way of a packet that comes in from this external network."""
+    return _Way(state, packet, sees).cross_outside(network)
+
+
+class _Route(NamedTuple):
+    """Whereto a router sends a packet; compared, the better is the greater."""
+
+    prefix_length: int
+    rank: int
+    network: str
+    """Into which network."""
+    next_hop: str
+    """To whom there; empty for the packet's own destination."""
+    way_out: bool
+
+
+class _Way:
+    """Follows one packet. Each method takes it one hop on, and answers with the whole of what came of it."""
+
+    def __init__(self, state: State, packet: Packet, sees: Callable[[Record], bool]) -> None:
+        self._state = state
+        self._packet = packet
+        self._sees = sees
+        self._hops: list[Hop] = []
+        self._routers = 0
+
+    def leave(self, port: Port) -> Trace:
+        """Out of a guest: past the rules of its groups, and on its network to whom it is for, or to the gateway."""
+        if not self._allowed(port, Direction.EGRESS, self._packet.destination):
+            return self._end(Verdict.NO, advice=self._missing_rule(port, Direction.EGRESS, self._packet.destination))
+        network = self._state[NETWORKS].get(port.network_id)
+        mine = [subnet for subnet in self._subnets_of(port) if _version(subnet) == self._packet.version]
+        if not mine:
+            self._note(port, f"has no IPv{self._packet.version} address to send from", passes=False)
+            return self._end(Verdict.NO, advice=f"give it an address of an IPv{self._packet.version} subnet")
+        if any(_holds(subnet, self._packet.destination) for subnet in mine):
+            return self._deliver(network)
+        for subnet in mine:
+            for router in self._state[ROUTERS].by("subnet", subnet.id):
+                if subnet.gateway is not None:
+                    self._note(network, f"{self._packet.destination} is not in {subnet.cidr}: to {subnet.gateway}")
+                    return self._route(router)
+        self._note(network, f"{self._packet.destination} is not in it, and no router joins it", passes=False)
+        return self._end(Verdict.NO, advice=f"join subnet {mine[0].name} to a router")
+
+    def cross_outside(self, network: Network, next_hop: str = "") -> Trace:
+        """On an external network: to whom the packet is for, or to the next hop."""
+        to = next_hop or self._packet.destination
+        floating = self._state[FLOATING_IPS].one("address", (network.id, to))
+        if floating is not None:
+            return self._at_floating_ip(floating)
+        for router in self._state[ROUTERS].by("external_network", network.id):
+            if router.external_address == to:
+                return self._route(router) if next_hop else self._at_router(router)
+        if (port := self._port_at(network, to)) is not None:
+            return self._receive(port)
+        self._note(network, f"{to} is nobody's of this cloud: it goes out")
+        return self._end(Verdict.BEYOND)
+
+    def _at_floating_ip(self, floating: FloatingIp) -> Trace:
+        router = self._state[ROUTERS].find(floating.router_id or "")
+        if not self._sees(floating):
+            self._hops.append(Hop(kind="floating_ip", id="", name=floating.address, says="is of another project"))
+            return self._end(Verdict.BEYOND)
+        if router is None or floating.fixed_address is None:
+            self._note(floating, "leads nowhere: it is associated with no port", passes=False)
+            return self._end(Verdict.NO, advice=f"associate {floating.address} with a port")
+        self._note(floating, f"is translated to {floating.fixed_address} by router {router.name}")
+        self._packet = msgspec.structs.replace(self._packet, destination=floating.fixed_address)
+        return self._route(router)
+
+    def _route(self, router: Router) -> Trace:
+        """Through a router that has the packet, to where its best route leads."""
+        self._routers += 1
+        if self._routers > _ROUTERS_AT_MOST:
+            self._note(router, "has had it before: the routes go round in a circle", passes=False)
+            return self._end(Verdict.NO, advice="mend the static routes of the routers above")
+        to = self._packet.destination
+        if to == router.external_address or any(subnet.gateway == to for subnet in self._joined(router)):
+            return self._at_router(router)
+        route = max(self._routes(router), default=None)
+        if route is None:
+            self._note(router, f"has no route to {to}", passes=False)
+            help = "join the subnet to it, or give it a route" if ip_address(to).is_private else "let it lead out"
+            return self._end(Verdict.NO, advice=f"router {router.name}: {help}")
+        network = self._state[NETWORKS].get(route.network)
+        via = f" by way of {route.next_hop}" if route.next_hop else ""
+        self._note(router, f"sends it to network {network.name}{via}")
+        if route.way_out:
+            self._translate_source(router)
+            return self.cross_outside(network, route.next_hop)
+        return self._hand_over(network, route.next_hop) if route.next_hop else self._deliver(network)
+
+    def _routes(self, router: Router) -> Iterator[_Route]:
+        """The routes of a router that lead to the packet's destination."""
+        outside = self._outside(router)
+        connected = [(subnet, False) for subnet in self._joined(router)]
+        connected += [] if outside is None else [(outside, True)]
+        for subnet, way_out in connected:
+            if _holds(subnet, self._packet.destination):
+                yield _Route(ip_network(subnet.cidr).prefixlen, _CONNECTED, subnet.network_id, "", way_out)
+        for route in router.routes:
+            if not _within(self._packet.destination, route.destination):
+                continue
+            for subnet, way_out in connected:
+                if _holds(subnet, route.next_hop):
+                    length = ip_network(route.destination).prefixlen
+                    yield _Route(length, _STATIC, subnet.network_id, route.next_hop, way_out)
+        if outside is not None and outside.gateway and ip_address(outside.gateway).version == self._packet.version:
+            yield _Route(0, _STATIC, outside.network_id, outside.gateway, way_out=True)
+
+    def _translate_source(self, router: Router) -> None:
+        """What leaves by a router's way out has the floating IP of its sender, or else the router's address."""
+        source = self._packet.source
+        for floating in self._state[FLOATING_IPS].by("router_id", router.id):
+            if floating.fixed_address == source:
+                self._note(floating, f"stands for {source} outside")
+                self._packet = msgspec.structs.replace(self._packet, source=floating.address)
+                return
+        own = router.external_address
+        translated = router.snat and own is not None and ip_address(own).version == self._packet.version
+        if translated and any(_holds(subnet, source) for subnet in self._joined(router)):
+            assert own is not None
+            self._note(router, f"translates {source} to its own {own}")
+            self._packet = msgspec.structs.replace(self._packet, source=own)
+        elif ip_address(source).is_private:
+            self._note(router, f"sends it out as {source}, which nobody outside can answer")
+
+    def _hand_over(self, network: Network, next_hop: str) -> Trace:
+        """To a guest that is to route: it gets the packet if its groups let it in."""
+        port = self._port_at(network, next_hop)
+        if port is None:
+            self._note(network, f"has nobody with the address {next_hop}", passes=False)
+            return self._end(Verdict.NO, advice="mend the route")
+        trace = self._receive(port)
+        return msgspec.structs.replace(trace, verdict=Verdict.BEYOND) if trace.verdict is Verdict.YES else trace
+
+    def _deliver(self, network: Network) -> Trace:
+        """On a network of the cloud, to the port with the packet's destination."""
+        to = self._packet.destination
+        port = self._port_at(network, to)
+        if port is not None:
+            return self._receive(port)
+        for subnet in self._state[SUBNETS].by("network_id", network.id):
+            for router in self._state[ROUTERS].by("subnet", subnet.id) if subnet.gateway == to else ():
+                return self._at_router(router)
+        self._note(network, f"has nobody with the address {to}", passes=False)
+        return self._end(Verdict.NO)
+
+    def _at_router(self, router: Router) -> Trace:
+        """A router is asked itself: it answers a ping, and nothing else."""
+        echo = self._packet.protocol == "icmp"
+        has = f"has the address {self._packet.destination} itself"
+        self._note(router, f"{has}, and answers" if echo else f"{has}, and answers nothing but a ping", passes=echo)
+        return self._end(Verdict.YES if echo else Verdict.NO)
+
+    def _receive(self, port: Port) -> Trace:
+        """Into a guest, past the rules of its groups."""
+        if not self._sees(port):
+            self._hops.append(Hop(kind="port", id="", name=self._packet.destination, says="is of another project"))
+            return self._end(Verdict.BEYOND)
+        if not self._allowed(port, Direction.INGRESS, self._packet.source):
+            return self._end(Verdict.NO, advice=self._missing_rule(port, Direction.INGRESS, self._packet.source))
+        return self._end(Verdict.YES, port=port)
+
+    def _allowed(self, port: Port, direction: Direction, peer: str) -> bool:
+        way = f"in from {peer}" if direction is Direction.INGRESS else f"out to {peer}"
+        groups = [self._state[SECURITY_GROUPS].get(id) for id in port.security_group_ids]
+        for group in groups:
+            for rule in self._state[SECURITY_RULES].by("group_id", group.id):
+                if rule.direction is direction and self._fits(rule, peer):
+                    self._note(port, f"lets {self._packet.words} {way}: security group {group.name}, rule {rule.id}")
+                    return True
+        names = ", ".join(group.name for group in groups)
+        where = f"no rule of its security groups ({names}) does" if groups else "it is in no security group"
+        self._note(port, f"does not let {self._packet.words} {way}: {where}", passes=False)
+        return False
+
+    def _fits(self, rule: SecurityRule, peer: str) -> bool:
+        if rule.ip_version != self._packet.version:
+            return False
+        if rule.remote_group_id is not None:
+            members = self._state[PORTS].by("security_group", rule.remote_group_id)
+            if not any(each.address == peer for member in members for each in member.addresses):
+                return False
+        elif rule.remote_cidr is not None and not _within(peer, rule.remote_cidr):
+            return False
+        if rule.protocol is None:
+            return True
+        if rule.protocol != self._packet.protocol:
+            return False
+        if rule.protocol == "icmp":
+            return rule.port_min in (None, _ECHO_REQUEST[rule.ip_version]) and rule.port_max in (None, 0)
+        port = self._packet.port or 0
+        return (rule.port_min is None or rule.port_min <= port) and (rule.port_max is None or port <= rule.port_max)
+
+    def _missing_rule(self, port: Port, direction: Direction, peer: str) -> str:
+        group = next((self._state[SECURITY_GROUPS].get(id).name for id in port.security_group_ids), None)
+        if group is None:
+            return f"put port {port.name} into a security group"
+        prefix = 32 if self._packet.version == 4 else 128
+        side = "from" if direction is Direction.INGRESS else "to"
+        return f"add a rule to security group {group}: {direction}, {self._packet.words}, {side} {peer}/{prefix}"
+
+    def _subnets_of(self, port: Port) -> list[Subnet]:
+        return [self._state[SUBNETS].get(each.subnet_id) for each in port.addresses]
+
+    def _joined(self, router: Router) -> list[Subnet]:
+        return [self._state[SUBNETS].get(id) for id in router.subnet_ids]
+
+    def _outside(self, router: Router) -> Subnet | None:
+        """The subnet of the external network that the router's own address is of."""
+        if router.external_network_id is None or router.external_address is None:
+            return None
+        subnets = self._state[SUBNETS].by("network_id", router.external_network_id)
+        return next((subnet for subnet in subnets if _holds(subnet, router.external_address)), None)
+
+    def _port_at(self, network: Network, address: str) -> Port | None:
+        for subnet in self._state[SUBNETS].by("network_id", network.id):
+            if _holds(subnet, address):
+                ports = self._state[PORTS].by("subnet", subnet.id)
+                return next((port for port in ports if any(each.address == address for each in port.addresses)), None)
+        return None
+
+    def _note(self, record: Network | Router | Port | FloatingIp, says: str, *, passes: bool = True) -> None:
+        name = record.address if isinstance(record, FloatingIp) else record.name
+        kind = type(record).__name__.lower() if not isinstance(record, FloatingIp) else "floating_ip"
+        self._hops.append(Hop(kind=kind, id=record.id, name=name, says=says, passes=passes))
+
+    def _end(self, verdict: Verdict, *, port: Port | None = None, advice: str = "") -> Trace:
+        return Trace(verdict=verdict, packet=self._packet, hops=tuple(self._hops), port=port, advice=advice)
+
+
+def _version(subnet: Subnet) -> int:
+    return ip_network(subnet.cidr).version
+
+
+def _holds(subnet: Subnet, address: str) -> bool:
+    return _within(address, subnet.cidr)
+
+
+def _within(address: str, cidr: str) -> bool:
+    return ip_address(address) in ip_network(cidr)
