@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from ipaddress import ip_address, ip_network
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cache
 import pytest
@@ -61,13 +62,13 @@ class Central:
         """Have each router know the others outside, as it would after asking for them once."""
         database = f"--db=unix:{self.folder / 'sb.sock'}"
         outside = {each.id: each.external_address for each in state[ROUTERS] if each.external_address}
-        owners = [(address, router) for router, address in outside.items()]
+        owners = [(address, id) for id, address in outside.items()]
         owners += [(each.address, each.router_id) for each in state[FLOATING_IPS] if each.router_id]
-        for router in outside:
-            find = ("--bare", "--columns=_uuid", "find", "Datapath_Binding", f"external_ids:name={router}")
+        for asker in outside:
+            find = ("--bare", "--columns=_uuid", "find", "Datapath_Binding", f"external_ids:name={asker}")
             datapath = (await run(self.database.programs("ovn-sbctl"), database, *find)).strip()
             for address, owner in owners:
-                columns = f"logical_port={router}-out", f"ip={address}", f'mac="{mac_of(owner, "out")}"'
+                columns = f"logical_port={asker}-out", f"ip={address}", f'mac="{mac_of(owner, "out")}"'
                 made = ("create", "MAC_Binding", *columns, f"datapath={datapath}")
                 await run(self.database.programs("ovn-sbctl"), database, *made)
 
@@ -154,19 +155,17 @@ def a_cloud(dice: random.Random) -> Iterator[NetworkRecord]:
     yield floating_ip("f-free", of="outside", address="172.24.0.119")
 
 
-def a_rule(dice: random.Random, names: tuple[str, ...]) -> dict[str, object]:
+def a_rule(dice: random.Random, names: tuple[str, ...]) -> dict[str, Any]:
     version = dice.choice((4, 4, 6))
     protocol = dice.choice((None, "tcp", "udp", "icmp"))
     first = (
         dice.choice((None, 80, 443)) if protocol in ("tcp", "udp") else dice.choice((None, 8 if version == 4 else 128))
     )
     last = None if first is None else first + dice.choice((0, 400)) if protocol in ("tcp", "udp") else 0
-    peer: dict[str, object] = {"remote_group_id": dice.choice(names)} if dice.random() < 0.4 else {}
+    peer: dict[str, Any] = {"remote_group_id": dice.choice(names)} if dice.random() < 0.4 else {}
     if not peer and dice.random() < 0.5:
         everywhere = ("10.0.0.0/16", "10.1.0.0/24", "172.24.0.0/24", "0.0.0.0/0") if version == 4 else ("fd00::/64",)
         peer = {"remote_cidr": dice.choice(everywhere)}
-    if protocol is None:
-        first = last = None
     return {
         "direction": dice.choice(tuple(Direction)),
         "ip_version": version,

@@ -324,3 +324,17 @@ async def test_the_past_is_not_changed_and_not_made_up(pileus: CommandLine, comm
     said = await pileus(*command.split())
     assert said.status != 0
     assert says in said.err
+
+
+async def test_who_reaches_whom_is_told_hop_by_hop(pileus: CommandLine) -> None:
+    await created(pileus, "asker")
+    await created(pileus, "asked")
+    lines = (await pileus.ok("network", "reach", "asker", "asked:5432")).out.splitlines()
+    assert lines[0] == "asker reaches asked by tcp 5432"
+    assert all("lets tcp 5432" in line for line in lines[1:])
+    out = (await pileus.ok("network", "reach", "asker", "192.0.2.80", "--port", "443", "-o", "json")).json
+    assert out["verdict"] == "beyond"
+    refused = (await pileus.ok("network", "reach", "192.0.2.80", "asked", "--port", "22")).out.splitlines()
+    assert refused[-1] == "to let it through: associate a floating IP with asked"
+    twice = await pileus.run("network", "reach", "asker", "asked:1", "--port", "2")
+    assert twice.status == 2

@@ -125,6 +125,8 @@ def own_commands(noun: str, session: Session) -> Mapping[str, Command]:
             from pileus.cli.consoles import commands
         case "keypair":
             from pileus.cli.keypairs import commands
+        case "network":
+            from pileus.cli.networks import commands
         case "event":
             from pileus.cli.events import commands
         case "task":
