@@ -336,5 +336,5 @@ async def test_who_reaches_whom_is_told_hop_by_hop(pileus: CommandLine) -> None:
     assert out["verdict"] == "beyond"
     refused = (await pileus.ok("network", "reach", "192.0.2.80", "asked", "--port", "22")).out.splitlines()
     assert refused[-1] == "to let it through: associate a floating IP with asked"
-    twice = await pileus.run("network", "reach", "asker", "asked:1", "--port", "2")
+    twice = await pileus("network", "reach", "asker", "asked:1", "--port", "2")
     assert twice.status == 2

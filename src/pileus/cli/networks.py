@@ -40,7 +40,7 @@ def commands(session: Session) -> Mapping[str, Command]:
                 body["port"] = port
             body |= await _side(names, "source", source) | await _side(names, "destination", destination)
             operation = session.document.nouns["network"].operations["reach"]
-            answer = (await client.send(operation.method, operation.path, body)).body
+            answer = (await client.send(operation.method, operation.path, body, plans=False)).body
         if not session.printer.document(answer):
             _show(answer, session)
 
