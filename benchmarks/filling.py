@@ -12,8 +12,8 @@ from pileus.cloud.flavors.model import FLAVORS
 from pileus.cloud.hosts.model import Host
 from pileus.cloud.identity.model import Grant, Token, TokenSecret, User
 from pileus.cloud.identity.tokens import new_token, token_hash
-from pileus.cloud.images.files import ImageFiles
-from pileus.cloud.images.model import Image, ImageFormat, ImageState
+from pileus.cloud.images.model import Image, ImageState
+from pileus.diskimages.headers import DiskFormat
 from pileus.cloud.instances.model import FirstBootData, Instance, InstanceState
 from pileus.cloud.instances.operations.creation import mac_of
 from pileus.cloud.networks.model import SUBNETS, FixedAddress, Port, Subnet
@@ -92,7 +92,7 @@ async def fill(data: Path, *, hosts: int, instances: int = 0, room: int = 0) -> 
         tenants = [await _tenant(state, number, now) for number in range(projects)]
         image = _image(tenants[0].project, now)
         await state.commit([put(image)], ORIGIN)
-        path = ImageFiles(data / "images").path(ImageId(image.id))
+        path = data / "images" / image.id
         await asyncio.to_thread(path.write_bytes, bytes(image.size_bytes))
         running: list[tuple[str, int]] = []
         for begin in range(0, instances, _AT_ONCE):
@@ -132,7 +132,7 @@ def _image(project: ProjectId, now: datetime) -> Image:
         created_at=now,
         project_id=project,
         name="mini",
-        format=ImageFormat.RAW,
+        format=DiskFormat.RAW,
         public=True,
         state=ImageState.ACTIVE,
         size_bytes=1 * MIB,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pileus.cloud.floatingips import operations as floatingips
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, Host
-from pileus.cloud.images.model import Image, ImageFormat, ImageState
+from pileus.cloud.images.model import Image, ImageState
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.instances.operations import creation as instances
 from pileus.cloud.instances.placement import Placer
@@ -26,6 +26,7 @@ from pileus.cloud.pools.model import Pool
 from pileus.cloud.projects.model import DEFAULT_QUOTA, Project, limits
 from pileus.cloud.projects.operations import beginnings
 from pileus.controller.nouns import KINDS
+from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.clock import FrozenClock, SystemClock
 from pileus.kernel.errors import PileusError, QuotaExceeded
 from pileus.kernel.ids import InstanceId, NetworkId, PoolId, ProjectId, SubnetId, UserId, new_id
@@ -79,7 +80,7 @@ class Desk:
             created_at=NOW,
             project_id=self.projects[0],
             name="mini",
-            format=ImageFormat.RAW,
+            format=DiskFormat.RAW,
             public=True,
             state=ImageState.ACTIVE,
         )

@@ -1,5 +1,6 @@
 """Every workflow, broken at every moment: what is left is all of it, or nothing."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import WORKFLOWS
 from pileus.testing.cloud import SimulatedCloud
+from pileus.testing.diskimages import vmdk
 from pileus.testing.links import until
 from pileus.testing.prover import Deed, Prover
 from pileus.workflow.task import TASKS, UNFINISHED
@@ -127,6 +129,21 @@ async def ask_volume(cloud: SimulatedCloud, method: str, path: str, body: dict[s
     assert answer.status_code in (202, 503), answer.text
 
 
+async def uploaded(cloud: SimulatedCloud) -> None:
+    wish = {"name": "mine", "format": "vmdk", "sha256": sha256(vmdk()).hexdigest()}
+    made = await cloud.client.post("/v1/images", json=wish)
+    assert made.status_code == 201, made.text
+    path = f"/v1/images/{made.json()['id']}/upload"
+    answer = await cloud.client.patch(path, content=vmdk(), headers={"upload-offset": "0"})
+    assert answer.status_code == 200, answer.text
+
+
+async def finish_upload(cloud: SimulatedCloud) -> None:
+    image = next(image.id for image in cloud.state[IMAGES] if image.name == "mine")
+    answer = await cloud.client.post(f"/v1/images/{image}/upload/finish", json={})
+    assert answer.status_code in (202, 503), answer.text
+
+
 def the_instance(cloud: SimulatedCloud) -> str:
     return cloud.state[INSTANCES].ids[0]
 
@@ -158,6 +175,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "volume.grow": (attached, grow, 32),
     "volume.grow detached": (attached_before, grow, 23),
     "volume.delete": (attached_before, delete_volume, 19),
+    "image.finish": (uploaded, finish_upload, 30),
     "instance.delete with a volume": (attached, delete, 32),
 }
 """What is there before, what is done, and in how many ways it is broken."""

@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from pileus.cloud.images.operations import transfer_url
+from pileus.cloud.images.operations.data import transfer_url
 from pileus.controller.nouns import NOUNS
 from pileus.controller.openapi import PATH, written
 from pileus.kernel.ids import HostId, ImageId, new_id

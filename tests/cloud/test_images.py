@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pileus.cloud.images.model import IMAGES
-from pileus.cloud.images.operations import transfer_url
+from pileus.cloud.images.operations.data import transfer_url
 from pileus.kernel.ids import HostId, ImageId, new_id
 from pileus.link.tickets import Tickets
 from pileus.operations.caller import Role

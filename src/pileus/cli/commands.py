@@ -28,8 +28,8 @@ _NO_FILTERS = frozenset({"limit", "all_projects", "sort", "at"})
 
 
 def is_command(operation: Operation) -> bool:
-    """Operations for everybody are those that machines ask: joining, fetching by ticket, signing in."""
-    return operation.least != "nobody"
+    """What is no command: what machines ask (joining, fetching by ticket), signing in, and sending files."""
+    return operation.least != "nobody" and not operation.takes_bytes
 
 
 def command_of(operation: Operation, session: Session) -> Command:

@@ -1,6 +1,7 @@
 """Images up and down: `pileus image upload` makes the record and sends the data, `pileus image download` brings it."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,8 +11,7 @@ from pileus.cli.commands import Command
 from pileus.cli.progress import shown
 from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.client.records import Record
-
-_QCOW2 = b"QFI\xfb"
+from pileus.diskimages.headers import looks_like
 
 
 def commands(session: Session) -> Mapping[str, Command]:
@@ -21,20 +21,30 @@ def commands(session: Session) -> Mapping[str, Command]:
         name: Annotated[str, Parameter(help="What to call it.")],
         /,
         *,
-        file: Annotated[Path, Parameter(help="The disk.")],
+        file: Annotated[Path, Parameter(help="The disk, or the ISO.")],
         format: Annotated[
-            Literal["raw", "qcow2"] | None, Parameter(help="Of the disk; without it, what the file looks like.")
+            Literal["raw", "qcow2", "vmdk", "vhdx", "vpc", "iso"] | None,
+            Parameter(help="Of the file; without it, what the file looks like."),
         ] = None,
         description: str = "",
         public: Annotated[bool, Parameter(negative=(), help="For every project to use.")] = False,
         default_user: Annotated[str, Parameter(help="Who to sign in as.")] = "",
+        template: Annotated[
+            Literal["linux", "linux-uefi", "legacy", "windows", "windows-virtio"],
+            Parameter(help="The devices that guests are given."),
+        ] = "linux",
+        architecture: Annotated[str, Parameter(help="Such as x86_64, for people to know.")] = "",
+        min_disk_gib: Annotated[int, Parameter(help="The smallest disk that it runs on.")] = 0,
+        min_memory_mib: Annotated[int, Parameter(help="The least memory that it runs with.")] = 0,
         sha256: Annotated[str, Parameter(help="What the file's SHA-256 must be, in hex.")] = "",
         common: AsCommon = COMMON,
     ) -> None:
-        """Make an image of a file: its record, then its data, checked by its SHA-256.
+        """Make an image of a file: its record, then its data, checked by its SHA-256 and converted if need be.
 
-        If the upload fails, the record is removed again.
+        What breaks off goes on by itself; after an interruption, by the same command once more. If the file is refused,
+        the record is removed again.
         """
+        from pileus.cli.tasks import finish
         from pileus.client.images import upload as send
 
         session.use(common)
@@ -45,10 +55,20 @@ def commands(session: Session) -> Mapping[str, Command]:
             "description": description,
             "public": public,
             "default_user": default_user,
+            "template": template,
+            "architecture": architecture,
+            "min_disk_gib": min_disk_gib,
+            "min_memory_mib": min_memory_mib,
         }
         async with session.client() as client:
-            with shown(session, f"upload {name}") as progress:
-                image = await send(client, fields, file, progress=progress, expected=sha256)
+            with ExitStack() as bar:
+                progress = bar.enter_context(shown(session, f"upload {name}"))
+
+                async def wait(task: str) -> None:
+                    bar.close()
+                    await finish(session, client, task)
+
+                image = await send(client, fields, file, progress=progress, expected=sha256, wait=wait)
         session.say(f"sha256 {image['sha256']}: right")
         session.printer.record(image)
 
@@ -75,7 +95,6 @@ def commands(session: Session) -> Mapping[str, Command]:
 
 def _format_of(file: Path) -> str:
     try:
-        with file.open("rb") as disk:
-            return "qcow2" if disk.read(4) == _QCOW2 else "raw"
+        return looks_like(file)
     except OSError:
         return "raw"  # the upload says what is wrong with the file

@@ -67,6 +67,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     query: tuple[Field, ...]
     body: tuple[Field, ...]
     """Fields of its JSON body."""
+    takes_bytes: bool
+    """Whether its body is a file, or a part of one."""
     statuses: tuple[str, ...]
 
     @property
@@ -181,6 +183,7 @@ class Document:
             labels=ours["labels"],
             query=tuple(self._query(raw.get("parameters", ()))),
             body=self._shape(content["schema"]).fields if "schema" in content else (),
+            takes_bytes="requestBody" in raw and not content,
             statuses=tuple(raw["responses"]),
         )
 

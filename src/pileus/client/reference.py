@@ -37,7 +37,7 @@ Port 5870, TLS, JSON. The document that machines read is at `/openapi.json`; thi
 | 413 | `too-large` | the body is too large |
 | 429 | `too-many` | too many requests |
 | 503 | `unavailable`, `timed-out` | worth trying again |
-| 507 | `no-capacity` | no host fits |
+| 507 | `no-capacity`, `no-room` | no host fits, or the disk of the controller is full |
 
 This page is written by `python -m pileus.client.reference`.
 """

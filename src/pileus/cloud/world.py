@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from pileus.cloud.images.files import ImageFiles
 from pileus.kernel.clock import Clock
 from pileus.kernel.ids import HostId, ImageId
 from pileus.link.records import Message, Method
@@ -48,6 +49,7 @@ class World:
     hosts: Hosts
     networks: Networks
     images: ImageUrls
+    files: ImageFiles
     clock: Clock
 
 

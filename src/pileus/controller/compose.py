@@ -19,8 +19,8 @@ from pileus.cloud.events.undo import Undoing
 from pileus.cloud.hosts.operations import Admissions, Loads
 from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
-from pileus.cloud.images.files import ImageFiles
-from pileus.cloud.images.operations import transfer_url
+from pileus.cloud.images.files import DiskTools, ImageFiles
+from pileus.cloud.images.operations.data import transfer_url
 from pileus.cloud.instances.consoles import ConsoleTokens
 from pileus.cloud.instances.operations.console import Consoles
 from pileus.cloud.instances.placement import Placer
@@ -33,6 +33,7 @@ from pileus.controller.consoles import LinkedConsoles
 from pileus.controller.hosts import HostLinks
 from pileus.controller.housekeeping import Housekeeping
 from pileus.controller.nouns import KINDS, NOUNS, WORKFLOWS
+from pileus.diskimages.qemuimg import QemuImg
 from pileus.kernel.clock import Clock, SystemClock
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import HostId, ImageId
@@ -150,6 +151,7 @@ async def composed(
     clock: Clock | None = None,
     store: Store | None = None,
     northbound: Northbound | None = None,
+    disk_tools: DiskTools | None = None,
     first: FirstSecrets | None = None,
 ) -> AsyncGenerator[Controller]:
     """A controller over a data folder: loaded, its first records made, its tasks running; it does not listen.
@@ -160,6 +162,7 @@ async def composed(
         clock: the machine's own, unless a test brings another.
         store: what the settings name, unless a test brings another.
         northbound: what the settings name, unless a test brings another.
+        disk_tools: qemu-img, unless a test brings others.
         first: what lets the first people in, if the cloud is about to begin; made up and logged nowhere without.
     """
     clock = clock or SystemClock()
@@ -177,9 +180,9 @@ async def composed(
         begun = await bootstrap(state, clock, views, settings.outside, first)
         hosts = HostLinks(state, placer, authority, clock)
         watch = TaskWatch()
-        world = World(state=state, hosts=hosts, networks=northbound, images=_Urls(tickets), clock=clock)
+        files = ImageFiles(data / "images", disk_tools or QemuImg(), clock)
+        world = World(state=state, hosts=hosts, networks=northbound, images=_Urls(tickets), files=files, clock=clock)
         engine = Engine(state, world, clock, WORKFLOWS, on_progress=watch.progress)
-        files = ImageFiles(data / "images")
         housekeeping = Housekeeping(state, files, watch, uses, clock, timedelta(days=settings.events_kept_days))
         admissions = _Admissions(authority, settings, clock)
         consoles = LinkedConsoles(state, permissions, hosts, clock)

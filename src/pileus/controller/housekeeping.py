@@ -4,19 +4,21 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+import msgspec
 import structlog
 
 from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS
 from pileus.cloud.identity.tokens import TokenUses
 from pileus.cloud.images.files import ImageFiles
-from pileus.cloud.images.model import IMAGES, ImageState
+from pileus.cloud.images.model import IMAGES, Image, ImageState
+from pileus.cloud.images.operations.arrival import UPLOADS_KEPT
 from pileus.cloud.tasks.watch import TaskWatch
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import PileusError
-from pileus.kernel.ids import TaskId
+from pileus.kernel.ids import ImageId, TaskId
 from pileus.operations.idempotency import KEPT_ANSWERS
-from pileus.state.state import Change, Origin, State, remove
+from pileus.state.state import Change, Origin, State, put, remove
 from pileus.workflow.task import TASKS, TaskState
 
 log = structlog.stdlib.get_logger()
@@ -110,9 +112,26 @@ class Housekeeping:
         return over[: 2 * _AT_ONCE]
 
     async def _images(self) -> None:
+        images = self._state[IMAGES]
+        for image in images.by("state", ImageState.QUEUED):
+            touched = self._files.touched_at(ImageId(image.id))
+            if self._clock.now() - (touched or image.created_at) > UPLOADS_KEPT:
+                await self._abandon(image)
+
+        def in_state(*states: ImageState) -> set[str]:
+            return {id for state in states for id in images.ids_by("state", state)}
+
         await self._files.keep_only(
-            lambda: {image.id for image in self._state[IMAGES] if image.state is ImageState.ACTIVE}
+            lambda: in_state(ImageState.ACTIVE, ImageState.IMPORTING),
+            lambda: in_state(ImageState.QUEUED, ImageState.IMPORTING),
         )
+
+    async def _abandon(self, image: Image) -> None:
+        """Nothing came for long: what has arrived, and the quota that was taken for the rest, are for others."""
+        await self._files.discard(ImageId(image.id))
+        if image.expected_bytes:
+            await self._state.commit([put(msgspec.structs.replace(image, expected_bytes=0))], ORIGIN)
+            log.info("upload abandoned", image=image.id)
 
     async def _events(self) -> None:
         gone = await self._state.store.trim(self._clock.now() - self._events_kept)

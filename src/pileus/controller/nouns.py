@@ -9,6 +9,7 @@ from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.hosts.operations import hosts
 from pileus.cloud.identity.model import PASSWORDS, TOKEN_SECRETS
 from pileus.cloud.identity.operations import grants, groups, roles, tokens, users
+from pileus.cloud.images import workflows as of_images
 from pileus.cloud.images.operations import images
 from pileus.cloud.instances import workflows as of_instances
 from pileus.cloud.instances.consoles import CONSOLES
@@ -53,7 +54,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     events,
 )
 
-WORKFLOWS = (*of_instances.WORKFLOWS, *of_volumes.WORKFLOWS)
+WORKFLOWS = (*of_instances.WORKFLOWS, *of_volumes.WORKFLOWS, *of_images.WORKFLOWS)
 
 KINDS: tuple[Kind[Any], ...] = (
     *(noun.kind for noun in NOUNS if noun is not events),

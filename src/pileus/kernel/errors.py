@@ -13,6 +13,7 @@
   - Unavailable          503  a part of the cloud is down; the only one worth retrying
     - TimedOut           503  a part of the cloud did not answer in time
   - NoCapacity           507  no host fits; carries the reason per host
+  - NoRoom               507  the controller's disk is full
 
 Anything else that escapes is a bug: 500, logged with its chain, told to nobody.
 """
@@ -95,6 +96,10 @@ class TimedOut(Unavailable):
 
 class NoCapacity(PileusError):
     status, code, title = 507, "no-capacity", "No host fits"
+
+
+class NoRoom(PileusError):
+    status, code, title = 507, "no-room", "No room left"
 
 
 def error_class(code: str) -> type[PileusError]:

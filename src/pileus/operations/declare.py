@@ -20,7 +20,7 @@ planner's parameters say what it takes: a record from the path, a wish from the 
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, get_type_hints
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_type_hints
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter
@@ -43,10 +43,12 @@ MAX_BODY = 64 * 1024
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """A query parameter of an operation."""
+    """A parameter of an operation, in the query or in a header."""
 
     name: str
     about: str
+    place: Literal["query", "header"] = "query"
+    required: bool = False
     schema: Mapping[str, Any] = msgspec.field(default_factory=lambda: {"type": "string"})
 
 

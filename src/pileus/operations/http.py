@@ -233,7 +233,7 @@ class Api:
     async def _special(self, request: Request, receive: Receive) -> Answer:
         operation = request.operation
         self._performer.authorise(operation, request.caller)
-        if unknown := set(request.query) - {parameter.name for parameter in operation.parameters}:
+        if unknown := set(request.query) - {each.name for each in operation.parameters if each.place == "query"}:
             raise Invalid("some parameters are wrong", fields=dict.fromkeys(sorted(unknown), "no such parameter"))
         exchange = PlainExchange(
             self._performer, request, lambda: _chunks(receive, request.headers, operation.max_body)

@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from pileus import __version__
 from pileus.operations.caller import Role
-from pileus.operations.declare import AT, Noun, Operation
+from pileus.operations.declare import AT, Noun, Operation, Parameter
 from pileus.operations.engine import ShownPlan
 from pileus.operations.http import Problem
 from pileus.operations.listing import MAX_PAGE
@@ -169,8 +169,13 @@ def _parameters(operation: Operation) -> list[Json]:
             match = "Only if the record is at this revision"
             found.append({"name": "If-Match", "in": "header", "description": match, "schema": {"type": "string"}})
     parameters = [*operation.parameters, *([AT] if operation.reads else [])]
-    found += [_query(each.name, each.about, each.schema) for each in parameters]
+    found += [_parameter(each) for each in parameters]
     return found
+
+
+def _parameter(each: Parameter) -> Json:
+    found = {**_query(each.name, each.about, each.schema), "in": each.place}
+    return {**found, "required": True} if each.required else found
 
 
 def _query(name: str, about: str, schema: Mapping[str, Any] | None = None) -> Json:

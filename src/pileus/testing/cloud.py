@@ -12,14 +12,14 @@ from pileus.agent.host import Machine
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS, USERS, Token, TokenSecret
 from pileus.cloud.identity.tokens import new_token, token_hash
-from pileus.cloud.images.files import ImageFiles
-from pileus.cloud.images.model import IMAGES, Image, ImageFormat, ImageState
+from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.controller.bootstrap import Outside
 from pileus.controller.compose import Controller, Settings, composed
+from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.clock import Clock, SystemClock
-from pileus.kernel.ids import ImageId, PoolId, ProjectId, TokenId, UserId, new_id
+from pileus.kernel.ids import PoolId, ProjectId, TokenId, UserId, new_id
 from pileus.kernel.units import MIB
 from pileus.state.records import Record
 from pileus.state.state import Origin, put
@@ -81,8 +81,8 @@ async def simulated_cloud(
     """
     clock = clock or SystemClock()
     fleet = fleet or SimulatedFleet(hosts, clock=SystemClock(), machine=machine)
-    async with composed(data, SETTINGS, clock=clock, store=store) as controller:
-        await _register(controller, fleet, clock, image=image, files=ImageFiles(data / "images"))
+    async with composed(data, SETTINGS, clock=clock, store=store, disk_tools=fleet.disk_tools) as controller:
+        await _register(controller, fleet, clock, image=image, images=data / "images")
         living = asyncio.create_task(
             fleet.run(in_memory(controller.hosts.handlers, controller.hosts.accompany)), name="fleet"
         )
@@ -125,9 +125,7 @@ async def administrator(controller: Controller, clock: Clock) -> str:
     return text
 
 
-async def _register(
-    controller: Controller, fleet: SimulatedFleet, clock: Clock, *, image: bool, files: ImageFiles
-) -> None:
+async def _register(controller: Controller, fleet: SimulatedFleet, clock: Clock, *, image: bool, images: Path) -> None:
     state, now = controller.state, clock.now()
     pool = state[POOLS].one("default", key=True)
     assert pool is not None
@@ -149,14 +147,14 @@ async def _register(
             created_at=now,
             project_id=ProjectId(state[PROJECTS].ids[0]),
             name="mini",
-            format=ImageFormat.RAW,
+            format=DiskFormat.RAW,
             public=True,
             state=ImageState.ACTIVE,
             size_bytes=1 * MIB,
             virtual_size_bytes=1 * MIB,
             sha256="30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58",
         )
-        await asyncio.to_thread(files.path(ImageId(mini.id)).write_bytes, bytes(1 * MIB))
+        await asyncio.to_thread((images / mini.id).write_bytes, bytes(1 * MIB))
         new.append(mini)
     if new:
         await state.commit([put(record) for record in new], ORIGIN)

@@ -1,8 +1,17 @@
-"""Headers of disk images, written by hand: good ones, and what somebody with bad intentions would send."""
+"""Headers of disk images, written by hand: good ones, and what somebody with bad intentions would send.
 
+And what stands in for qemu-img where all is simulated: it believes headers, and converts nothing but them.
+"""
+
+import asyncio
 import struct
+from pathlib import Path
 from uuid import UUID
 
+from pileus.agent.faults import Faults
+from pileus.diskimages.headers import DiskFormat, virtual_size
+from pileus.diskimages.qemuimg import Told
+from pileus.kernel.errors import Conflict
 from pileus.kernel.units import GIB, KIB, MIB
 
 _SECTOR = 512
@@ -103,3 +112,28 @@ def iso(*, sectors: int = 20) -> bytes:
     image[32 * KIB : 32 * KIB + 6] = b"\x01CD001"
     struct.pack_into("<I", image, 32 * KIB + 80, sectors)
     return bytes(image)
+
+
+class SimulatedDiskTools:
+    """Opens disk images by their headers alone; what it converts has the size of a disk and no content."""
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+
+    async def inspect(self, path: Path, format: DiskFormat) -> int:
+        await self.faults.before("disk_tools.inspect")
+        found = await asyncio.to_thread(virtual_size, path, format)
+        self.faults.after("disk_tools.inspect")
+        return found
+
+    async def convert(
+        self, source: Path, target: Path, *, format: DiskFormat, to: DiskFormat, at_most_bytes: int, told: Told
+    ) -> None:
+        await self.faults.before("disk_tools.convert")
+        size = await asyncio.to_thread(virtual_size, source, format)
+        made = qcow2(size=size) if to is DiskFormat.QCOW2 else b""
+        if len(made) > at_most_bytes:
+            raise Conflict("converted, the image takes more than there is for it")
+        await asyncio.to_thread(target.write_bytes, made)
+        told(1.0)
+        self.faults.after("disk_tools.convert")

@@ -23,6 +23,7 @@ from msgspec import structs
 
 from pileus.agent.hypervisor.port import GuestState
 from pileus.cloud.hosts.model import HOSTS
+from pileus.cloud.images.model import IMAGES, ImageState
 from pileus.cloud.instances.model import INSTANCES, SETTLED, InstanceState
 from pileus.cloud.instances.specs import guest_spec
 from pileus.cloud.networks.model import PORTS
@@ -96,8 +97,8 @@ class Prover:
         async with self._cloud(store, fleet) as cloud:
             await self._prepare(cloud)
             appended = store.appends
-            for host in fleet.hosts:
-                host.faults.calls = calls
+            for faults in fleet.faults:
+                faults.calls = calls
             await self._deed(cloud)
             await _settled(cloud)
             writes = store.appends - appended
@@ -126,8 +127,8 @@ class Prover:
                 await _settled(cloud)
         except* PowerCut:
             pass
-        for host in fleet.hosts:
-            host.faults.mend()
+        for faults in fleet.faults:
+            faults.mend()
         async with self._cloud(MemoryStore(store.disk), fleet) as cloud:
             await _settled(cloud)
             await _agree(cloud, what)
@@ -192,8 +193,8 @@ def _refuse(fleet: SimulatedFleet, call: int) -> None:
             if seen == 2 * call - 1:
                 raise Conflict(f"{name} refuses")
 
-    for host in fleet.hosts:
-        host.faults.watch = watch
+    for faults in fleet.faults:
+        faults.watch = watch
 
 
 def _looks_only(call: str) -> bool:
@@ -230,6 +231,11 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
         for each in state[VOLUMES]
         if each.slot is not None and (each.instance_id or "") not in state[INSTANCES]
     ]
+    found += [f"image {each.id} is {each.state}" for each in state[IMAGES].by("state", ImageState.IMPORTING)]
+    active = set(state[IMAGES].ids_by("state", ImageState.ACTIVE))
+    # What an upload has brought waits in `.part` for its end; all else that is no image is left over.
+    files = {each.name for each in (cloud.data / "images").iterdir() if each.suffix != ".part"}
+    found += _differ("files of images", files, active)
     for host in cloud.fleet.hosts:
         if not state[HOSTS].get(host.id).connected:
             found.append(f"{host.name} is not connected")

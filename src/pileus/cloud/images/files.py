@@ -1,32 +1,53 @@
-"""Where the controller keeps images: one file each, checked as it arrives, there as a whole or not at all."""
+"""Where the controller keeps images: one file each, checked as it arrives, there as a whole or not at all.
+
+    <id>                    an image
+    <id>.part               what has arrived of one so far; outlives the controller
+    <id>.ready              the same, converted
+    <id>.<id>.arriving      one that arrives in one piece
+    <id>.part.<id>.job      qemu-img at work
+
+The folder also holds, or shares a file system with, the log of the cloud: it is never filled.
+"""
 
 import asyncio
 import errno
 import os
-import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container
-from contextlib import asynccontextmanager
+import shutil
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from hashlib import sha256
 from io import BufferedWriter
 from pathlib import Path
+from typing import Final, Protocol
 
 import msgspec
 
-from pileus.cloud.images.model import ImageFormat
-from pileus.kernel.errors import Invalid, NotFound, PileusError, QuotaExceeded, Unavailable
+from pileus.agent.turns import Turns
+from pileus.diskimages.headers import AS_THEY_ARE, DiskFormat
+from pileus.diskimages.qemuimg import Told
+from pileus.kernel.clock import Clock
+from pileus.kernel.errors import Conflict, Invalid, NoRoom, NotFound, PileusError, QuotaExceeded
 from pileus.kernel.ids import ImageId, new_id
-from pileus.kernel.units import MIB, TIB
+from pileus.kernel.units import GIB, MIB, size_text
 
-_CHUNK = 1 * MIB
-_ARRIVING = ".arriving"
+_CHUNK: Final = 1 * MIB
+_DIGESTED: Final = 8 * MIB
+_KEPT_FREE: Final = 2 * GIB
+_KEPT_FREE_SHARE: Final = 20
+"""Of the file system one part in so many stays free, but not more than `_KEPT_FREE`: the log of the cloud is there."""
+_PART, _READY, _ARRIVING = ".part", ".ready", ".arriving"
 
-# The qcow2 header, docs/interop/qcow2.txt of QEMU: magic, version, backing file's offset and size, cluster bits, size;
-# of version 3 also the incompatible features.
-_QCOW2 = struct.Struct(">4sIQIIQ")
-_QCOW2_FEATURES = struct.Struct(">Q")
-_QCOW2_FEATURES_AT = 72
-_QCOW2_EXTERNAL_DATA = 1 << 2
-_QCOW2_KNOWN = 0b11111
+
+class DiskTools(Protocol):
+    """Opens disk images; see `pileus.diskimages.qemuimg.QemuImg`."""
+
+    async def inspect(self, path: Path, format: DiskFormat) -> int: ...
+
+    async def convert(
+        self, source: Path, target: Path, *, format: DiskFormat, to: DiskFormat, at_most_bytes: int, told: Told
+    ) -> None: ...
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +56,27 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     virtual_size_bytes: int
     sha256: str
+    format: DiskFormat
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image is said to be; 0 and empty where nothing is."""
+
+    format: DiskFormat
+    size_bytes: int = 0
+    sha256: str = ""
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """What images take of the controller's file system, in bytes."""
+
+    total_bytes: int
+    free_bytes: int
+    kept_free_bytes: int
+    """What images must leave free."""
+    images_bytes: int
+    arriving_bytes: int
+    """Of images that are not complete."""
 
 
 class Arriving:
@@ -60,19 +102,33 @@ class Arriving:
 class ImageFiles:
     """The image files of a controller, in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tools: DiskTools, clock: Clock) -> None:
         self._folder = folder
+        self._tools = tools
+        self._clock = clock
         self._arriving: set[str] = set()
         self._turn = asyncio.Lock()
         """Whoever puts images in place or takes them away does so alone, together with looking at their records."""
+        self._turns = Turns()
+        self._writers: dict[ImageId, object] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._arrived = {
+            each.name.removesuffix(_PART): each.stat().st_size for each in folder.iterdir() if each.suffix == _PART
+        }
 
     def path(self, id: ImageId) -> Path:
         return self._folder / id
 
+    @property
+    def arrived(self) -> Mapping[str, int]:
+        """Bytes that there are of images that are not complete, by their ids."""
+        return self._arrived
+
+    # In one piece.
+
     @asynccontextmanager
     async def receiving(
-        self, id: ImageId, body: AsyncIterator[bytes], format: ImageFormat, expected: str, *, at_most: int
+        self, id: ImageId, body: AsyncIterator[bytes], expected: Expected, *, at_most: int
     ) -> AsyncGenerator[Arriving]:
         """Take an image in. The block looks whether it is still wanted, places it and commits its record.
 
@@ -81,19 +137,18 @@ class ImageFiles:
         Args:
             id: of the image.
             body: its bytes.
-            format: what it is said to be.
-            expected: its SHA-256 in hex, or empty.
+            expected: what it is said to be; of a format that is kept as it is.
             at_most: bytes that there is room for.
 
         Raises:
             Invalid: it is not what it is said to be, or reaches outside itself (a backing file, a data file).
             QuotaExceeded: it is larger than `at_most`.
-            Unavailable: the folder is full.
+            NoRoom: the folder is full.
         """
         file = self._folder / f"{id}.{new_id()}{_ARRIVING}"
         self._arriving.add(file.name)
         try:
-            found = await _take_in(file, body, format, expected, at_most)
+            found = await self._take_in(file, body, expected, at_most)
             async with self._turn:
                 arriving = Arriving(file, self.path(id), found)
                 try:
@@ -107,95 +162,327 @@ class ImageFiles:
             await asyncio.to_thread(file.unlink, missing_ok=True)
             self._arriving.discard(file.name)
 
-    async def send(self, id: ImageId) -> AsyncIterator[bytes]:
-        """The bytes of an image. Raises NotFound."""
+    async def _take_in(self, file: Path, body: AsyncIterator[bytes], expected: Expected, at_most: int) -> Arrived:
+        digest = sha256()
+        size = 0
+        with _room_is_short(), await asyncio.to_thread(file.open, "xb") as writer:
+            async for chunk in body:
+                size += len(chunk)
+                _check_quota(size, at_most)
+                self._check_room(len(chunk))
+                digest.update(chunk)
+                await asyncio.to_thread(writer.write, chunk)
+            await asyncio.to_thread(_sync, writer)
+        _check_digest(digest.hexdigest(), expected.sha256)
+        virtual = await self._tools.inspect(file, expected.format)
+        return Arrived(size_bytes=size, virtual_size_bytes=virtual, sha256=digest.hexdigest(), format=expected.format)
+
+    # Piece by piece.
+
+    async def append(
+        self, id: ImageId, offset: int, body: AsyncIterator[bytes], wanted: Callable[[], int], *, expected_bytes: int
+    ) -> int:
+        """Add to what has arrived of an image; says how much that is then, all of it on disk.
+
+        Of two who add to one image the later one goes on, and the other is refused: it may be a connection that is long
+        dead. What arrived before a body broke off stays.
+
+        Args:
+            id: of the image.
+            offset: where the body begins: how much has arrived so far.
+            body: the bytes.
+            wanted: says how many bytes the image may have, or raises if it is no longer wanted.
+            expected_bytes: how many it is to have; 0 if nobody said so.
+
+        Raises:
+            Conflict: it is to go on somewhere else, or somebody else goes on.
+            Invalid: it is more than was declared.
+            QuotaExceeded: the quota leaves no room for it.
+            NoRoom: the folder is full.
+        """
+        turn = self._writers[id] = object()
+        part = self._folder / f"{id}{_PART}"
+        with _room_is_short():
+            async with self._turns.of(id):
+                wanted()
+                at = await asyncio.to_thread(_size, part)
+                if offset != at:
+                    raise Conflict(f"{at} bytes have arrived: go on there", because={"upload-offset": str(at)})
+                self._check_room(max(expected_bytes - at, 0))
+                opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._arrived[id] = at
+            try:
+                async for chunk in body:
+                    async with self._turns.of(id):
+                        if self._writers.get(id) is not turn:
+                            raise Conflict("another request goes on with this upload")
+                        if expected_bytes and at + len(chunk) > expected_bytes:
+                            raise Invalid(f"more arrives than the {expected_bytes} bytes that were declared")
+                        _check_quota(at + len(chunk), wanted())
+                        self._check_room(len(chunk))
+                        await asyncio.to_thread(_write, opened, chunk, at)
+                        self._arrived[id] = at = at + len(chunk)
+            finally:
+                await asyncio.to_thread(self._sync_part, opened, part)
+        return at
+
+    def _sync_part(self, opened: int, part: Path) -> None:
+        try:
+            os.fsync(opened)
+            now = self._clock.now().timestamp()
+            os.utime(opened, (now, now))
+        finally:
+            os.close(opened)
+        _sync_folder(part.parent)
+
+    def touched_at(self, id: ImageId) -> datetime | None:
+        """When something arrived of an image last, if anything has."""
+        try:
+            return datetime.fromtimestamp((self._folder / f"{id}{_PART}").stat().st_mtime, UTC)
+        except FileNotFoundError:
+            return None
+
+    async def prepare(
+        self, id: ImageId, expected: Expected, *, at_most: int, told: Callable[[str, float], None]
+    ) -> Arrived:
+        """Check what has arrived, and convert it if hosts do not use it as it is. Doing it again is doing it once.
+
+        Args:
+            id: of the image.
+            expected: what it is said to be.
+            at_most: bytes that the quota leaves for it.
+            told: is told what is being done and how far that is, between 0 and 1.
+
+        Raises:
+            Conflict: not all of it has arrived.
+            Invalid: it is not what it is said to be, or reaches outside itself.
+            NoRoom: the folder is full.
+            Unavailable: there is nothing here to open it with.
+        """
+        part, ready = self._folder / f"{id}{_PART}", self._folder / f"{id}{_READY}"
+        async with self._turns.of(id):
+            size = await asyncio.to_thread(_size, part)
+            if size != (expected.size_bytes or size) or not size:
+                missing = (
+                    f"{size} of {expected.size_bytes} bytes have arrived"
+                    if expected.size_bytes
+                    else "nothing has arrived"
+                )
+                raise Conflict(f"{missing}: the upload is not complete")
+            found = await _digest(part, lambda fraction: told("checking", fraction))
+            _check_digest(found, expected.sha256)
+            virtual = await self._tools.inspect(part, expected.format)
+            if expected.format in AS_THEY_ARE:
+                await asyncio.to_thread(ready.unlink, missing_ok=True)
+                return Arrived(size_bytes=size, virtual_size_bytes=virtual, sha256=found, format=expected.format)
+            most = min(at_most, self._check_room(0))
+            await self._tools.convert(
+                part,
+                ready,
+                format=expected.format,
+                to=DiskFormat.QCOW2,
+                at_most_bytes=most,
+                told=lambda fraction: told("converting", fraction),
+            )
+            return Arrived(
+                size_bytes=(await asyncio.to_thread(ready.stat)).st_size,
+                virtual_size_bytes=virtual,
+                sha256=await _digest(ready, lambda fraction: told("checking what was converted", fraction)),
+                format=DiskFormat.QCOW2,
+            )
+
+    async def place(self, id: ImageId) -> None:
+        """Have what was prepared under its id, on disk. Doing it again is doing it once."""
+        part, ready = self._folder / f"{id}{_PART}", self._folder / f"{id}{_READY}"
+        async with self._turn, self._turns.of(id):
+            await asyncio.to_thread(_place, part, ready, self.path(id))
+            self._arrived.pop(id, None)
+
+    async def withdraw(self, id: ImageId) -> None:
+        """Have nothing under its id again."""
+        async with self._turn:
+            await asyncio.to_thread(self.path(id).unlink, missing_ok=True)
+
+    async def discard_ready(self, id: ImageId) -> None:
+        """Forget what was converted; what arrived stays."""
+        await asyncio.to_thread((self._folder / f"{id}{_READY}").unlink, missing_ok=True)
+
+    async def discard(self, id: ImageId) -> None:
+        """Forget what has arrived, and free its room."""
+        async with self._turns.of(id):
+            self._writers.pop(id, None)
+            for suffix in (_PART, _READY):
+                await asyncio.to_thread((self._folder / f"{id}{suffix}").unlink, missing_ok=True)
+            self._arrived.pop(id, None)
+
+    # All of them.
+
+    async def send(self, id: ImageId, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes of an image, or so many from there on. Raises NotFound."""
         try:
             file = await asyncio.to_thread(self.path(id).open, "rb")
         except FileNotFoundError:
             raise NotFound("the image has no data here") from None
         with file:
-            while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            file.seek(start)
+            left = length
+            while left is None or left > 0:
+                chunk = await asyncio.to_thread(file.read, _CHUNK if left is None else min(_CHUNK, left))
+                if not chunk:
+                    return
+                left = None if left is None else left - len(chunk)
                 yield chunk
 
-    async def keep_only(self, wanted: Callable[[], Container[str]]) -> list[str]:
-        """Remove every file that is of none of the wanted images, and what a crash left half arrived; says which."""
+    async def space(self) -> Space:
+        """What images take, and what is left."""
+        return await asyncio.to_thread(self._space)
+
+    def _space(self) -> Space:
+        system = os.statvfs(self._folder)
+        images = arriving = 0
+        for each in self._folder.iterdir():
+            if each.suffix:
+                arriving += _allocated(each)
+            else:
+                images += _allocated(each)
+        return Space(
+            total_bytes=system.f_blocks * system.f_frsize,
+            free_bytes=system.f_bavail * system.f_frsize,
+            kept_free_bytes=_kept_free(system),
+            images_bytes=images,
+            arriving_bytes=arriving,
+        )
+
+    def _check_room(self, needed: int) -> int:
+        """Bytes that there is room for. Raises NoRoom if that is less than this."""
+        system = os.statvfs(self._folder)
+        free, kept = system.f_bavail * system.f_frsize, _kept_free(system)
+        if needed > free - kept:
+            raise NoRoom(
+                f"the controller has {size_text(free)} of {size_text(system.f_blocks * system.f_frsize)} free and keeps"
+                f" {size_text(kept)} of that for itself: {size_text(needed)} do not fit; delete images, or give it more"
+            )
+        return free - kept
+
+    async def keep_only(self, whole: Callable[[], Container[str]], arriving: Callable[[], Container[str]]) -> list[str]:
+        """Remove what is of none of these images, whole or in part; says what."""
         async with self._turn:
-            return await asyncio.to_thread(self._sweep, wanted())
+            return await asyncio.to_thread(self._sweep, whole(), arriving())
 
-    def _sweep(self, ids: Container[str]) -> list[str]:
-        gone = [each for each in self._folder.iterdir() if each.name not in ids and each.name not in self._arriving]
-        for each in gone:
-            each.unlink(missing_ok=True)
-        return [each.name for each in gone]
+    def _sweep(self, whole: Container[str], arriving: Container[str]) -> list[str]:
+        gone: list[str] = []
+        for each in self._folder.iterdir():
+            id, _, rest = each.name.partition(".")
+            wanted = id in (arriving if f".{rest}" in (_PART, _READY) else whole if not rest else ())
+            if wanted or each.name in self._arriving or self._turns.busy(id):
+                continue
+            _remove(each)
+            gone.append(each.name)
+            if f".{rest}" == _PART:
+                self._arrived.pop(id, None)
+        return gone
 
 
-async def _take_in(file: Path, body: AsyncIterator[bytes], format: ImageFormat, expected: str, at_most: int) -> Arrived:
-    digest = sha256()
-    size = 0
+async def _digest(path: Path, told: Told) -> str:
+    """The SHA-256 of a file, in hex."""
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+
+    def in_thread() -> str:
+        digest, done = sha256(), 0
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            while not stop.is_set() and (data := file.read(_DIGESTED)):
+                digest.update(data)
+                done += len(data)
+                loop.call_soon_threadsafe(told, done / size)
+        return digest.hexdigest()
+
     try:
-        with await asyncio.to_thread(file.open, "xb") as writer:
-            async for chunk in body:
-                size += len(chunk)
-                if size > at_most:
-                    raise QuotaExceeded(f"the project's quota leaves room for {at_most} bytes of images")
-                digest.update(chunk)
-                await asyncio.to_thread(writer.write, chunk)
-            await asyncio.to_thread(_sync, writer)
+        return await asyncio.to_thread(in_thread)
+    finally:
+        stop.set()
+
+
+def _check_digest(found: str, expected: str) -> None:
+    if expected and found != expected.lower():
+        raise Invalid("the image is damaged", fields={"sha256": f"is {found}, {expected.lower()} was expected"})
+
+
+def _check_quota(size: int, at_most: int) -> None:
+    if size > at_most:
+        raise QuotaExceeded(f"the project's quota leaves room for {size_text(at_most)} of this image")
+
+
+@contextmanager
+def _room_is_short() -> Generator[None]:
+    try:
+        yield
     except OSError as failed:
         if failed.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise Unavailable("the controller has no room for this image", internal=str(failed)) from failed
-    found = digest.hexdigest()
-    if expected and found != expected.lower():
-        raise Invalid("the image is damaged", fields={"sha256": f"is {found}, {expected.lower()} was expected"})
-    virtual_size = await asyncio.to_thread(inspect, file, format)
-    return Arrived(size_bytes=size, virtual_size_bytes=virtual_size, sha256=found)
+        raise NoRoom("the controller has no room for this image", internal=str(failed)) from failed
+
+
+def _kept_free(system: os.statvfs_result) -> int:
+    return min(system.f_blocks * system.f_frsize // _KEPT_FREE_SHARE, _KEPT_FREE)
+
+
+def _write(opened: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(opened, view, at)
+        at += written
+        view = view[written:]
+
+
+def _place(part: Path, ready: Path, place: Path) -> None:
+    if ready.exists():
+        # First, so that what is found after a power cut in between is never taken for what was not to be converted.
+        part.unlink(missing_ok=True)
+        ready.replace(place)
+    elif part.exists():
+        part.replace(place)
+    elif not place.exists():
+        raise Conflict("what had arrived of the image is gone: upload it again")
+    place.chmod(0o600)
+    _sync_folder(place.parent)
 
 
 def _move(file: Path, place: Path) -> None:
     file.replace(place)
     # The new name is durable only when the folder is.
-    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_folder(place.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
-def inspect(path: Path, format: ImageFormat) -> int:
-    """The size in bytes of the disk that a file describes.
-
-    The file may come from anybody: only its header is read, and what refers to other files is refused, because whoever
-    opens it later might follow.
-
-    Raises:
-        Invalid: it is not of this format, or refers to other files.
-    """
-    with path.open("rb") as file:
-        header = file.read(512)
-    size = path.stat().st_size
-    if format is ImageFormat.RAW:
-        if header.startswith(b"QFI\xfb"):
-            raise Invalid("the image is qcow2, not raw", fields={"format": "is qcow2"})
-        if size == 0:
-            raise Invalid("the image is empty")
-        return size
-    if len(header) < _QCOW2_FEATURES_AT + 8 or not header.startswith(b"QFI\xfb"):
-        raise Invalid("the image is not qcow2", fields={"format": "is not qcow2"})
-    _, version, backing_at, _, cluster_bits, virtual_size = _QCOW2.unpack_from(header)
-    if version not in (2, 3) or not 9 <= cluster_bits <= 21 or not 0 < virtual_size <= 64 * TIB:
-        raise Invalid("the image's header is damaged")
-    if backing_at:
-        raise Invalid("the image needs another file (a backing file); flatten it with `qemu-img convert`")
-    if version == 3:
-        (features,) = _QCOW2_FEATURES.unpack_from(header, _QCOW2_FEATURES_AT)
-        if features & _QCOW2_EXTERNAL_DATA:
-            raise Invalid("the image keeps its data in another file; flatten it with `qemu-img convert`")
-        if features & ~_QCOW2_KNOWN:
-            raise Invalid("the image uses features of qcow2 that are not known here")
-    return virtual_size
-
-
 def _sync(file: BufferedWriter) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,31 +1,32 @@
-"""What an image is: what a volume is a copy of. No I/O."""
+"""What an image is: what a volume is a copy of, or a medium to put into a drive. No I/O."""
 
 from enum import StrEnum
+from typing import Any
 
+from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.ids import ProjectId
 from pileus.kernel.units import GIB
+from pileus.link.templates import GuestTemplate
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
 
 class ImageState(StrEnum):
     QUEUED = "queued"
-    """Its record is there, its data is not yet."""
+    """Its record is there, its data is not yet, or not all of it."""
+    IMPORTING = "importing"
+    """A task brings its data, checks or converts it."""
     ACTIVE = "active"
 
 
-class ImageFormat(StrEnum):
-    RAW = "raw"
-    QCOW2 = "qcow2"
-
-
 class Image(Record, frozen=True, kw_only=True):
-    """A disk to make volumes from. Made in two steps: the record, then its data."""
+    """A disk to make volumes from, or an ISO. Made in two steps, the record and then its data, or by a task."""
 
     project_id: ProjectId
     name: str
     description: str = ""
-    format: ImageFormat
+    format: DiskFormat
+    """Of its data: as it is to arrive, and when it has arrived as it is kept."""
     public: bool = False
     """Whether every project may use it."""
     protected: bool = False
@@ -36,11 +37,53 @@ class Image(Record, frozen=True, kw_only=True):
     sha256: str = ""
     default_user: str = ""
     """Who to sign in as."""
+    expected_bytes: int = 0
+    """How much is to arrive, as declared; 0 if nobody said so."""
+    expected_sha256: str = ""
+    """What the SHA-256 of what arrives must be, in hex; empty if nobody said so."""
+    source: str = ""
+    """Where it came from, in words; empty for one that was uploaded."""
+    template: GuestTemplate = GuestTemplate.LINUX
+    """The set of devices that guests are given that boot from it, unless they ask for another."""
+    architecture: str = ""
+    """Such as `x86_64`, for people: which hosts run it is not looked at."""
+    min_disk_gib: int = 0
+    min_memory_mib: int = 0
+
+    @property
+    def taken_bytes(self) -> int:
+        """What it takes of its project's quota."""
+        return self.size_bytes if self.state is ImageState.ACTIVE else self.expected_bytes
+
+    @property
+    def is_medium(self) -> bool:
+        """Whether it goes into a drive, and is nothing to copy volumes from."""
+        return self.format is DiskFormat.ISO
+
+    @property
+    def least_gib(self) -> int:
+        """How large a disk has to be to hold it, in GiB."""
+        return max(-(-self.virtual_size_bytes // GIB), self.min_disk_gib, 1)
+
+
+def _with_sources(image: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knows what is to arrive, where it came from, and what guests need that boot from it."""
+    return {
+        **image,
+        "expected_bytes": 0,
+        "expected_sha256": "",
+        "source": "",
+        "template": GuestTemplate.LINUX,
+        "architecture": "",
+        "min_disk_gib": 0,
+        "min_memory_mib": 0,
+    }
 
 
 IMAGES = Kind(
     "image",
     Image,
-    indexes={"project": lambda image: image.project_id},
-    counts=lambda image: {"images": 1, "image_gib": -(-image.size_bytes // GIB)},
+    indexes={"project": lambda image: image.project_id, "state": lambda image: image.state},
+    counts=lambda image: {"images": 1, "image_gib": -(-image.taken_bytes // GIB)},
+    upgrades=(_with_sources,),
 )

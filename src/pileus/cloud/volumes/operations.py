@@ -5,8 +5,8 @@ from typing import Annotated
 import msgspec
 from pydantic import Field
 
+from pileus.cloud.images.operations.noun import usable_image
 from pileus.cloud.instances.model import INSTANCES, Instance
-from pileus.cloud.instances.operations.creation import usable_image
 from pileus.cloud.instances.operations.hardware import check_plugging
 from pileus.cloud.instances.placement import Placer, host_name, room_for_volume
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
@@ -21,7 +21,6 @@ from pileus.cloud.volumes.workflows import (
 )
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import HostId, ImageId, InstanceId, VolumeId
-from pileus.kernel.units import GIB
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -193,10 +192,9 @@ def _size(ask: Ask, wish: VolumeCreate) -> int:
             raise Invalid("some fields are wrong", fields={"size_gib": "how large is it to be?"})
         return wish.size_gib
     image = usable_image(ask, wish.image_id)
-    least_gib = max(-(-image.virtual_size_bytes // GIB), 1)
-    if wish.size_gib is not None and wish.size_gib < least_gib:
-        raise Invalid("some fields are wrong", fields={"size_gib": f"image {image.name} needs {least_gib} GiB"})
-    return wish.size_gib or least_gib
+    if wish.size_gib is not None and wish.size_gib < image.least_gib:
+        raise Invalid("some fields are wrong", fields={"size_gib": f"image {image.name} needs {image.least_gib} GiB"})
+    return wish.size_gib or image.least_gib
 
 
 def _free_slot(ask: Ask, instance: Instance) -> int:

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from pileus.cloud.flavors.model import FLAVORS
 from pileus.cloud.flavors.operations import DiskGib, MemoryMib, Vcpus
-from pileus.cloud.images.model import IMAGES, Image, ImageState
+from pileus.cloud.images.model import Image
+from pileus.cloud.images.operations.noun import usable_image
 from pileus.cloud.instances.model import FirstBootData, Instance
 from pileus.cloud.instances.operations.hardware import check_nics
 from pileus.cloud.instances.operations.noun import instances
@@ -32,7 +33,6 @@ from pileus.kernel.ids import (
     SecurityGroupId,
     ServerGroupId,
 )
-from pileus.kernel.units import GIB
 from pileus.link.records import NIC_SLOTS, Restart, Watchdog
 from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
@@ -60,7 +60,7 @@ class InstanceCreate(Wire):
     restart: Restart = Restart.ON_FAILURE
     watchdog: Watchdog = Watchdog.RESET
     template: GuestTemplate | None = None
-    """The set of devices that its guest is given; by default `linux`."""
+    """The set of devices that its guest is given; by default its image's."""
     description: Description = ""
     labels: Labels = Field(default_factory=dict[str, str])
 
@@ -87,7 +87,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     keypairs = [_keypair(ask, id) for id in dict.fromkeys(wish.keypair_ids)]
     fleet = ask.view(Placer).fleet
     project = ask.caller.project_id
-    template = wish.template or GuestTemplate.LINUX
+    template = wish.template or image.template
     demand = demand_for(
         ask.state, project, size, pool, zone=wish.zone, server_group_id=wish.server_group_id, template=template
     )
@@ -152,19 +152,9 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     )
 
 
-def usable_image(ask: Ask, id: str) -> Image:
-    """The image that a wish names to be copied. Raises NotFound, or Conflict if it has no data yet."""
-    image = ask.state[IMAGES].find(id)
-    if image is None or not (image.public or ask.may_see(image)):
-        raise NotFound(f"there is no image {id}", fields={"image_id": "not found"})
-    if image.state is not ImageState.ACTIVE:
-        raise Conflict(f"image {image.name} has no data yet", fields={"image_id": "no data yet"})
-    return image
-
-
 def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:
     """vCPUs, memory in MiB and disk in GiB. Raises Invalid if the image does not fit the disk."""
-    least = least_gib(image)
+    least = image.least_gib
     if wish.flavor_id is not None:
         flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id")
         size = flavor.vcpus, flavor.memory_mib, wish.disk_gib or max(flavor.disk_gib, least)
@@ -172,14 +162,14 @@ def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:
         assert wish.vcpus is not None
         assert wish.memory_mib is not None
         size = wish.vcpus, wish.memory_mib, wish.disk_gib or least
+    wrong: dict[str, str] = {}
     if size[2] < least:
-        raise Invalid("some fields are wrong", fields={"disk_gib": f"image {image.name} needs {least} GiB"})
+        wrong["disk_gib"] = f"image {image.name} needs {least} GiB"
+    if size[1] < image.min_memory_mib:
+        wrong["memory_mib"] = f"image {image.name} needs {image.min_memory_mib} MiB"
+    if wrong:
+        raise Invalid("some fields are wrong", fields=wrong)
     return size
-
-
-def least_gib(image: Image) -> int:
-    """How large a disk has to be to hold the image, in GiB."""
-    return max(-(-image.virtual_size_bytes // GIB), 1)
 
 
 def _pool(ask: Ask, id: str | None) -> Pool:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import msgspec
 
+from pileus.cloud.images.operations.noun import usable_image
 from pileus.cloud.instances.model import Instance, InstanceState
-from pileus.cloud.instances.operations.creation import least_gib, usable_image
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.placement import Placer, room_for_volume
 from pileus.cloud.instances.specs import root_volume
@@ -29,9 +29,9 @@ class InstanceRebuild(Wire):
 def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
     """Give an instance a new disk made from an image. Name, addresses and size stay; what was on the disk is lost."""
     image = usable_image(ask, wish.image_id or instance.image_id)
-    if least_gib(image) > instance.disk_gib:
+    if image.least_gib > instance.disk_gib:
         raise Conflict(
-            f"image {image.name} needs {least_gib(image)} GiB, the disk has {instance.disk_gib}: resize it first",
+            f"image {image.name} needs {image.least_gib} GiB, the disk has {instance.disk_gib}: resize it first",
             fields={"image_id": "too large"},
         )
     changed = msgspec.structs.replace(

@@ -1,0 +1,10 @@
+"""What one may do with images: importing this declares all of it, in the order in which it is told to people."""
+
+# ruff: noqa: I001
+
+from pileus.cloud.images.operations.noun import images
+from pileus.cloud.images.operations import records
+from pileus.cloud.images.operations import data
+from pileus.cloud.images.operations import arrival
+
+__all__ = ["arrival", "data", "images", "records"]

@@ -1,0 +1,50 @@
+"""The noun, and who may do what with an image."""
+
+from pileus.cloud.images.model import IMAGES, Image, ImageState
+from pileus.kernel.errors import Conflict, Forbidden, NotFound
+from pileus.operations.declare import Noun
+from pileus.operations.plan import Ask
+
+
+def may_use(ask: Ask, image: Image) -> bool:
+    """Whether the caller may know of an image, and make volumes from it."""
+    return image.public or ask.may_see(image)
+
+
+images = Noun(
+    IMAGES,
+    plural="images",
+    columns=("name", "format", "state", "virtual_size_bytes", "public"),
+    about="Images: disks that the volumes of instances are made from, and ISO media.",
+    visible=may_use,
+    scope="",
+)
+images.list(filters=("name", "state", "format", "public", "project_id"), sorts=("name", "size_bytes"))
+images.show()
+
+
+def must_own(ask: Ask, image: Image) -> None:
+    """Raises Forbidden if the image is of another project, which lets the caller only use it."""
+    if not ask.may_see(image):
+        raise Forbidden(f"image {image.name} belongs to another project")
+
+
+def must_be_queued(ask: Ask, image: Image) -> None:
+    """Raises Forbidden or Conflict unless the caller may send data to this image now."""
+    must_own(ask, image)
+    if image.state is ImageState.IMPORTING:
+        raise Conflict(f"a task is at work on image {image.name}")
+    if image.state is not ImageState.QUEUED:
+        raise Conflict(f"image {image.name} has its data already")
+
+
+def usable_image(ask: Ask, id: str) -> Image:
+    """The image that a wish names to be copied. Raises NotFound, or Conflict if it cannot be."""
+    image = ask.state[IMAGES].find(id)
+    if image is None or not may_use(ask, image):
+        raise NotFound(f"there is no image {id}", fields={"image_id": "not found"})
+    if image.state is not ImageState.ACTIVE:
+        raise Conflict(f"image {image.name} has no data yet", fields={"image_id": "no data yet"})
+    if image.is_medium:
+        raise Conflict(f"image {image.name} is an ISO: a medium for a drive, not a disk", fields={"image_id": "is ISO"})
+    return image
