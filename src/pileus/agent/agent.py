@@ -8,6 +8,7 @@ from contextlib import suppress
 import msgspec
 import structlog
 
+from pileus.agent.copies import Copies
 from pileus.agent.guests import Guests
 from pileus.agent.host import Host
 from pileus.agent.hypervisor.port import ByteStream, Hypervisor, HypervisorFacts
@@ -66,6 +67,7 @@ class Agent:
         self._listeners: list[Callable[[GuestObserved], None]] = []
         self._wake = asyncio.Event()
         self._hypervisor_facts: HypervisorFacts | None = None
+        self.copies = Copies(records)
         self._volumes = Volumes(engines.pools, records.volumes, engines.fetch, clock)
         self._guests = Guests(
             engines.hypervisor,

@@ -16,6 +16,7 @@ import structlog
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, check_id, is_id
+from pileus.link.copies import Copy
 from pileus.link.records import GuestSpec, Power, VolumeSpec
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -146,6 +147,8 @@ class AgentRecords:
     def __init__(self, folder: Path | None) -> None:
         """Records below this folder; in memory only without one."""
         self.guests = Records(folder and folder / "guests", InstanceId, msgspec.json.Decoder[_Guest](_Guest).decode)
+        self.copies = Records(folder and folder / "copies", str, msgspec.json.Decoder(Copy).decode)
+        """Of the controller's records, which nothing here reads."""
         self.volumes = Records(folder and folder / "volumes", VolumeId, msgspec.json.Decoder[_Volume](_Volume).decode)
 
     def load(self) -> None:
@@ -156,3 +159,4 @@ class AgentRecords:
         """
         self.guests.load()
         self.volumes.load()
+        self.copies.load()

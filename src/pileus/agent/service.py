@@ -16,6 +16,7 @@ from pileus.agent.hypervisor.port import ByteStream
 from pileus.agent.volumes import Tell
 from pileus.kernel.errors import Unavailable
 from pileus.link.channel import Channel
+from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
 from pileus.link.handlers import Call, Handlers, Opening
 from pileus.link.records import (
     ConsoleRequest,
@@ -24,6 +25,7 @@ from pileus.link.records import (
     GuestRemoval,
     GuestSpec,
     Inventory,
+    Message,
     Method,
     Progress,
     VolumeObserved,
@@ -54,6 +56,9 @@ class AgentService:
         self.handlers.add(Method.GUEST_ENSURE, GuestSpec, self._ensure_guest)
         self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
+        self.handlers.add(Method.COPIES_KEPT, Message, self._copies_kept)
+        self.handlers.add(Method.COPIES_UPDATE, CopiesUpdate, self._update_copies)
+        self.handlers.add(Method.RECALL, Recall, self._recall)
         self.handlers.add(Method.INVENTORY, NoneType, self._inventory)
         self.handlers.add_stream(Method.CONSOLE, ConsoleRequest, self._console)
 
@@ -119,6 +124,15 @@ class AgentService:
 
     async def _reboot_guest(self, wish: GuestReboot, call: Call) -> GuestObserved:
         return await self._carry_out(call, lambda _: self._agent.reboot_guest(wish))
+
+    async def _copies_kept(self, _body: Message, _call: Call) -> CopiesKept:
+        return self._agent.copies.kept()
+
+    async def _update_copies(self, update: CopiesUpdate, _call: Call) -> None:
+        await self._agent.copies.update(update)
+
+    async def _recall(self, wish: Recall, _call: Call) -> Recalled:
+        return self._agent.copies.recall(wish)
 
     async def _inventory(self, _body: None, _call: Call) -> Inventory:
         return await self._agent.inventory()

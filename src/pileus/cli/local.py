@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from datetime import timedelta
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ LOCAL = {
     "sim": "pileus.cli.local:sim",
     "backup": "pileus.cli.local:backup",
     "restore": "pileus.cli.local:restore",
+    "rebuild": "pileus.cli.local:rebuild",
     "doctor": "pileus.cli.diagnosis:doctor",
 }
 """By command, the function that is called with the arguments behind it and answers the exit status."""
@@ -30,6 +32,7 @@ ABOUT = {
     "sim": "Run simulated hosts against a controller, until interrupted.",
     "backup": "Write a consistent copy of the records and the event log, while the controller runs.",
     "restore": "Put a backup in the place of the records; the controller must be stopped.",
+    "rebuild": "Make lost records again from what the hosts keep; guests go on running.",
     "doctor": "Say what is wrong on this machine, why it matters, and the command that mends it.",
 }
 """By command, what it does."""
@@ -159,6 +162,30 @@ def restore(arguments: Sequence[str]) -> int:
         from pileus.installation.backups import put_back
 
         asyncio.run(put_back(backup, data))
+
+    return _call(app, arguments)
+
+
+def rebuild(arguments: Sequence[str]) -> int:
+    """`pileus rebuild`."""
+    app = _app("rebuild")
+
+    @app.default
+    def run(
+        *,
+        from_agents: Annotated[bool, Parameter(negative="", help="From what the hosts' agents keep.")],
+        data: Data = DATA,
+        hosts: Annotated[int | None, Parameter(help="How many hosts there are: go on as soon as all answered.")] = None,
+        within_s: Annotated[int, Parameter(help="How long to wait for hosts at most, in seconds.")] = 120,
+    ) -> None:
+        from pileus.installation.rebuild import in_words, rebuild_installation
+
+        if not from_agents:
+            raise Invalid("there is nothing else to rebuild from", fields={"--from-agents": "missing"})
+        say = _Teller()
+        done = asyncio.run(rebuild_installation(data, hosts=hosts, within=timedelta(seconds=within_s), say=say))
+        for line in in_words(done):
+            print(line)  # noqa: T201
 
     return _call(app, arguments)
 

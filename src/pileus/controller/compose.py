@@ -30,6 +30,7 @@ from pileus.cloud.tasks.watch import TaskWatch
 from pileus.cloud.world import World
 from pileus.controller.bootstrap import FirstSecrets, Outside, bootstrap, new_secrets
 from pileus.controller.consoles import LinkedConsoles
+from pileus.controller.copies import CopyKeeper
 from pileus.controller.hosts import HostLinks
 from pileus.controller.housekeeping import Housekeeping
 from pileus.controller.nouns import KINDS, NOUNS, WORKFLOWS
@@ -175,7 +176,7 @@ async def composed(
     permissions, uses = Permissions(NOUNS), TokenUses()
     views: Mapping[type, Any] = {Placer: placer, Addresses: addresses, Usage: usage, Permissions: permissions}
     northbound = northbound or _northbound(settings)
-    async with opened(KINDS, store or _store(data, settings), clock, (placer, addresses, usage)) as state:
+    async with opened(KINDS, store or store_of(data, settings), clock, (placer, addresses, usage)) as state:
         first = first or new_secrets()
         begun = await bootstrap(state, clock, views, settings.outside, first)
         hosts = HostLinks(state, placer, authority, clock)
@@ -210,6 +211,7 @@ async def composed(
                     tasks.create_task(hosts.serve(), name="hosts"),
                     tasks.create_task(engine.serve(), name="workflow engine"),
                     tasks.create_task(housekeeping.run(), name="housekeeping"),
+                    tasks.create_task(CopyKeeper(state, hosts).run(), name="copies"),
                     tasks.create_task(_renew(identity, settings), name="certificates"),
                     tasks.create_task(_end_with_the_log(state), name="log watch"),
                 ]
@@ -231,7 +233,8 @@ async def composed(
             unfollow()
 
 
-def _store(data: Path, settings: Settings) -> Store:
+def store_of(data: Path, settings: Settings) -> Store:
+    """What the settings name, not opened yet."""
     if settings.database:
         from pileus.state.postgresql import PostgresqlStore
 

@@ -64,6 +64,9 @@ class Method(StrEnum):
     GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
     GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved
     CONSOLE = "console"  # controller: a stream; ConsoleRequest
+    COPIES_KEPT = "copies.kept"  # controller: Message -> CopiesKept
+    COPIES_UPDATE = "copies.update"  # controller: CopiesUpdate -> None
+    RECALL = "recall"  # controller: Recall -> Recalled
     INVENTORY = "inventory"  # controller: None -> Inventory
 
 

@@ -65,7 +65,7 @@ class SimulatedAgent:
         )
         self._clock = clock
         self._pace = pace
-        self._records = AgentRecords(data)
+        self.records = AgentRecords(data)
         self._data = data
         self._life: asyncio.Task[None] | None = None
         if data is not None:
@@ -95,8 +95,8 @@ class SimulatedAgent:
 
     def _have_volumes_again(self) -> None:
         """A real disk would have them still. The guests are for the agent to start, as after a power cut."""
-        self._records.load()
-        for id, record in self._records.volumes.items():
+        self.records.load()
+        for id, record in self.records.volumes.items():
             if isinstance(record, VolumeRecord) and record.made:
                 self.storage.volumes[id] = VolumeObserved(
                     id=id, generation=record.spec.generation, size_bytes=record.spec.size_bytes
@@ -104,8 +104,8 @@ class SimulatedAgent:
 
     def _new_agent(self) -> Agent:
         if self._data is not None:
-            self._records = AgentRecords(self._data)
-            self._records.load()
+            self.records = AgentRecords(self._data)
+            self.records.load()
         engines = Engines(
             hypervisor=self.hypervisor,
             network=self.network,
@@ -113,7 +113,7 @@ class SimulatedAgent:
             host=self._machine,
             fetch=_no_images,
         )
-        return Agent(engines, self._records, self._clock, self._pace)
+        return Agent(engines, self.records, self._clock, self._pace)
 
 
 Link = Callable[[SimulatedAgent, AgentService], Coroutine[None, None, None]]

@@ -1,0 +1,240 @@
+"""Has every host keep copies of the records that concern it, so that a lost database can be made again from the hosts.
+
+A reconciler: woken by changes, it compares what a connected host ought to keep with what it does, and sends the
+difference. A host keeps what it must know to be rebuilt, and nothing of tenants that have nothing there: its instances,
+volumes and ports; the projects of those with their networks and rules; flavors, pools and external networks, which
+everybody may see.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import structlog
+
+from pileus.cloud.flavors.model import FLAVORS
+from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.hosts.model import HOSTS
+from pileus.cloud.images.model import IMAGES
+from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, NetworkKind
+from pileus.cloud.pools.model import POOLS
+from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
+from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.volumes.model import VOLUMES
+from pileus.cloud.world import Hosts, Nothing
+from pileus.kernel.errors import PileusError
+from pileus.kernel.ids import HostId
+from pileus.link.copies import PAGE_BYTES, CopiesKept, CopiesUpdate, Copy
+from pileus.link.records import Message, Method
+from pileus.state.kinds import Kind
+from pileus.state.records import Record
+from pileus.state.state import State
+from pileus.state.store import Event
+
+log = structlog.stdlib.get_logger()
+
+ON_HOSTS: Sequence[Kind[Any]] = (INSTANCES, VOLUMES, PORTS, FLOATING_IPS)
+"""What is on one host, or follows what is."""
+OF_PROJECTS: Sequence[Kind[Any]] = (NETWORKS, SUBNETS, ROUTERS, SECURITY_GROUPS, SECURITY_RULES, SERVER_GROUPS)
+"""What goes to every host on which its project has something."""
+_PLACED: Sequence[Kind[Any]] = (INSTANCES, VOLUMES)
+OF_EVERYBODY: Sequence[Kind[Any]] = (FLAVORS, POOLS)
+COPIED = frozenset(kind.name for kind in (*ON_HOSTS, *OF_PROJECTS, *OF_EVERYBODY, PROJECTS, HOSTS, IMAGES))
+
+_PAUSE_S = 1.0
+"""For which changes are gathered: an instance that is being made changes often."""
+_ANSWER_S = 60.0
+_AT_ONCE = 64
+"""Hosts that are told at a time."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Where(msgspec.Struct, frozen=True):
+    """As much of a record as says which hosts it concerns."""
+
+    host_id: HostId | None = None
+    port_id: str | None = None
+    network_id: str | None = None
+    kind: str = ""
+
+
+_where = msgspec.json.Decoder(_Where)
+
+
+class CopyKeeper:
+    """Keeps the copies on all hosts as they ought to be."""
+
+    def __init__(self, state: State, hosts: Hosts, *, pause_s: float = _PAUSE_S) -> None:
+        self._state = state
+        self._hosts = hosts
+        self._pause_s = pause_s
+        self._sent: dict[HostId, dict[str, int]] = {}
+        """What each connected host keeps: revisions by id."""
+        self._due: set[HostId] = set()
+        self._projects_due: set[str] = set()
+        self._all_due = False
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep copies until cancelled."""
+        forget = self._state.listen(self._came)
+        try:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(self._pause_s)
+                self._wake.clear()
+                await self._round()
+        finally:
+            forget()
+
+    def _came(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.kind in COPIED:
+                self._mark(event)
+        if self._due or self._projects_due or self._all_due:
+            self._wake.set()
+
+    def _mark(self, event: Event) -> None:
+        if event.kind == HOSTS.name:
+            host = self._state[HOSTS].find(event.id)
+            if host is not None and host.connected:
+                self._due.add(HostId(event.id))
+            else:
+                self._sent.pop(HostId(event.id), None)
+            return
+        if event.kind in _EVERYBODYS:
+            self._all_due = True
+        if event.kind == IMAGES.name:
+            for kind in _PLACED:
+                self._due |= {each.host_id for each in self._state.table(kind).by("image", event.id) if each.host_id}
+        for body in (bytes(event.before), bytes(event.after)):
+            if not body:
+                continue
+            where = _where.decode(body)
+            host = where.host_id or self._host_of_port(where.port_id)
+            if host is not None:
+                self._due.add(host)
+            elif event.kind in _PROJECTS:
+                self._projects_due.add(event.project or event.id)
+                self._all_due |= where.kind == NetworkKind.EXTERNAL or self._is_external(where.network_id)
+
+    def _host_of_port(self, id: str | None) -> HostId | None:
+        port = self._state[PORTS].find(id) if id else None
+        return port.host_id if port is not None else None
+
+    def _is_external(self, id: str | None) -> bool:
+        network = self._state[NETWORKS].find(id) if id else None
+        return network is not None and network.kind is NetworkKind.EXTERNAL
+
+    async def _round(self) -> None:
+        due, projects = self._due, self._projects_due
+        if self._all_due:
+            due |= set(self._sent)
+        self._due, self._projects_due, self._all_due = set(), set(), False
+        for project in projects:
+            for kind in _PLACED:
+                due |= {each.host_id for each in self._state.table(kind).by("project", project) if each.host_id}
+        connected = [id for id in sorted(due) if (host := self._state[HOSTS].find(id)) is not None and host.connected]
+        turns = asyncio.Semaphore(_AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            for host in connected:
+                tasks.create_task(self._bring_up_to_date(host, turns))
+
+    async def _bring_up_to_date(self, host: HostId, turns: asyncio.Semaphore) -> None:
+        try:
+            async with turns:
+                await self._send_what_differs(host)
+        except PileusError as refused:
+            # It is compared anew: with the next change, or when it is back.
+            self._sent.pop(host, None)
+            log.info("copies not kept yet", host=host, reason=refused.detail)
+            known = self._state[HOSTS].find(host)
+            if known is not None and known.connected:
+                self._due.add(host)
+                self._wake.set()
+
+    async def _send_what_differs(self, host: HostId) -> None:
+        if host not in self._sent:
+            await self._compare(host)
+        sent = self._sent[host]
+        wanted = {record.id: record for record in wanted_on(self._state, host)}
+        new = [record for id, record in wanted.items() if sent.get(id) != record.revision]
+        for update in _updates(self._state, new, [id for id in sent if id not in wanted]):
+            await self._ask(host, update)
+            for copy in update.keep:
+                sent[copy.id] = copy.revision
+            for id in update.forget:
+                del sent[id]
+
+    async def _compare(self, host: HostId) -> None:
+        kept = await self._hosts.ask(host, Method.COPIES_KEPT, Message(), CopiesKept, timeout_s=_ANSWER_S)
+        wanted = {record.id: record for record in wanted_on(self._state, host)}
+        same = (id for id, mark in kept.marks.items() if id in wanted and _copy(self._state, wanted[id]).mark == mark)
+        self._sent[host] = dict.fromkeys(kept.marks, -1) | {id: wanted[id].revision for id in same}
+
+    async def _ask(self, host: HostId, update: CopiesUpdate) -> None:
+        await self._hosts.ask(host, Method.COPIES_UPDATE, update, Nothing, timeout_s=_ANSWER_S)
+
+
+_EVERYBODYS = frozenset(kind.name for kind in OF_EVERYBODY)
+_PROJECTS = frozenset(kind.name for kind in (*OF_PROJECTS, PROJECTS))
+
+
+def wanted_on(state: State, host: HostId) -> Iterator[Record]:
+    """The records that this host ought to have copies of, each once."""
+    instances = state[INSTANCES].by("host_id", host)
+    volumes = state[VOLUMES].by("host", host)
+    ports = state[PORTS].by("host_id", host)
+    yield from _one(state, HOSTS, host)
+    yield from instances
+    yield from volumes
+    yield from ports
+    for port in ports:
+        yield from state[FLOATING_IPS].by("port_id", port.id)
+    for kind in OF_EVERYBODY:
+        yield from state.table(kind)
+    external = state[NETWORKS].by("kind", NetworkKind.EXTERNAL)
+    yield from external
+    outside = [subnet for network in external for subnet in state[SUBNETS].by("network_id", network.id)]
+    yield from outside
+    given = {each.id for each in (*external, *outside)}
+    projects = {each.project_id for each in (*instances, *volumes, *ports)}
+    for project in sorted(projects):
+        yield from _one(state, PROJECTS, project)
+        for kind in OF_PROJECTS:
+            yield from (each for each in state.table(kind).by("project", project) if each.id not in given)
+    images = {each.image_id for each in (*instances, *volumes) if each.image_id}
+    for image in sorted(images):
+        yield from _one(state, IMAGES, image)
+
+
+def _one(state: State, kind: Kind[Any], id: str) -> Iterator[Record]:
+    if (found := state.table(kind).find(id)) is not None:
+        yield found
+
+
+def _copy(state: State, record: Record) -> Copy:
+    kind, body = state.kind_of(record), _encode(record)
+    mark = blake2b(body, digest_size=12).hexdigest()
+    return Copy(
+        kind=kind.name, id=record.id, revision=record.revision, version=kind.version, mark=mark, body=msgspec.Raw(body)
+    )
+
+
+def _updates(state: State, new: Iterable[Record], gone: Sequence[str]) -> Iterator[CopiesUpdate]:
+    """What is to be told, in messages that fit the link."""
+    page: list[Copy] = []
+    size = 0
+    for record in new:
+        page.append(copy := _copy(state, record))
+        size += len(bytes(copy.body))
+        if size > PAGE_BYTES:
+            yield CopiesUpdate(keep=tuple(page))
+            page, size = [], 0
+    if page or gone:
+        yield CopiesUpdate(keep=tuple(page), forget=tuple(gone))
