@@ -69,6 +69,7 @@ async def test_a_guest_goes_on_where_it_was_suspended_and_its_watchdog_resets_it
 
     # Its watchdog, once begun and not fed.
     await guest.types(f"{HANG}; sleep 60")
+    await guest.says(b"sleep 60")
     await guest.booted()
     assert boot.splitlines()[1] not in await guest.answers(BOOT)
 

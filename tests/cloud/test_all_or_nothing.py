@@ -10,7 +10,7 @@ from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import WORKFLOWS
-from pileus.testing.cloud import SimulatedCloud
+from pileus.testing.cloud import KEEPING, SETTINGS, SimulatedCloud
 from pileus.testing.diskimages import vmdk
 from pileus.testing.links import until
 from pileus.testing.prover import Deed, Prover
@@ -87,6 +87,20 @@ async def rebuild(cloud: SimulatedCloud) -> None:
 
 async def delete(cloud: SimulatedCloud) -> None:
     await ask(cloud, "DELETE", f"/{the_instance(cloud)}")
+
+
+async def purge(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/purge")
+
+
+async def undelete(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/undelete")
+
+
+async def deleted(cloud: SimulatedCloud) -> None:
+    await running(cloud)
+    await delete(cloud)
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
 
 
 async def detached(cloud: SimulatedCloud) -> None:
@@ -169,6 +183,10 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.resize": (stopped, resize, 29),
     "instance.rebuild": (running, rebuild, 55),
     "instance.delete": (running, delete, 32),
+    "instance.soft_delete": (running, delete, 25),
+    "instance.soft_delete with a volume": (attached, delete, 25),
+    "instance.undelete": (deleted, undelete, 29),
+    "instance.delete a deleted one": (deleted, purge, 26),
     "volume.attach": (detached, attach, 32),
     "volume.attach again": (attached_before, attach, 29),
     "volume.detach": (attached, detach, 25),
@@ -181,10 +199,15 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
 """What is there before, what is done, and in how many ways it is broken."""
 
 
+_OF_DELETED = ("instance.soft_delete", "instance.undelete", "instance.delete a deleted one")
+"""What takes a cloud that keeps what is deleted."""
+
+
 @pytest.mark.parametrize("workflow", DEEDS)
 async def test_a_workflow_is_all_or_nothing_whatever_breaks_when(workflow: str, tmp_path: Path) -> None:
     prepare, deed, ways = DEEDS[workflow]
-    assert await Prover(tmp_path, prepare, deed).prove() == ways
+    settings = KEEPING if workflow.startswith(_OF_DELETED) else SETTINGS
+    assert await Prover(tmp_path, prepare, deed, settings=settings).prove() == ways
 
 
 def test_every_workflow_is_proven() -> None:

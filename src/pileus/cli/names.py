@@ -48,6 +48,8 @@ class Names:
             raise NotFound(f"there is no {called} {text!r}: it takes an id", fields=_at(field, "not an id"))
         query = {of.known_by: text, "limit": 100}
         matches: list[Record] = (await self._client.get(of.path, query)).body["items"]
+        if not matches and (hidden := of.operations["list"].hides):
+            matches = (await self._client.get(of.path, {**query, **hidden})).body["items"]
         if len(matches) > 1:
             matches = await self._own(matches)
         if not matches:

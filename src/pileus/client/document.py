@@ -64,6 +64,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     socket: bool
     labels: bool
     """Whether a list can be had by label."""
+    hides: Mapping[str, str]
+    """The filter by which a list shows what it leaves out otherwise."""
     query: tuple[Field, ...]
     body: tuple[Field, ...]
     """Fields of its JSON body."""
@@ -181,6 +183,7 @@ class Document:
             starts=ours["starts"] or "",
             socket=ours["socket"],
             labels=ours["labels"],
+            hides=ours["hides"],
             query=tuple(self._query(raw.get("parameters", ()))),
             body=self._shape(content["schema"]).fields if "schema" in content else (),
             takes_bytes="requestBody" in raw and not content,

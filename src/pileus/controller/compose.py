@@ -23,7 +23,9 @@ from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
 from pileus.cloud.instances.consoles import ConsoleTokens
 from pileus.cloud.instances.operations.console import Consoles
+from pileus.cloud.instances.operations.deletion import Retention
 from pileus.cloud.instances.placement import Placer
+from pileus.cloud.instances.reconcilers import PurgeDeleted
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.projects.model import limits
 from pileus.cloud.tasks.watch import TaskWatch
@@ -85,6 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outside: Outside | None = None
     """The external network that the cloud begins with."""
     events_kept_days: int = 90
+    deleted_kept_hours: int = 24
+    """How long a deleted instance can be had back; 0 deletes for good at once."""
 
 
 class Controller:
@@ -174,7 +178,14 @@ async def composed(
     tickets = Tickets(_secret(data / "ticket.key"), clock)
     placer, addresses, usage = Placer(), Addresses(), Usage(KINDS)
     permissions, uses = Permissions(NOUNS), TokenUses()
-    views: Mapping[type, Any] = {Placer: placer, Addresses: addresses, Usage: usage, Permissions: permissions}
+    retention = Retention(deleted=timedelta(hours=settings.deleted_kept_hours))
+    views: Mapping[type, Any] = {
+        Placer: placer,
+        Addresses: addresses,
+        Usage: usage,
+        Permissions: permissions,
+        Retention: retention,
+    }
     northbound = northbound or _northbound(settings)
     async with opened(KINDS, store or store_of(data, settings), clock, (placer, addresses, usage)) as state:
         first = first or new_secrets()
@@ -184,7 +195,8 @@ async def composed(
         files = ImageFiles(data / "images", disk_tools or QemuImg(), clock)
         world = World(state=state, hosts=hosts, networks=northbound, images=_Urls(tickets), files=files, clock=clock)
         engine = Engine(state, world, clock, WORKFLOWS, on_progress=watch.progress)
-        housekeeping = Housekeeping(state, files, watch, uses, clock, timedelta(days=settings.events_kept_days))
+        deleted, events_kept = PurgeDeleted(state, engine, retention, clock), timedelta(days=settings.events_kept_days)
+        housekeeping = Housekeeping(state, files, watch, uses, clock, events_kept, deleted)
         admissions = _Admissions(authority, settings, clock)
         consoles = LinkedConsoles(state, permissions, hosts, clock)
         await consoles.forget_former()

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from pileus.cloud.hosts.model import HOSTS, Host
-from pileus.cloud.instances.model import ALLOWED, INSTANCES, SETTLED, Instance, InstanceState
+from pileus.cloud.instances.model import ALLOWED, INSTANCES, WITH_GUEST, Instance, InstanceState
 from pileus.cloud.instances.placement import Placer, running_on
 from pileus.cloud.instances.specs import guest_spec
 from pileus.kernel.clock import Clock
@@ -158,7 +158,7 @@ class HostLinks:
     def _take_in(self, host: HostId, guest: GuestObserved) -> None:
         """A guest is as nobody asked: it ended by itself, or was found running. The record follows."""
         instance = self._state[INSTANCES].find(guest.id)
-        if instance is None or instance.host_id != host or instance.state not in SETTLED:
+        if instance is None or instance.host_id != host or instance.state not in WITH_GUEST:
             return
         is_now = _SEEN[guest.power]
         if guest.generation < instance.generation or is_now is instance.state:
@@ -185,7 +185,7 @@ class HostLinks:
         return [
             instance
             for instance in self._state[INSTANCES].by("host_id", host)
-            if instance.state in SETTLED
+            if instance.state in WITH_GUEST
             and not instance.busy_with  # whoever changes it will tell the host
             and (instance.id not in found or found[instance.id].generation < instance.generation)
         ]

@@ -13,6 +13,7 @@ from pileus.cloud.identity.tokens import TokenUses
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.images.operations.arrival import UPLOADS_KEPT
+from pileus.cloud.instances.reconcilers import PurgeDeleted
 from pileus.cloud.tasks.watch import TaskWatch
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import PileusError
@@ -33,7 +34,7 @@ _AT_ONCE = 1000
 
 
 class Housekeeping:
-    """Forgets what is over: ended tasks, kept answers, tokens past their time, old events, files without an image."""
+    """Forgets what is over: tasks, answers, tokens, instances deleted long ago, old events, files without an image."""
 
     every = timedelta(seconds=60)
 
@@ -45,6 +46,7 @@ class Housekeeping:
         uses: TokenUses,
         clock: Clock,
         events_kept: timedelta,
+        deleted: PurgeDeleted,
     ) -> None:
         self._state = state
         self._files = files
@@ -52,6 +54,7 @@ class Housekeeping:
         self._uses = uses
         self._clock = clock
         self._events_kept = events_kept
+        self._deleted = deleted
         self._wake = asyncio.Event()
 
     def look(self) -> None:
@@ -71,7 +74,13 @@ class Housekeeping:
 
     async def once(self) -> None:
         """Everything there is to do now; doing it twice is doing it once."""
-        deeds: tuple[Callable[[], Awaitable[None]], ...] = (self._tokens, self._records, self._images, self._events)
+        deeds: tuple[Callable[[], Awaitable[None]], ...] = (
+            self._tokens,
+            self._records,
+            self._instances,
+            self._images,
+            self._events,
+        )
         for deed in deeds:
             try:
                 await deed()
@@ -110,6 +119,10 @@ class Housekeeping:
                     over.append(remove(secret))
         over += [remove(each) for each in self._state[INVITATIONS] if each.invitation.expires_at <= now]
         return over[: 2 * _AT_ONCE]
+
+    async def _instances(self) -> None:
+        self._deleted.once()
+        await self._state.durable()
 
     async def _images(self) -> None:
         images = self._state[IMAGES]

@@ -156,6 +156,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     body_media_type: str = "application/json"
     filters: Sequence[str] = ()
     sorts: Sequence[str] = ()
+    hides: tuple[str, str] | None = None
+    """A field and the value of it with which a list leaves records out, unless it is asked for by that field."""
 
     @property
     def id(self) -> str:
@@ -207,8 +209,18 @@ class Noun(Generic[R]):
     def path(self) -> str:
         return f"/v1/{self.plural}"
 
-    def list(self, *, filters: Sequence[str] = (), sorts: Sequence[str] = (), least: Role = Role.READER) -> None:
-        """Declare GET of the collection, in pages; `filters` are fields to be equal, `sorts` fields to sort by."""
+    def list(
+        self,
+        *,
+        filters: Sequence[str] = (),
+        sorts: Sequence[str] = (),
+        hides: tuple[str, str] | None = None,
+        least: Role = Role.READER,
+    ) -> None:
+        """Declare GET of the collection, in pages; `filters` are fields to be equal, `sorts` fields to sort by.
+
+        Records of which a field has the value that `hides` names are listed only to who filters by that field.
+        """
         known = {field.name for field in msgspec.structs.fields(self.kind.record)}
         if unknown := {*filters, *sorts, *self.columns} - known:
             raise ValueError(f"{self.name} has no {', '.join(sorted(unknown))}")
@@ -221,6 +233,7 @@ class Noun(Generic[R]):
             reads="list",
             filters=tuple(filters),
             sorts=("created_at", *sorts),
+            hides=hides,
         )
 
     def show(self, *, least: Role = Role.READER) -> None:

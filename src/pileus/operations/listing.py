@@ -59,7 +59,7 @@ def page(
     wanted = _read(operation, ask, query)
     table = ask.state.table(noun.kind) if table is None else table
     ids = _candidates(noun, table, ask, wanted)
-    keep = _filter(noun, ask, wanted)
+    keep = _filter(operation, noun, ask, wanted)
     if wanted.sort == "created_at":
         found = list(islice(_in_order(table, ids, keep, wanted), wanted.limit + 1))
     else:
@@ -131,7 +131,7 @@ def _candidates(noun: Noun[Any], table: Table[Any], ask: Ask, wanted: _Query) ->
     return table.ids
 
 
-def _filter(noun: Noun[Any], ask: Ask, wanted: _Query) -> Test | None:
+def _filter(operation: Operation, noun: Noun[Any], ask: Ask, wanted: _Query) -> Test | None:
     """What a record must pass; None if there is nothing to ask. Made for the query: a page may look at every record."""
     tests: list[Test] = []
     if noun.scope and not wanted.everywhere:
@@ -141,6 +141,8 @@ def _filter(noun: Noun[Any], ask: Ask, wanted: _Query) -> Test | None:
         tests.append(partial(noun.visible, ask))
     tests += [_equal(name, value) for name, value in wanted.equal.items()]
     tests += [_labelled(name, value) for name, value in wanted.labels.items()]
+    if operation.hides is not None and operation.hides[0] not in wanted.equal:
+        tests.append(_other_than(*operation.hides))
     if len(tests) > 1:
         return lambda record: all(test(record) for test in tests)
     return tests[0] if tests else None
@@ -152,6 +154,10 @@ def _equal(name: str, value: str) -> Test:
         return (found if isinstance(found, str) else str(_plain(found))) == value
 
     return test
+
+
+def _other_than(name: str, value: str) -> Test:
+    return lambda record: getattr(record, name) != value
 
 
 def _labelled(name: str, value: str) -> Test:

@@ -94,6 +94,7 @@ def _operation(noun: Noun[Any], operation: Operation) -> Json:
             "starts": operation.starts.name if operation.starts else None,
             "socket": operation.socket is not None,
             "labels": "labels" in operation.filters,
+            "hides": dict([operation.hides]) if operation.hides else {},
         },
     }
     if more.strip():
@@ -149,6 +150,13 @@ def _content(noun: Noun[Any], operation: Operation) -> Json:
     return {"content": _json(_answer(noun, operation))}
 
 
+def _filter_of(operation: Operation, name: str) -> Json:
+    about = f"Only where `{name}` is this"
+    if operation.hides is not None and operation.hides[0] == name:
+        about += f"; by default all but those that are {operation.hides[1]}"
+    return _query(name, about)
+
+
 def _parameters(operation: Operation) -> list[Json]:
     found: list[Json] = []
     if "{id}" in operation.path:
@@ -158,7 +166,7 @@ def _parameters(operation: Operation) -> list[Json]:
         found += [_query("after", "The cursor that the page before gave as `next`")]
         sorts = [*operation.sorts, *(f"-{name}" for name in operation.sorts)]
         found += [_query("sort", "By this field; with a - ahead descending", {"type": "string", "enum": sorts})]
-        found += [_query(name, f"Only where `{name}` is this") for name in operation.filters if name != "labels"]
+        found += [_filter_of(operation, name) for name in operation.filters if name != "labels"]
         if operation.least is not Role.PLATFORM:
             found += [_query("all_projects", "Of every project; for administrators", {"type": "boolean"})]
     if operation.changes:

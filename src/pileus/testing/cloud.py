@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import httpx2
+import msgspec
 
 from pileus.agent.host import Machine
 from pileus.cloud.hosts.model import HOSTS, Host
@@ -30,7 +31,12 @@ from pileus.testing.links import until
 OUTSIDE = Outside(cidr="198.51.100.0/24", gateway="198.51.100.1", first="198.51.100.10", last="198.51.100.250")
 """An external network of the addresses that are meant for examples (RFC 5737)."""
 
-SETTINGS = Settings(api_host="127.0.0.1", api_port=0, link_host="127.0.0.1", link_port=0, outside=OUTSIDE)
+SETTINGS = Settings(
+    api_host="127.0.0.1", api_port=0, link_host="127.0.0.1", link_port=0, outside=OUTSIDE, deleted_kept_hours=0
+)
+"""What is deleted is gone at once, unless a test is about having it back."""
+KEEPING = msgspec.structs.replace(SETTINGS, deleted_kept_hours=24)
+"""What is deleted can be had back for a day."""
 
 ORIGIN = Origin(actor="system", operation="test")
 
@@ -67,6 +73,7 @@ async def simulated_cloud(
     store: Store | None = None,
     clock: Clock | None = None,
     image: bool = True,
+    settings: Settings = SETTINGS,
 ) -> AsyncGenerator[SimulatedCloud]:
     """A cloud whose hosts are connected, with an active image `mini`, unless it has begun before.
 
@@ -78,10 +85,11 @@ async def simulated_cloud(
         store: where the controller keeps its records, instead of SQLite in `data`.
         clock: the controller's, instead of the machine's.
         image: whether to have an image.
+        settings: the controller's.
     """
     clock = clock or SystemClock()
     fleet = fleet or SimulatedFleet(hosts, clock=SystemClock(), machine=machine)
-    async with composed(data, SETTINGS, clock=clock, store=store, disk_tools=fleet.disk_tools) as controller:
+    async with composed(data, settings, clock=clock, store=store, disk_tools=fleet.disk_tools) as controller:
         await _register(controller, fleet, clock, image=image, images=data / "images")
         living = asyncio.create_task(
             fleet.run(in_memory(controller.hosts.handlers, controller.hosts.accompany)), name="fleet"

@@ -29,11 +29,12 @@ from pileus.cloud.instances.specs import guest_spec
 from pileus.cloud.networks.model import PORTS
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.cloud.volumes.model import VOLUMES
+from pileus.controller.compose import Settings
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import VolumeId
 from pileus.kernel.units import GIB
-from pileus.testing.cloud import SimulatedCloud, simulated_cloud
+from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
 from pileus.testing.fleet import SimulatedAgent, SimulatedFleet
 from pileus.testing.links import until
 from pileus.testing.memorystore import Disk, MemoryStore
@@ -62,7 +63,8 @@ class PowerCut(PileusError):
 class Prover:
     """Proves deeds, each begun on the same cloud: a few hosts, and what `prepare` made there."""
 
-    def __init__(self, folder: Path, prepare: Deed, deed: Deed) -> None:
+    def __init__(self, folder: Path, prepare: Deed, deed: Deed, *, settings: Settings = SETTINGS) -> None:
+        self._settings = settings
         self._folder = folder
         self._prepare = prepare
         self._deed = deed
@@ -178,7 +180,7 @@ class Prover:
 
     @asynccontextmanager
     async def _cloud(self, store: MemoryStore, fleet: SimulatedFleet) -> AsyncGenerator[SimulatedCloud]:
-        async with simulated_cloud(self._folder, fleet=fleet, store=store) as cloud:
+        async with simulated_cloud(self._folder, fleet=fleet, store=store, settings=self._settings) as cloud:
             yield cloud
 
 
@@ -241,7 +243,8 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
             found.append(f"{host.name} is not connected")
         instances = {each.id: each for each in state[INSTANCES].by("host_id", host.id)}
         guests = await host.hypervisor.list()
-        found += _differ(f"guests of {host.name}", set(guests), set(instances))
+        wanted = {id for id, each in instances.items() if each.state is not InstanceState.DELETED}
+        found += _differ(f"guests of {host.name}", set(guests), wanted)
         volumes = await host.storage.list()
         found += _differ(f"volumes of {host.name}", set(volumes), set(state[VOLUMES].ids_by("host", host.id)))
         found += [

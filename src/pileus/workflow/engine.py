@@ -1,7 +1,7 @@
 """The engine: runs tasks, journals their steps, undoes what failed, goes on after a crash."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -260,6 +260,15 @@ class Engine(Generic[W]):
             request=origin.request,
             arguments=msgspec.Raw(msgspec.json.encode(start.arguments)),
         )
+
+    def submit(
+        self, start: Begin, changes: Sequence[Change], *, project: ProjectId, subject: Record, origin: Origin
+    ) -> Task:
+        """Begin a task that no request asked for: it is committed with these changes, and runs when that is on disk."""
+        task = self.task_for(start, project=project, subject=subject, origin=origin, now=self.clock.now())
+        self.state.apply([*changes, put(task)], msgspec.structs.replace(origin, task=task.id))
+        self.state.when_durable(partial(self.launch, TaskId(task.id)))
+        return task
 
     def launch(self, id: TaskId) -> None:
         """Run a task whose record is on disk. Launching twice is launching once.

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp, without_port
-from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, NetworkKind, Port
 from pileus.kernel.errors import Conflict, Invalid, NotFound
@@ -124,7 +124,13 @@ def _port(ask: Ask, floating: FloatingIp, instance_id: str | None, port_id: str 
 
 
 def _associated(ask: Ask, floating: FloatingIp, port: Port) -> tuple[FloatingIp, list[Change]]:
-    """The floating IP with this port, and what changes with it. Raises Conflict if no router joins the two."""
+    """The floating IP with this port, and what changes with it.
+
+    Raises Conflict if no router joins the two, or if the port's instance is deleted.
+    """
+    instance = ask.state[INSTANCES].find(port.instance_id or "")
+    if instance is not None and instance.state is InstanceState.DELETED:
+        raise Conflict(f"instance {instance.name} is deleted; undelete it first")
     if any(other.id != floating.id for other in ask.state[FLOATING_IPS].by("port_id", port.id)):
         raise Conflict("the port has a floating IP already")
     for fixed in port.addresses:

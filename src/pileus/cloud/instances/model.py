@@ -1,6 +1,7 @@
 """What an instance is, and which states it may pass through. No I/O."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -31,6 +32,9 @@ class InstanceState(StrEnum):
     RESIZING = "resizing"
     REBUILDING = "rebuilding"
     DELETING = "deleting"
+    DELETED = "deleted"
+    """Its guest is gone from its host; its disk and its addresses are kept for a while, so that it can be had back."""
+    UNDELETING = "undeleting"
 
 
 _S = InstanceState
@@ -50,9 +54,13 @@ ALLOWED: Mapping[InstanceState, frozenset[InstanceState]] = {
     _S.RESUMING: frozenset({_S.RUNNING, _S.PAUSED, _S.SUSPENDED}),
     _S.RESIZING: frozenset({_S.STOPPED}),
     _S.REBUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
-    _S.DELETING: frozenset(),
+    _S.DELETING: frozenset({_S.DELETED}),
+    _S.DELETED: frozenset({_S.UNDELETING, _S.DELETING}),
+    _S.UNDELETING: frozenset({_S.STOPPED, _S.DELETED}),
 }
-SETTLED = frozenset({_S.RUNNING, _S.STOPPED, _S.PAUSED, _S.SUSPENDED})
+WITH_GUEST = frozenset({_S.RUNNING, _S.STOPPED, _S.PAUSED, _S.SUSPENDED})
+"""The states in which its host has a guest of it, and no task is at work on that."""
+SETTLED = frozenset({*WITH_GUEST, _S.DELETED})
 """The states in which no task is at work on the instance."""
 
 
@@ -90,6 +98,8 @@ class Instance(Record, frozen=True, kw_only=True):
     restart: Restart = Restart.ON_FAILURE
     """Whether its guest is started again when that ends by itself."""
     watchdog: Watchdog = Watchdog.RESET
+    deleted_at: datetime | None = None
+    """Since when it is deleted, or on its way there, and can still be had back."""
     template: GuestTemplate = GuestTemplate.LINUX
     """The set of devices that its guest is given."""
 
@@ -132,7 +142,14 @@ def _since_version_3(instance: dict[str, Any]) -> dict[str, Any]:
     It knows what recovers a guest, and templates.
     """
     kept = {name: value for name, value in instance.items() if name != "started_at"}
-    return {**kept, "restart": "on-failure", "watchdog": "none", "template": "linux"}
+    return {**kept, "restart": "on-failure", "watchdog": "none", "deleted_at": None, "template": "linux"}
+
+
+def _counts(instance: Instance) -> Mapping[str, int]:
+    """A deleted instance takes nothing but its disk, which counts as a volume."""
+    if instance.state is InstanceState.DELETED:
+        return {}
+    return {"instances": 1, "vcpus": instance.vcpus, "memory_mib": instance.memory_mib}
 
 
 INSTANCES = Kind(
@@ -143,8 +160,9 @@ INSTANCES = Kind(
         "host_id": lambda instance: instance.host_id,
         "server_group": lambda instance: instance.server_group_id,
         "image": lambda instance: instance.image_id,
+        "deleted": lambda instance: True if instance.state is InstanceState.DELETED else None,
     },
-    counts=lambda instance: {"instances": 1, "vcpus": instance.vcpus, "memory_mib": instance.memory_mib},
+    counts=_counts,
     upgrades=(_with_volumes, _since_version_3),
 )
 

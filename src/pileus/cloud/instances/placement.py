@@ -85,7 +85,9 @@ class Placer:
             self.fleet.release(before.id)
 
     def demand_of(self, instance: Instance) -> Demand:
-        """What an instance takes of its host."""
+        """What an instance takes of its host; of one that is deleted only its disk is left."""
+        if instance.state is InstanceState.DELETED:
+            return _disk_demand(instance.disk_gib, self._pools.get(instance.pool_id))
         pool = self._pools.get(instance.pool_id)
         group = instance.server_group_id
         return Demand(
@@ -101,7 +103,8 @@ class Placer:
 
 
 def _takes(instance: Instance) -> tuple[object, ...]:
-    return instance.host_id, instance.vcpus, instance.memory_mib, instance.disk_gib, instance.server_group_id
+    deleted = instance.state is InstanceState.DELETED
+    return instance.host_id, instance.vcpus, instance.memory_mib, instance.disk_gib, instance.server_group_id, deleted
 
 
 def view_of(host: Host, pool: Pool) -> HostView:
@@ -187,8 +190,9 @@ def reasons(fleet: Fleet, demand: Demand, chosen: HostId) -> Sequence[Reason]:
 
 
 def refitted(placer: Placer, instance: Instance, changed: Instance) -> Sequence[Reason]:
-    """What its host says to an instance that is to have another size. Raises NoCapacity if it has no room."""
-    if all(getattr(changed, of) <= getattr(instance, of) for of in ("vcpus", "memory_mib", "disk_gib")):
+    """What its host says to an instance that is to take more of it. Raises NoCapacity if it has no room."""
+    has_it = instance.state is not InstanceState.DELETED
+    if has_it and all(getattr(changed, of) <= getattr(instance, of) for of in ("vcpus", "memory_mib", "disk_gib")):
         return ()
     verdict = placer.fleet.refit(instance.id, placer.demand_of(changed))
     return [Reason(about=verdict.host.name, says=verdict.words, chosen=True)]

@@ -10,7 +10,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.identity.leaving import each_once, with_a_project
 from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, TOKENS
 from pileus.cloud.images.model import IMAGES
-from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.networks.model import NETWORKS, ROUTERS, SUBNETS, Network, NetworkKind
 from pileus.cloud.networks.operations import default_network
@@ -123,6 +123,9 @@ def delete(ask: Ask, project: Project) -> Plan:
     if project.id == ask.caller.project_id:
         raise Conflict("you are working in this project")
     state = ask.state
+    gone = [each for each in state[INSTANCES].by("project", project.id) if each.state is InstanceState.DELETED]
+    if gone:
+        raise Conflict(f"the project still keeps {len(gone)} deleted instances: purge them, or wait")
     for kind in _KEEP_A_PROJECT:
         if left := state.table(kind).count_by("project", project.id):
             raise Conflict(f"the project still has {left} {kind.name.replace('_', ' ')}s")

@@ -9,7 +9,7 @@ import msgspec
 
 from pileus.client.client import Client
 from pileus.client.config import Config
-from pileus.cloud.instances.model import SETTLED
+from pileus.cloud.instances.model import WITH_GUEST
 from pileus.cloud.volumes.model import VolumeState
 from pileus.doctor.facts import Api, HostSeen, InstanceSeen, PortSeen, Records, TaskSeen, VolumeSeen
 from pileus.doctor.gather.files import read_only
@@ -117,7 +117,7 @@ def _records(
 
 def steady(before: Records, after: Records) -> Records:
     """What was the same before and after: only of that engines may be expected to agree."""
-    instances = tuple(each for each in _same(before.instances, after.instances) if each.state in SETTLED)
+    instances = tuple(each for each in _same(before.instances, after.instances) if each.state in WITH_GUEST)
     settled = {each.id for each in instances}
     return msgspec.structs.replace(
         after,

@@ -5,10 +5,11 @@
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.operations import creation
 from pileus.cloud.instances.operations import change
+from pileus.cloud.instances.operations import deletion
 from pileus.cloud.instances.operations import power
 from pileus.cloud.instances.operations import recovery
 from pileus.cloud.instances.operations import resize
 from pileus.cloud.instances.operations import rebuild
 from pileus.cloud.instances.operations import console
 
-__all__ = ["change", "console", "creation", "instances", "power", "rebuild", "recovery", "resize"]
+__all__ = ["change", "console", "creation", "deletion", "instances", "power", "rebuild", "recovery", "resize"]
