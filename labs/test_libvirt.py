@@ -23,7 +23,7 @@ from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
 from pileus.kernel.programs import run
 from pileus.kernel.units import GIB, MIB
 from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
-from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Plugged
+from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Inserted, Plugged
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
@@ -127,6 +127,16 @@ def plugged(host: LibvirtHost) -> Plugged:
         return {VolumeId(name) for name in re.findall(r'dev: virtio-blk-pci, id "ua-([0-9a-f-]+)"', devices)}
 
     return plugged
+
+
+@pytest.fixture
+def inserted(host: LibvirtHost) -> Inserted:
+    async def inserted(id: InstanceId) -> dict[int, str]:
+        listed = host.virsh("domblklist", "--details", domain_name(id))
+        drives = re.findall(r"cdrom +sd([ab]) +(\S+)", listed)
+        return {ord(letter) - ord("a"): path for letter, path in drives if path != "-"}
+
+    return inserted
 
 
 class TestLibvirtHypervisor(HypervisorContract):

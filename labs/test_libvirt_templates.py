@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import cache
@@ -12,12 +13,13 @@ from libvirt_host import LibvirtHost, libvirt_host, missing
 from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.hypervisor.libvirt.firmware import traits
+from pileus.agent.storage.directory import DirectoryPool
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict
-from pileus.kernel.ids import VolumeId, new_id
+from pileus.kernel.ids import ImageId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
-from pileus.link.records import GuestDisk
+from pileus.link.records import GuestDisk, ImageSource
 from pileus.link.templates import FRAMES, GuestTemplate
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
@@ -105,3 +107,33 @@ async def test_windows_firmware_starts_nothing_that_is_not_signed(
 ) -> None:
     guest = await booting(host, hypervisor, GuestTemplate.WINDOWS)
     assert "failed to load" in await guest.says(b"Access Denied")
+
+
+async def test_a_guest_reads_the_cd_that_is_put_into_its_drive_until_it_is_taken_out(
+    hypervisor: LibvirtHypervisor, host: LibvirtHost
+) -> None:
+    guest = await booting(host, hypervisor, GuestTemplate.LINUX)
+    await guest.booted()
+    pool = DirectoryPool.open(host.disks / "pool")
+    content = b"a CD".ljust(MIB, b".")
+    image = ImageSource(
+        id=ImageId(new_id()),
+        sha256=sha256(content).hexdigest(),
+        size_bytes=MIB,
+        virtual_size_bytes=MIB,
+        format="iso",
+        url="",
+    )
+
+    async def fetch(_: ImageSource) -> AsyncIterator[bytes]:
+        yield content
+
+    await pool.ensure_image(image, fetch, lambda _: None)
+    medium = await pool.offer(image.id)
+    await hypervisor.change_media(guest.spec, {0: medium})
+    # A guest that has it open locks the drive.
+    read = "until [ \"$(head -c 4 /dev/sr0)\" = 'a CD' ]; do :; done; exec 3</dev/sr0; echo read it"
+    assert "read it\n" in await guest.answers(read)
+    assert Path(medium.path).stat().st_uid == 0
+    await hypervisor.change_media(guest.spec, {})
+    assert "gone\n" in await guest.answers("exec 3<&-; until ! head -c 4 /dev/sr0; do :; done 2>/dev/null; echo gone")

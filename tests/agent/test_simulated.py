@@ -12,7 +12,7 @@ from pileus.agent.storage.port import DiskSource, StoragePool
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
 from pileus.link.records import GuestSpec, NicSpec
-from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Plugged
+from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Inserted, Plugged
 from pileus.testing.contracts.network import Ask, HostNetworkContract
 from pileus.testing.contracts.storage import StoragePoolContract
 
@@ -60,6 +60,13 @@ class TestSimulatedHypervisor(HypervisorContract):
             return set(hypervisor.guests[id].plugged)
 
         return plugged
+
+    @pytest.fixture
+    def inserted(self, hypervisor: SimulatedHypervisor) -> Inserted:
+        async def inserted(id: InstanceId) -> dict[int, str]:
+            return {drive: medium.path for drive, medium in hypervisor.guests[id].inserted.items()}
+
+        return inserted
 
 
 class TestSimulatedNetwork(HostNetworkContract):

@@ -11,7 +11,7 @@ from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import WORKFLOWS
 from pileus.testing.cloud import KEEPING, SETTINGS, SimulatedCloud
-from pileus.testing.diskimages import vmdk
+from pileus.testing.diskimages import iso, vmdk
 from pileus.testing.links import until
 from pileus.testing.prover import Deed, Prover
 from pileus.workflow.task import TASKS, UNFINISHED
@@ -83,6 +83,28 @@ async def resize(cloud: SimulatedCloud) -> None:
 
 async def rebuild(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/rebuild")
+
+
+async def with_an_iso(cloud: SimulatedCloud) -> None:
+    await running(cloud)
+    made = await cloud.client.post("/v1/images", json={"name": "rescue", "format": "iso"})
+    answer = await cloud.client.put(f"/v1/images/{made.json()['id']}/data", content=iso())
+    assert answer.status_code == 200, answer.text
+
+
+async def inserted(cloud: SimulatedCloud) -> None:
+    await with_an_iso(cloud)
+    await insert(cloud)
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def insert(cloud: SimulatedCloud) -> None:
+    image = next(image.id for image in cloud.state[IMAGES] if image.name == "rescue")
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/insert", {"image_id": image})
+
+
+async def eject(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/eject", {})
 
 
 async def delete(cloud: SimulatedCloud) -> None:
@@ -171,26 +193,28 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.create": (nothing, create, 42),
     "instance.start": (stopped, start, 25),
     "instance.stop": (running, stop, 25),
-    "instance.pause": (running, pause, 28),
-    "instance.resume": (paused, resume, 28),
-    "instance.suspend": (running, suspend, 28),
-    "instance.suspend a paused one": (paused, suspend, 28),
+    "instance.pause": (running, pause, 31),
+    "instance.resume": (paused, resume, 31),
+    "instance.suspend": (running, suspend, 31),
+    "instance.suspend a paused one": (paused, suspend, 31),
     "instance.resume a suspended one": (suspended, resume, 25),
     "instance.stop a suspended one": (suspended, stop, 25),
     "instance.delete a suspended one": (suspended, delete, 32),
     "instance.reboot": (running, reboot, 19),
-    "instance.set_recovery": (running, set_recovery, 25),
+    "instance.set_recovery": (running, set_recovery, 28),
     "instance.resize": (stopped, resize, 29),
     "instance.rebuild": (running, rebuild, 55),
+    "instance.change_media": (with_an_iso, insert, 41),
+    "instance.change_media out": (inserted, eject, 32),
     "instance.delete": (running, delete, 32),
     "instance.soft_delete": (running, delete, 25),
     "instance.soft_delete with a volume": (attached, delete, 25),
     "instance.undelete": (deleted, undelete, 29),
     "instance.delete a deleted one": (deleted, purge, 26),
-    "volume.attach": (detached, attach, 32),
-    "volume.attach again": (attached_before, attach, 29),
-    "volume.detach": (attached, detach, 25),
-    "volume.grow": (attached, grow, 32),
+    "volume.attach": (detached, attach, 35),
+    "volume.attach again": (attached_before, attach, 32),
+    "volume.detach": (attached, detach, 28),
+    "volume.grow": (attached, grow, 35),
     "volume.grow detached": (attached_before, grow, 23),
     "volume.delete": (attached_before, delete_volume, 19),
     "image.finish": (uploaded, finish_upload, 30),

@@ -314,7 +314,7 @@ async def test_an_iso_is_no_disk(cloud: SimulatedCloud) -> None:
     await part(cloud.client, id, 0, iso())
     await finish(cloud, id)
     wish = {"name": "x", "image_id": id, "vcpus": 1, "memory_mib": 256}
-    assert refusal(await cloud.client.post("/v1/instances", json=wish)) == (409, "conflict", {"image_id"})
+    assert refusal(await cloud.client.post("/v1/instances", json=wish)) == (400, "invalid", {"disk_gib"})
     assert refusal(await cloud.client.post("/v1/volumes", json={"name": "x", "image_id": id}))[0] == 409
 
 

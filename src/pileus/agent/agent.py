@@ -12,8 +12,9 @@ from pileus.agent.copies import Copies
 from pileus.agent.guests import Guests
 from pileus.agent.host import Host
 from pileus.agent.hypervisor.port import ByteStream, Hypervisor, HypervisorFacts
+from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
-from pileus.agent.records import AgentRecords
+from pileus.agent.records import AgentRecords, specs_of
 from pileus.agent.storage.port import Fetch, StoragePool
 from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
@@ -28,6 +29,7 @@ from pileus.link.records import (
     HostFacts,
     HostReport,
     Inventory,
+    MediumSpec,
     VolumeObserved,
     VolumeRemoval,
     VolumeSpec,
@@ -69,10 +71,12 @@ class Agent:
         self._hypervisor_facts: HypervisorFacts | None = None
         self.copies = Copies(records)
         self._volumes = Volumes(engines.pools, records.volumes, engines.fetch, clock)
+        self._media = Media(engines.pools, engines.fetch, clock, lambda: specs_of(records.guests))
         self._guests = Guests(
             engines.hypervisor,
             engines.network,
             self._volumes,
+            self._media,
             records.guests,
             clock,
             boot=engines.host.boot,
@@ -89,6 +93,9 @@ class Agent:
         if (user := self._guests.user_of(removal.id)) is not None:
             raise Conflict(f"the volume is a disk of guest {user.name!r}")
         await self._volumes.remove(removal)
+
+    async def ensure_medium(self, spec: MediumSpec, tell: Tell) -> None:
+        await self._media.ensure(spec, tell)
 
     async def ensure_guest(self, spec: GuestSpec, tell: Tell) -> GuestObserved:
         return await self._guests.ensure(spec, tell)
@@ -178,6 +185,7 @@ class Agent:
         try:
             await self._volumes.settle()
             await self._guests.settle()
+            await self._media.settle()
         except PileusError as why:
             log.warning("round not finished", why=str(why), internal=why.internal)
         except Exception:

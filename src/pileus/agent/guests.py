@@ -6,6 +6,7 @@ from pileus.agent.comparing import as_observed, differs, generation_of, is_up
 from pileus.agent.hypervisor.port import ByteStream, Hypervisor
 from pileus.agent.keeping import Keeping
 from pileus.agent.making import Making
+from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.records import GuestRecord, Records, Removed
 from pileus.agent.volumes import Tell, Volumes
@@ -23,6 +24,7 @@ class Guests:
         hypervisor: Hypervisor,
         network: HostNetwork,
         volumes: Volumes,
+        media: Media,
         records: Records[InstanceId, GuestRecord | Removed],
         clock: Clock,
         *,
@@ -38,7 +40,7 @@ class Guests:
         self._hypervisor = hypervisor
         self._records = records
         self._clock = clock
-        self._making = Making(hypervisor, network, volumes, records, clock, boot=boot, patience_s=patience_s)
+        self._making = Making(hypervisor, network, volumes, media, records, clock, boot=boot, patience_s=patience_s)
         self._turns = self._making.turns
         self._keeping = Keeping(self._making, observed)
 

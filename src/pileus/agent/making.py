@@ -10,9 +10,10 @@ from msgspec import structs
 
 from pileus.agent.comparing import is_suspended, is_up, observed, power_of
 from pileus.agent.hypervisor.port import GuestFound, GuestState, Hypervisor
+from pileus.agent.media import Media
 from pileus.agent.metadata import Metadata
 from pileus.agent.network.port import HostNetwork
-from pileus.agent.records import GuestRecord, Records, Removed
+from pileus.agent.records import GuestRecord, Records, Removed, specs_of
 from pileus.agent.turns import Turns
 from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
@@ -36,6 +37,7 @@ class Making:
         hypervisor: Hypervisor,
         network: HostNetwork,
         volumes: Volumes,
+        media: Media,
         records: Records[InstanceId, GuestRecord | Removed],
         clock: Clock,
         *,
@@ -55,6 +57,7 @@ class Making:
         self.found: Mapping[InstanceId, GuestFound] | None = None
         """What the hypervisor had when it was last asked."""
         self._volumes = volumes
+        self._media = media
         self._patience_s = patience_s
         self._metadata = Metadata(self.specs)
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -72,9 +75,11 @@ class Making:
             plugs = {nic.port: await self.network.plug(spec.id, nic) for nic in spec.nics}
             await self.serve()
             tell(Progress(step="defining"))
-            await self.hypervisor.define(spec, disks, plugs)
+            media = await self._media.sources(spec.media)
+            await self.hypervisor.define(spec, disks, plugs, media)
             if record.power is not Power.STOPPED and is_up(await self.find(spec.id)):
                 await self.hypervisor.change_disks(spec, disks)
+                await self.hypervisor.change_media(spec, media)
             for port in record.former_ports:
                 await self.network.unplug(port)
         changed = await self._bring_to(record.power, spec.id, tell)
@@ -188,7 +193,7 @@ class Making:
         return finished
 
     def specs(self) -> list[GuestSpec]:
-        return [record.spec for _, record in self.records.items() if isinstance(record, GuestRecord)]
+        return specs_of(self.records)
 
     def known(self, id: InstanceId) -> GuestRecord:
         record = self.records.get(id)

@@ -141,6 +141,11 @@ class Records(Generic[Id, R]):
             await asyncio.to_thread((self._folder / f"{id}.json").unlink, missing_ok=True)
 
 
+def specs_of(guests: Records[InstanceId, GuestRecord | Removed]) -> list[GuestSpec]:
+    """The guests that ought to be here."""
+    return [record.spec for _, record in guests.items() if isinstance(record, GuestRecord)]
+
+
 class AgentRecords:
     """Everything that an agent keeps."""
 

@@ -25,6 +25,7 @@ from pileus.link.records import (
     GuestRemoval,
     GuestSpec,
     Inventory,
+    MediumSpec,
     Message,
     Method,
     Progress,
@@ -53,6 +54,7 @@ class AgentService:
         self.handlers = Handlers()
         self.handlers.add(Method.VOLUME_ENSURE, VolumeSpec, self._ensure_volume)
         self.handlers.add(Method.VOLUME_REMOVE, VolumeRemoval, self._remove_volume)
+        self.handlers.add(Method.MEDIUM_ENSURE, MediumSpec, self._ensure_medium)
         self.handlers.add(Method.GUEST_ENSURE, GuestSpec, self._ensure_guest)
         self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
@@ -115,6 +117,9 @@ class AgentService:
 
     async def _remove_volume(self, removal: VolumeRemoval, call: Call) -> None:
         await self._carry_out(call, lambda _: self._agent.remove_volume(removal))
+
+    async def _ensure_medium(self, spec: MediumSpec, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.ensure_medium(spec, tell))
 
     async def _ensure_guest(self, spec: GuestSpec, call: Call) -> GuestObserved:
         return await self._carry_out(call, lambda tell: self._agent.ensure_guest(spec, tell))

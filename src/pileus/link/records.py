@@ -51,6 +51,21 @@ class Watchdog(StrEnum):
     """It is ended, which counts as a crash: its restart policy says what follows."""
 
 
+class BootDevice(StrEnum):
+    """What a guest's firmware looks for a system on."""
+
+    DISK = "disk"
+    """The one in slot 0."""
+    CDROM = "cdrom"
+    """The media in its drives."""
+    NETWORK = "network"
+    """Its first network card, by PXE."""
+
+
+BOOT_ORDER = (BootDevice.DISK, BootDevice.CDROM)
+"""If nobody says otherwise: a disk that is still empty is passed over."""
+
+
 class Method(StrEnum):
     """The names of the requests, notices and streams of the link, with who sends them."""
 
@@ -60,6 +75,7 @@ class Method(StrEnum):
     CERTIFICATE_RENEW = "certificate.renew"  # agent: with a signing request, when its certificate is due
     VOLUME_ENSURE = "volume.ensure"  # controller: VolumeSpec -> VolumeObserved
     VOLUME_REMOVE = "volume.remove"  # controller: VolumeRemoval -> None
+    MEDIUM_ENSURE = "medium.ensure"  # controller: MediumSpec -> None
     GUEST_ENSURE = "guest.ensure"  # controller: GuestSpec -> GuestObserved
     GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
     GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved
@@ -124,6 +140,21 @@ class GuestDisk(Message, frozen=True, kw_only=True, omit_defaults=True):
     """As large as the guest is to see it; 0 for as large as it is."""
 
 
+class MediumSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An image that is to be ready on a host for the drives of its guests."""
+
+    image: ImageSource
+    pool: str = "local"
+
+
+class GuestMedium(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An image in a drive of a guest."""
+
+    image: ImageId
+    drive: int = 0
+    pool: str = "local"
+
+
 class NicSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A port of a network, as a guest's network interface."""
 
@@ -164,6 +195,9 @@ class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     first_boot: FirstBoot
     restart: Restart = Restart.ON_FAILURE
     watchdog: Watchdog = Watchdog.NONE
+    media: tuple[GuestMedium, ...] = ()
+    boot: tuple[BootDevice, ...] = BOOT_ORDER
+    """What its firmware tries, in this order, when it is next started."""
     template: str = "linux"
     """The set of devices it is given: `linux` is virtio throughout."""
 

@@ -201,7 +201,7 @@ def _refuse(fleet: SimulatedFleet, call: int) -> None:
 
 def _looks_only(call: str) -> bool:
     """Whether a driver's call changes nothing: agents look whenever they like, so that looks are no moments."""
-    return call.rpartition(".")[2] in ("facts", "list", "source", "use", "console")
+    return call.rpartition(".")[2] in ("facts", "list", "media", "source", "use", "console")
 
 
 async def _settled(cloud: SimulatedCloud) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -10,6 +11,9 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestSpec
+
+NOTHING_IN: Mapping[int, DiskSource] = MappingProxyType({})
+"""Empty drives."""
 
 
 class GuestState(StrEnum):
@@ -69,9 +73,24 @@ class Hypervisor(Protocol):
     async def facts(self) -> HypervisorFacts: ...
 
     async def define(
-        self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]
+        self,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        media: Mapping[int, DiskSource] = NOTHING_IN,
     ) -> None:
-        """Make the guest known, or change it to this; a running guest goes on as it is until its next start."""
+        """Make the guest known, or change it to this; a running guest goes on as it is until its next start.
+
+        `media` are what is in its drives, by their numbers.
+        """
+        ...
+
+    async def change_media(self, guest: GuestSpec, media: Mapping[int, DiskSource]) -> None:
+        """Have these media in the drives of a running guest, and the other drives empty.
+
+        As by the pin that opens a drive: the guest is not asked whether it is reading. One that does not run has them
+        at its next start.
+        """
         ...
 
     async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import structs
 
 from pileus.agent.faults import Faults
-from pileus.agent.hypervisor.port import ByteStream, GuestFound, GuestState, HypervisorFacts
+from pileus.agent.hypervisor.port import NOTHING_IN, ByteStream, GuestFound, GuestState, HypervisorFacts
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
@@ -29,6 +29,9 @@ class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 0
     plugged: dict[VolumeId, int] = {}
     """The disks that it has while it runs, each with its size in bytes as the guest sees it."""
+    media: dict[int, DiskSource] = {}
+    inserted: dict[int, DiskSource] = {}
+    """What is in its drives while it runs."""
 
 
 class SimulatedHypervisor:
@@ -55,13 +58,22 @@ class SimulatedHypervisor:
         )
 
     async def define(
-        self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]
+        self,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        media: Mapping[int, DiskSource] = NOTHING_IN,
     ) -> None:
         await self._before("define")
-        defined = DefinedGuest(spec=guest, disks=dict(disks), plugs=dict(plugs))
+        defined = DefinedGuest(spec=guest, disks=dict(disks), plugs=dict(plugs), media=dict(media))
         if (known := self.guests.get(guest.id)) is not None:
             defined = structs.replace(
-                defined, state=known.state, cause=known.cause, starts=known.starts, plugged=known.plugged
+                defined,
+                state=known.state,
+                cause=known.cause,
+                starts=known.starts,
+                plugged=known.plugged,
+                inserted=known.inserted,
             )
         self.guests[guest.id] = defined
         self.faults.after("hypervisor.define")
@@ -78,13 +90,22 @@ class SimulatedHypervisor:
             self.guests[guest.id] = structs.replace(known, plugged=wanted)
         self.faults.after("hypervisor.change_disks")
 
+    async def change_media(self, guest: GuestSpec, media: Mapping[int, DiskSource]) -> None:
+        await self._before("change_media")
+        known = self._guest(guest.id)
+        if known.state in _UP:
+            self.guests[guest.id] = structs.replace(known, inserted=dict(media))
+        self.faults.after("hypervisor.change_media")
+
     async def start(self, id: InstanceId) -> None:
         await self._before("start")
         guest = self._guest(id)
         if guest.state is GuestState.SUSPENDED:
             self._become(id, GuestState.RUNNING)
         elif guest.state not in _UP:
-            self.guests[id] = structs.replace(guest, starts=guest.starts + 1, plugged=_plugged(guest.spec))
+            self.guests[id] = structs.replace(
+                guest, starts=guest.starts + 1, plugged=_plugged(guest.spec), inserted=guest.media
+            )
             self._become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.start")
 

@@ -1,6 +1,7 @@
 """A storage pool in a directory: sparse raw files, cloned from images that are kept as raw files too.
 
     images/<id>/    image.raw, image.json     for the agent alone
+    media/<id>.iso                            another name of an image's file, for all guests to read
     volumes/<id>/   disk.raw, volume.json     the way to the disk is open to QEMU's user, the disk is its own
     scratch/        what is being made or removed; emptied when the pool is opened
 
@@ -15,7 +16,7 @@ import os
 import shutil
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final, TypeVar
@@ -59,6 +60,7 @@ class DirectoryPool:
 
     def __init__(self, folder: Path) -> None:
         self._images = folder / "images"
+        self._media = folder / "media"
         self._volumes = folder / "volumes"
         self._scratch = folder / "scratch"
         self._qemu_img = QemuImg()
@@ -79,6 +81,7 @@ class DirectoryPool:
         for place, mode in (
             (folder, 0o711),
             (pool._volumes, 0o711),
+            (pool._media, 0o711),
             (pool._images, 0o700),
             (pool._scratch, 0o700),
         ):
@@ -112,6 +115,41 @@ class DirectoryPool:
         check_id(id)
         async with self._turns.of(id):
             await _in_thread(self._discard, self._images / id)
+
+    # Media.
+
+    async def offer(self, id: ImageId) -> DiskSource:
+        """The image as a file that any guest can read.
+
+        Raises:
+            NotFound: the image is not here.
+        """
+        check_id(id)
+        async with self._turns.of(id):
+            await _in_thread(self._link, id)
+        return DiskSource(kind="file", path=str(self._medium(id)), format="raw")
+
+    async def withdraw(self, id: ImageId) -> None:
+        """Have the medium no more."""
+        check_id(id)
+        async with self._turns.of(id):
+            await _in_thread(self._medium(id).unlink, True)
+
+    async def media(self) -> frozenset[ImageId]:
+        """Every medium."""
+        names = await _in_thread(lambda: [each.stem for each in self._media.iterdir()])
+        return frozenset(ImageId(name) for name in names if is_id(name))
+
+    def _medium(self, id: ImageId) -> Path:
+        return self._media / f"{id}.iso"
+
+    def _link(self, id: ImageId) -> None:
+        if self._medium(id).exists():
+            return
+        image = self._images / id / "image.raw"
+        image.chmod(0o444)
+        with suppress(FileExistsError):
+            os.link(image, self._medium(id))
 
     async def _bring(self, image: ImageSource, made: Path, fetch: Fetch, told: Told) -> None:
         arrived, raw = made / f"arrived.{image.format}", made / "image.raw"

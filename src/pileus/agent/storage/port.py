@@ -47,6 +47,21 @@ class StoragePool(Protocol):
 
     async def remove_image(self, id: ImageId) -> None: ...
 
+    async def offer(self, id: ImageId) -> DiskSource:
+        """Have an image readable by guests, as the medium in a drive, and say where; it stays so without the image.
+
+        Raises NotFound if neither is here.
+        """
+        ...
+
+    async def withdraw(self, id: ImageId) -> None:
+        """Have the medium no more; the image stays."""
+        ...
+
+    async def media(self) -> frozenset[ImageId]:
+        """The images that guests can read."""
+        ...
+
     async def ensure(self, volume: VolumeSpec, told: Told) -> VolumeObserved:
         """Have the volume, made from its image if it names one (which must be there), grown if it is smaller."""
         ...

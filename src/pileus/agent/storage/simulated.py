@@ -19,6 +19,7 @@ class SimulatedStorage:
         self.faults = faults or Faults()
         self.volumes: dict[VolumeId, VolumeObserved] = {}
         self.images: dict[ImageId, ImageSource] = {}
+        self.offered: set[ImageId] = set()
         self._total_bytes = total_bytes
         self._fetches = fetches
         self._turns = Turns()
@@ -39,6 +40,25 @@ class SimulatedStorage:
         await self.faults.before("storage.remove_image")
         self.images.pop(id, None)
         self.faults.after("storage.remove_image")
+
+    async def offer(self, id: ImageId) -> DiskSource:
+        check_id(id)
+        await self.faults.before("storage.offer")
+        if id not in self.images and id not in self.offered:
+            raise NotFound(f"the storage pool has no image {id}")
+        self.offered.add(id)
+        self.faults.after("storage.offer")
+        return DiskSource(kind="file", path=f"/simulated/{id}.iso", format="raw")
+
+    async def withdraw(self, id: ImageId) -> None:
+        check_id(id)
+        await self.faults.before("storage.withdraw")
+        self.offered.discard(id)
+        self.faults.after("storage.withdraw")
+
+    async def media(self) -> frozenset[ImageId]:
+        await self.faults.before("storage.media")
+        return frozenset(self.offered)
 
     async def ensure(self, volume: VolumeSpec, told: Told) -> VolumeObserved:
         check_id(volume.id)

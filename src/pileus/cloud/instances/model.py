@@ -9,7 +9,7 @@ import msgspec
 
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import FlavorId, HostId, ImageId, KeypairId, PoolId, ProjectId, ServerGroupId, VolumeId
-from pileus.link.records import Restart, Watchdog
+from pileus.link.records import BOOT_ORDER, BootDevice, Restart, Watchdog
 from pileus.link.templates import FRAMES, Frame, GuestTemplate
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -64,6 +64,13 @@ SETTLED = frozenset({*WITH_GUEST, _S.DELETED})
 """The states in which no task is at work on the instance."""
 
 
+class Medium(msgspec.Struct, frozen=True, kw_only=True):
+    """An ISO image in a drive of an instance. The image may be deleted; what is in the drive stays there."""
+
+    image_id: ImageId
+    drive: int = 0
+
+
 class Instance(Record, frozen=True, kw_only=True):
     """A virtual machine."""
 
@@ -102,6 +109,10 @@ class Instance(Record, frozen=True, kw_only=True):
     """Since when it is deleted, or on its way there, and can still be had back."""
     template: GuestTemplate = GuestTemplate.LINUX
     """The set of devices that its guest is given."""
+    media: tuple[Medium, ...] = ()
+    """What is in its drives."""
+    boot_order: tuple[BootDevice, ...] = BOOT_ORDER
+    """What its firmware tries, in this order, from its next start."""
 
     @property
     def frame(self) -> Frame:
@@ -139,10 +150,11 @@ def _with_volumes(instance: dict[str, Any]) -> dict[str, Any]:
 def _since_version_3(instance: dict[str, Any]) -> dict[str, Any]:
     """Version 3 does without a time of start, which nobody had ever set.
 
-    It knows what recovers a guest, and templates.
+    It knows what recovers a guest, templates and media.
     """
     kept = {name: value for name, value in instance.items() if name != "started_at"}
-    return {**kept, "restart": "on-failure", "watchdog": "none", "deleted_at": None, "template": "linux"}
+    devices = {"template": "linux", "media": (), "boot_order": ("disk", "cdrom")}
+    return {**kept, "restart": "on-failure", "watchdog": "none", "deleted_at": None, **devices}
 
 
 def _counts(instance: Instance) -> Mapping[str, int]:

@@ -8,7 +8,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, Port, PortState, in_slo
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
 from pileus.kernel.units import GIB
-from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, ImageSource, NicSpec, Power, VolumeSpec
+from pileus.link.records import FirstBoot, GuestDisk, GuestMedium, GuestSpec, ImageSource, NicSpec, Power, VolumeSpec
 from pileus.state.state import State
 
 _S = InstanceState
@@ -67,6 +67,8 @@ def guest_spec(
         ),
         restart=instance.restart,
         watchdog=instance.watchdog,
+        media=tuple(GuestMedium(image=each.image_id, drive=each.drive) for each in instance.media),
+        boot=instance.boot_order,
         template=instance.template,
     )
 
@@ -108,11 +110,12 @@ def volume_spec(state: State, volume: Volume, image_url: Callable[[ImageId], str
         generation=volume.generation,
         size_bytes=volume.size_gib * GIB,
         pool=volume.storage_pool,
-        image=None if image is None else _source(image, image_url(ImageId(image.id))),
+        image=None if image is None else image_source(image, image_url(ImageId(image.id))),
     )
 
 
-def _source(image: Image, url: str) -> ImageSource:
+def image_source(image: Image, url: str) -> ImageSource:
+    """Where a host gets an image: at this path of the API."""
     return ImageSource(
         id=ImageId(image.id),
         sha256=image.sha256,

@@ -19,6 +19,7 @@ from pileus.testing.links import until
 
 Crash = Callable[[InstanceId], Awaitable[None]]
 Plugged = Callable[[InstanceId], Awaitable[set[VolumeId]]]
+Inserted = Callable[[InstanceId], Awaitable[dict[int, str]]]
 
 
 class HypervisorContract:
@@ -29,6 +30,7 @@ class HypervisorContract:
     * `guest`, `disks`, `plugs`: a guest that can be started, and where its disks and ports are.
     * `crash`: a function that kills the guest's process.
     * `another_disk`: an empty volume that the guest does not have, and where it is.
+    * `inserted`: a function that says which files are in the drives of a running guest, without asking the driver.
     * `plugged`: a function that says which volumes a running guest has, without asking the driver.
     """
 
@@ -134,6 +136,28 @@ class HypervisorContract:
         await hypervisor.stop(guest.id)
         await hypervisor.start(guest.id)
         await hypervisor.change_disks(more, {**disks, volume: source})
+
+    async def test_media_come_and_go_while_a_guest_runs_and_are_there_again_at_its_next_start(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        another_disk: tuple[VolumeId, DiskSource],
+        inserted: Inserted,
+    ) -> None:
+        _, medium = another_disk
+        await hypervisor.define(guest, disks, plugs)
+        await hypervisor.start(guest.id)
+        for media in ({}, {1: medium}, {1: medium}, {0: medium}, {0: medium, 1: medium}, {}):
+            await hypervisor.change_media(guest, media)
+            assert await inserted(guest.id) == {drive: source.path for drive, source in media.items()}
+        await hypervisor.define(guest, disks, plugs, {0: medium})
+        assert await inserted(guest.id) == {}
+        await hypervisor.stop(guest.id)
+        await hypervisor.change_media(guest, {0: medium})
+        await hypervisor.start(guest.id)
+        assert await inserted(guest.id) == {0: medium.path}
 
     async def test_starting_twice_is_starting_once(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]

@@ -62,6 +62,25 @@ class StoragePoolContract:
 
     # Volumes.
 
+    async def test_a_medium_is_read_by_guests_until_it_is_withdrawn_also_without_its_image(
+        self, pool: StoragePool, another: Callable[[], Awaitable[StoragePool]], wire: Wire, image: ImageSource
+    ) -> None:
+        with pytest.raises(NotFound):
+            await pool.offer(image.id)
+        await pool.ensure_image(structs.replace(image, format="iso"), wire.fetch, lambda _: None)
+        assert await pool.media() == frozenset()
+        offered = await pool.offer(image.id)
+        assert await pool.offer(image.id) == offered
+        await pool.remove_image(image.id)
+        later = await another()
+        assert await later.media() == {image.id}
+        assert await later.offer(image.id) == offered
+        for _ in range(2):
+            await later.withdraw(image.id)
+            assert await later.media() == frozenset()
+        with pytest.raises(NotFound):
+            await later.offer(image.id)
+
     async def test_a_volume_is_as_it_was_asked_for(self, pool: StoragePool) -> None:
         volume = self.volume()
         made = await pool.ensure(volume, _nobody)
@@ -140,6 +159,10 @@ class StoragePoolContract:
                 await pool.source(VolumeId(evil))
             with pytest.raises(Invalid):
                 await pool.remove_image(ImageId(evil))
+            with pytest.raises(Invalid):
+                await pool.offer(ImageId(evil))
+            with pytest.raises(Invalid):
+                await pool.withdraw(ImageId(evil))
 
     # Images.
 

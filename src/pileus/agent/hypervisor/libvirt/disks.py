@@ -1,6 +1,6 @@
 """Disks and drives of a guest, as libvirt is told of them, and as it tells of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from pileus.agent.hypervisor.libvirt.buses import FIRST_DISK_BUS, SCSI_BUS, put_on
@@ -65,24 +65,41 @@ def disk_element(
     return element
 
 
-def drive_elements(hardware: Hardware, boot: Sequence[int]) -> list[ET.Element]:
-    """The drives for CDs and DVDs; `boot` are their places in the order in which the firmware tries devices."""
-    elements: list[ET.Element] = []
-    for drive in range(hardware.frame.drives):
-        element = ET.Element("disk", type="file", device="cdrom")
-        add(element, "driver", name="qemu", type="raw")
-        add(element, "target", dev=drive_target(hardware, drive), bus=hardware.drive_bus)
-        add(element, "readonly")
-        if boot:
-            add(element, "boot", order=str(boot[drive]))
-        elements.append(element)
-    return elements
+def drive_element(hardware: Hardware, drive: int, medium: DiskSource | None, *, boot: int | None = None) -> ET.Element:
+    """A drive for CDs and DVDs with what is in it; `boot` is its place in the order that the firmware goes by."""
+    element = ET.Element("disk", type="file", device="cdrom")
+    add(element, "driver", name="qemu", type="raw")
+    if medium is not None:
+        # It is everybody's: nobody's QEMU becomes its owner.
+        add(add(element, "source", file=medium.path), "seclabel", model="dac", relabel="no")
+    add(element, "target", dev=drive_target(hardware, drive), bus=hardware.drive_bus)
+    add(element, "readonly")
+    if boot is not None:
+        add(element, "boot", order=str(boot))
+    return element
+
+
+def drive_xml(guest: GuestSpec, drive: int, medium: DiskSource | None) -> str:
+    """One drive of a guest's definition, to be changed while it runs."""
+    return ET.tostring(drive_element(hardware_of(guest.template), drive, medium), encoding="unicode")
 
 
 def drive_target(hardware: Hardware, drive: int) -> str:
     """The name of a drive's target: behind those of the disks, if they are on the same bus."""
     behind = hardware.frame.disks if hardware.drive_prefix == hardware.disk_prefix else 0
     return _letter(hardware.drive_prefix, behind + drive)
+
+
+def media_of(definition: str, guest: GuestSpec) -> Mapping[int, str]:
+    """The drives that a guest's domain has, by its XML, each with the path of what is in it, empty for nothing."""
+    hardware = hardware_of(guest.template)
+    found: dict[str, str] = {}
+    for disk in ET.fromstring(definition).iterfind("devices/disk[@device='cdrom']"):  # noqa: S314 - libvirt's own
+        target, source = disk.find("target"), disk.find("source")
+        if target is not None:
+            found[target.get("dev", "")] = "" if source is None else source.get("file", "")
+    names = {drive: drive_target(hardware, drive) for drive in range(hardware.frame.drives)}
+    return {drive: found[name] for drive, name in names.items() if name in found}
 
 
 def _letter(prefix: str, number: int) -> str:

@@ -11,14 +11,15 @@ import msgspec
 
 from pileus.agent.hypervisor.libvirt.board import add_clock, add_fixtures, add_processor, add_watchdog
 from pileus.agent.hypervisor.libvirt.buses import add_root_ports
-from pileus.agent.hypervisor.libvirt.disks import add_controllers, disk_element, drive_elements
+from pileus.agent.hypervisor.libvirt.disks import add_controllers, disk_element, drive_element
 from pileus.agent.hypervisor.libvirt.elements import add
 from pileus.agent.hypervisor.libvirt.nics import add_nic
 from pileus.agent.hypervisor.libvirt.templates import Hardware, hardware_of
+from pileus.agent.hypervisor.port import NOTHING_IN
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import GuestSpec
+from pileus.link.records import BootDevice, GuestSpec
 
 METADATA_NAMESPACE = "urn:pileus:instance:1"
 """Marks a domain as ours; its element carries what the definition was made from."""
@@ -61,8 +62,11 @@ def domain_xml(
     ground: Ground,
     *,
     direct: frozenset[VolumeId],
+    media: Mapping[int, DiskSource] = NOTHING_IN,
 ) -> str:
-    """The definition of a guest. `direct` are the volumes whose file system can go past the page cache.
+    """The definition of a guest with these media in its drives.
+
+    `direct` are the volumes whose file system can go past the page cache.
 
     Raises:
         Invalid: the template, or the kind of a disk, is not one that we know, or a disk does not fit.
@@ -89,15 +93,20 @@ def domain_xml(
     if hardware.is_q35:
         add_root_ports(devices)
     add_controllers(devices, hardware)
+    order = _boot_order(guest, hardware)
     for disk in guest.disks:
-        boot = 1 if disk.slot == 0 else None
-        devices.append(
-            disk_element(disk, disks[disk.volume], hardware, direct=disk.volume in direct, iothread=kvm, boot=boot)
+        boot = order.get((BootDevice.DISK, disk.slot))
+        element = disk_element(
+            disk, disks[disk.volume], hardware, direct=disk.volume in direct, iothread=kvm, boot=boot
         )
-    devices.extend(drive_elements(hardware, tuple(range(2, 2 + hardware.frame.drives))))
+        devices.append(element)
+    for drive in range(hardware.frame.drives):
+        boot = order.get((BootDevice.CDROM, drive))
+        devices.append(drive_element(hardware, drive, media.get(drive), boot=boot))
     for place, nic in enumerate(guest.nics):
         slot = place if nic.slot is None else nic.slot
-        add_nic(devices, nic, plugs[nic.port], hardware, slot)
+        boot = order.get((BootDevice.NETWORK, place))
+        add_nic(devices, nic, plugs[nic.port], hardware, slot, boot=boot)
     _add_console(devices, guest.id, ground)
     add_fixtures(devices, hardware)
     add_watchdog(devices, guest.watchdog, hardware)
@@ -108,6 +117,14 @@ def domain_xml(
 def generation_of(metadata: str) -> int:
     """The generation in a domain's element of our namespace."""
     return int(ET.fromstring(metadata).attrib["generation"])  # noqa: S314 - libvirt gives back what we wrote
+
+
+def _boot_order(guest: GuestSpec, hardware: Hardware) -> dict[tuple[BootDevice, int], int]:
+    """By kind of device and number the place in the order in which the firmware tries them, from 1."""
+    drives = hardware.frame.drives
+    numbers = {BootDevice.DISK: range(1), BootDevice.CDROM: range(drives), BootDevice.NETWORK: range(1)}
+    devices = [(device, number) for device in dict.fromkeys(guest.boot) for number in numbers[device]]
+    return {device: place for place, device in enumerate(devices, start=1)}
 
 
 def _add_metadata(domain: ET.Element, guest: GuestSpec) -> None:

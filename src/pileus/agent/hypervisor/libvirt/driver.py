@@ -13,12 +13,10 @@ from typing import TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
-import structlog
 
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
 from pileus.agent.hypervisor.libvirt.connection import Connection
 from pileus.agent.hypervisor.libvirt.console import SocketConsole
-from pileus.agent.hypervisor.libvirt.disks import disk_alias, disk_xml, disks_of
 from pileus.agent.hypervisor.libvirt.domain import (
     METADATA_NAMESPACE,
     Ground,
@@ -29,6 +27,7 @@ from pileus.agent.hypervisor.libvirt.domain import (
     generation_of,
 )
 from pileus.agent.hypervisor.libvirt.firmware import traits
+from pileus.agent.hypervisor.libvirt.plugging import Plugging
 from pileus.agent.hypervisor.libvirt.states import (
     CHANGES,
     DomainState,
@@ -38,25 +37,19 @@ from pileus.agent.hypervisor.libvirt.states import (
     judge,
     recall,
 )
-from pileus.agent.hypervisor.port import ByteStream, GuestFound, GuestState, HypervisorFacts
+from pileus.agent.hypervisor.port import NOTHING_IN, ByteStream, GuestFound, GuestState, HypervisorFacts
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestSpec
-from pileus.link.templates import check_hot_plug
 
 T = TypeVar("T")
-log = structlog.stdlib.get_logger()
-
 _LOOK_S = 10.0
 # libvirt gives QEMU half a minute to come up, and a quarter to go.
 _DEED_S = 60.0
 # A guest's memory goes to a disk, or comes from there.
 _MEMORY_S = 900.0
-# A guest that is only just starting hears nothing yet.
-_LETS_GO_S = 30.0
-_LOOK_AGAIN_S = 0.2
 # sun_path of unix(7) holds 108 bytes, the last of them 0.
 _SOCKET_PATH_AT_MOST = 107
 _ALIVE = frozenset({GuestState.RUNNING, GuestState.PAUSED})
@@ -98,6 +91,8 @@ class LibvirtHypervisor:
         self._recalled: dict[InstanceId, Recalled] = {}
         self._consoles: dict[InstanceId, SocketConsole] = {}
         self._taking_over = asyncio.Lock()
+        kvm = ground.accelerator == "kvm"
+        self._plugging = Plugging(library, self._do_to, takes_direct_io=_takes_direct_io, iothread=kvm)
         self._listeners: WeakSet[_Changes] = WeakSet()
 
     async def facts(self) -> HypervisorFacts:
@@ -116,11 +111,15 @@ class LibvirtHypervisor:
         )
 
     async def define(
-        self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]
+        self,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        media: Mapping[int, DiskSource] = NOTHING_IN,
     ) -> None:
         def define(libvirt: VirConnect) -> None:
             direct = frozenset(id for id, source in disks.items() if _takes_direct_io(source.path))
-            xml = domain_xml(guest, disks, plugs, self._ground, direct=direct)
+            xml = domain_xml(guest, disks, plugs, self._ground, direct=direct, media=media)
             for folder in (self._ground.sockets, self._ground.logs):
                 # Whoever reaches the socket of a console is at the guest's keyboard.
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -129,56 +128,10 @@ class LibvirtHypervisor:
         await self._do("define the guest", guest.id, define)
 
     async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
-        wanted = frozenset(disk.volume for disk in guest.disks)
+        await self._plugging.change_disks(guest, disks)
 
-        def check(domain: VirDomain) -> None:
-            if domain.isActive() and disks_of(domain.XMLDesc(0)).keys() ^ wanted:
-                check_hot_plug(guest)
-
-        await self._do_to("look at the guest's disks", guest.id, check)
-        await self._unplug_all_but(wanted, guest.id)
-        library = self._library
-
-        def plug(domain: VirDomain) -> None:
-            if not domain.isActive():
-                return
-            has = disks_of(domain.XMLDesc(0))
-            for disk in guest.disks:
-                if disk.volume not in has:
-                    source = disks[disk.volume]
-                    direct, kvm = _takes_direct_io(source.path), self._ground.accelerator == "kvm"
-                    xml = disk_xml(guest, disk, source, direct=direct, iothread=kvm)
-                    domain.attachDeviceFlags(xml, library.VIR_DOMAIN_AFFECT_LIVE)
-                elif disk.size_bytes:
-                    # What is larger already stays so: the guest may be using it.
-                    size = max(disk.size_bytes, domain.blockInfo(has[disk.volume])[0])
-                    domain.blockResize(has[disk.volume], size, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
-
-        await self._do_to("change the guest's disks", guest.id, plug)
-
-    async def _unplug_all_but(self, kept: frozenset[VolumeId], id: InstanceId) -> None:
-        """Raises Conflict if the guest does not let go of a disk in time."""
-        asked: set[VolumeId] = set()
-
-        def unplug(domain: VirDomain) -> bool:
-            """Ask for each disk once; whether all are gone."""
-            has = disks_of(domain.XMLDesc(0)).keys() if domain.isActive() else set[VolumeId]()
-            for volume in has - kept - asked:
-                asked.add(volume)
-                try:
-                    domain.detachDeviceAlias(disk_alias(volume), self._library.VIR_DOMAIN_AFFECT_LIVE)
-                except self._library.libvirtError as error:
-                    # Most likely it has been asked before, and has not answered yet.
-                    log.info("disk not unplugged at once", guest=id, volume=volume, why=str(error))
-            return not has - kept
-
-        try:
-            async with asyncio.timeout(_LETS_GO_S):
-                # libvirt tells when a device is gone, but not to one who has lost it in between.
-                while not await self._do_to("unplug a disk of the guest", id, unplug):  # noqa: ASYNC110
-                    await asyncio.sleep(_LOOK_AGAIN_S)
-        except TimeoutError as late:
-            raise Conflict("the guest does not let go of the disk; it may be only just starting") from late
+    async def change_media(self, guest: GuestSpec, media: Mapping[int, DiskSource]) -> None:
+        await self._plugging.change_media(guest, media)
 
     async def start(self, id: InstanceId) -> None:
         def start(domain: VirDomain) -> None:

@@ -13,8 +13,10 @@ _HOST_OFFLOADS = ("csum", "gso", "tso4", "tso6", "ecn", "ufo")
 _GUEST_OFFLOADS = ("csum", "tso4", "tso6", "ecn", "ufo")
 
 
-def add_nic(devices: ET.Element, nic: NicSpec, plug: Plug, hardware: Hardware, slot: int) -> None:
-    """A network card; `slot` is its place among the guest's."""
+def add_nic(
+    devices: ET.Element, nic: NicSpec, plug: Plug, hardware: Hardware, slot: int, *, boot: int | None = None
+) -> None:
+    """A network card; `slot` is its place among the guest's, `boot` in the order that the firmware goes by."""
     interface = add(devices, "interface", type="ethernet")
     add(interface, "mac", address=nic.mac)
     # The tap is there already, and plugged into its network.
@@ -26,6 +28,9 @@ def add_nic(devices: ET.Element, nic: NicSpec, plug: Plug, hardware: Hardware, s
             add(driver, "host", **dict.fromkeys(_HOST_OFFLOADS, "off"))
             add(driver, "guest", **dict.fromkeys(_GUEST_OFFLOADS, "off"))
         add(interface, "mtu", size=str(nic.mtu))
-    add(interface, "rom", enabled="no")
+    if boot is None:
+        add(interface, "rom", enabled="no")
+    else:
+        add(interface, "boot", order=str(boot))
     if hardware.is_q35:
         put_on(interface, FIRST_NIC_BUS + slot)

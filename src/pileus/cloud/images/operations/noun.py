@@ -38,13 +38,30 @@ def must_be_queued(ask: Ask, image: Image) -> None:
         raise Conflict(f"image {image.name} has its data already")
 
 
-def usable_image(ask: Ask, id: str) -> Image:
-    """The image that a wish names to be copied. Raises NotFound, or Conflict if it cannot be."""
+def image_with_data(ask: Ask, id: str, field: str = "image_id") -> Image:
+    """The image that a field of a wish names, disk or medium. Raises NotFound, or Conflict if it has no data yet."""
     image = ask.state[IMAGES].find(id)
     if image is None or not may_use(ask, image):
-        raise NotFound(f"there is no image {id}", fields={"image_id": "not found"})
+        raise NotFound(f"there is no image {id}", fields={field: "not found"})
     if image.state is not ImageState.ACTIVE:
-        raise Conflict(f"image {image.name} has no data yet", fields={"image_id": "no data yet"})
+        raise Conflict(f"image {image.name} has no data yet", fields={field: "no data yet"})
+    return image
+
+
+def usable_medium(ask: Ask, id: str, field: str = "image_id") -> Image:
+    """The image that a field of a wish names to go into a drive. Raises NotFound, or Conflict if it cannot."""
+    image = image_with_data(ask, id, field)
+    if not image.is_medium:
+        raise Conflict(
+            f"image {image.name} is a disk in format {image.format}: only an ISO goes into a drive",
+            fields={field: "no ISO"},
+        )
+    return image
+
+
+def usable_image(ask: Ask, id: str) -> Image:
+    """The image that a wish names to be copied. Raises NotFound, or Conflict if it cannot be."""
+    image = image_with_data(ask, id)
     if image.is_medium:
         raise Conflict(f"image {image.name} is an ISO: a medium for a drive, not a disk", fields={"image_id": "is ISO"})
     return image

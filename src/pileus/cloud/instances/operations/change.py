@@ -3,7 +3,7 @@
 import msgspec
 
 from pileus.cloud.instances.model import Instance
-from pileus.cloud.instances.operations.hardware import with_template
+from pileus.cloud.instances.operations.hardware import BootOrder, with_template
 from pileus.cloud.instances.operations.noun import instances
 from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
@@ -18,11 +18,13 @@ class InstanceChange(Wire):
     protected: bool | None = None
     template: GuestTemplate | None = None
     """Other devices, from its next start; of a stopped instance only."""
+    boot_order: BootOrder | None = None
+    """What its firmware tries, from its next start."""
 
 
 @instances.patch()
 def change(ask: Ask, instance: Instance, wish: InstanceChange) -> Plan:
-    """Rename an instance, describe it, label it, protect it from being deleted, give it other devices."""
+    """Rename an instance, describe it, label it, protect it from being deleted, give it other devices or boot order."""
     changed = with_template(ask, instance, wish.template or instance.template)
     changed = msgspec.structs.replace(changed, **wish.model_dump(exclude_none=True))
     return Plan(

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from pileus.cloud.flavors.model import FLAVORS
 from pileus.cloud.flavors.operations import DiskGib, MemoryMib, Vcpus
 from pileus.cloud.images.model import Image
-from pileus.cloud.images.operations.noun import usable_image
+from pileus.cloud.images.operations.noun import image_with_data, usable_medium
 from pileus.cloud.instances.model import FirstBootData, Instance
-from pileus.cloud.instances.operations.hardware import check_nics
+from pileus.cloud.instances.operations.hardware import BootOrder, check_nics, loaded
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.placement import Placer, default_pool, demand_for, reasons
 from pileus.cloud.instances.workflows import create_instance
@@ -33,7 +33,7 @@ from pileus.kernel.ids import (
     SecurityGroupId,
     ServerGroupId,
 )
-from pileus.link.records import NIC_SLOTS, Restart, Watchdog
+from pileus.link.records import BOOT_ORDER, NIC_SLOTS, Restart, Watchdog
 from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -46,6 +46,9 @@ MAX_USER_DATA = 64 * 1024
 class InstanceCreate(Wire):
     name: Name
     image_id: Annotated[Id, ref("image")]
+    """What its disk is a copy of; or the ISO that it is installed from, on an empty disk of disk_gib."""
+    media_ids: Annotated[tuple[Annotated[Id, ref("image")], ...], Field(max_length=8)] = ()
+    """ISO images for its drives, besides the one that it is installed from."""
     flavor_id: Annotated[Id, ref("flavor")] | None = None
     vcpus: Vcpus | None = None
     memory_mib: MemoryMib | None = None
@@ -61,6 +64,7 @@ class InstanceCreate(Wire):
     watchdog: Watchdog = Watchdog.RESET
     template: GuestTemplate | None = None
     """The set of devices that its guest is given; by default its image's."""
+    boot_order: BootOrder = BOOT_ORDER
     description: Description = ""
     labels: Labels = Field(default_factory=dict[str, str])
 
@@ -79,7 +83,8 @@ class InstanceCreate(Wire):
 @instances.post(starts=create_instance, max_body=256 * 1024)
 def create(ask: Ask, wish: InstanceCreate) -> Plan:
     """Create an instance and start it."""
-    image = usable_image(ask, wish.image_id)
+    image = image_with_data(ask, wish.image_id)
+    media = [usable_medium(ask, id, "media_ids") for id in dict.fromkeys(wish.media_ids)]
     size = _size(ask, wish, image)
     pool = _pool(ask, wish.pool_id)
     if wish.server_group_id is not None:
@@ -120,6 +125,8 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         restart=wish.restart,
         watchdog=wish.watchdog,
         template=template,
+        media=loaded(template, [image, *media] if image.is_medium else media),
+        boot_order=wish.boot_order,
     )
     ports = [msgspec.structs.replace(port, host_id=placement.host) for port in ports]
     volume = Volume(
@@ -128,7 +135,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         project_id=project,
         name=wish.name,
         size_gib=disk_gib,
-        image_id=ImageId(image.id),
+        image_id=None if image.is_medium else ImageId(image.id),
         instance_id=id,
         slot=BOOT_SLOT,
         host_id=placement.host,
@@ -154,7 +161,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
 
 def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:
     """vCPUs, memory in MiB and disk in GiB. Raises Invalid if the image does not fit the disk."""
-    least = image.least_gib
+    least = max(image.min_disk_gib, 1) if image.is_medium else image.least_gib
     if wish.flavor_id is not None:
         flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id")
         size = flavor.vcpus, flavor.memory_mib, wish.disk_gib or max(flavor.disk_gib, least)
@@ -163,6 +170,8 @@ def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:
         assert wish.memory_mib is not None
         size = wish.vcpus, wish.memory_mib, wish.disk_gib or least
     wrong: dict[str, str] = {}
+    if image.is_medium and wish.flavor_id is None and wish.disk_gib is None:
+        wrong["disk_gib"] = f"how large is the empty disk to be that {image.name} is installed on?"
     if size[2] < least:
         wrong["disk_gib"] = f"image {image.name} needs {least} GiB"
     if size[1] < image.min_memory_mib:

@@ -1,12 +1,29 @@
 """What fits into the guests of a template, and changing the template of an instance."""
 
-import msgspec
+from collections.abc import Sequence
+from typing import Annotated
 
-from pileus.cloud.instances.model import Instance, InstanceState
+import msgspec
+from pydantic import AfterValidator, Field
+
+from pileus.cloud.images.model import Image
+from pileus.cloud.instances.model import Instance, InstanceState, Medium
 from pileus.cloud.instances.specs import volumes_of
 from pileus.kernel.errors import Conflict, Invalid
+from pileus.kernel.ids import ImageId
+from pileus.link.records import BootDevice
 from pileus.link.templates import FRAMES, GuestTemplate
 from pileus.operations.plan import Ask
+
+
+def _each_once(order: tuple[BootDevice, ...]) -> tuple[BootDevice, ...]:
+    if len(set(order)) != len(order):
+        raise ValueError("each device once")
+    return order
+
+
+BootOrder = Annotated[tuple[BootDevice, ...], Field(min_length=1), AfterValidator(_each_once)]
+"""What firmware tries, in this order."""
 
 
 def check_nics(template: GuestTemplate, nics: int) -> None:
@@ -17,6 +34,17 @@ def check_nics(template: GuestTemplate, nics: int) -> None:
             f"an instance of template {template} has room for {frame.nics} network cards",
             fields={"network_ids": f"at most {frame.nics}"},
         )
+
+
+def loaded(template: GuestTemplate, images: Sequence[Image]) -> tuple[Medium, ...]:
+    """These images in the drives of a new instance, in their order. Raises Invalid if there are too few drives."""
+    drives = FRAMES[template].drives
+    if len(images) > drives:
+        raise Invalid(
+            f"an instance of template {template} has room for {drives} media, and {len(images)} are wanted",
+            fields={"media_ids": "too many"},
+        )
+    return tuple(Medium(image_id=ImageId(image.id), drive=drive) for drive, image in enumerate(images))
 
 
 def check_plugging(instance: Instance, what: str) -> None:

@@ -13,17 +13,25 @@ from pileus.cloud.instances.workflows import (
     suspend_instance,
 )
 from pileus.cloud.instances.workflows.hosting import OfInstance
-from pileus.cloud.instances.workflows.power import FromState, RebootInstance, ResumeInstance
+from pileus.cloud.instances.workflows.power import FromState, RebootInstance, ResumeInstance, StartInstance
 from pileus.kernel.ids import InstanceId
+from pileus.link.records import BootDevice
 from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Wire
 from pileus.state.state import put
 from pileus.workflow.workflow import begin
+
+
+class InstanceStart(Wire):
+    boot_from: BootDevice | None = None
+    """What its firmware tries first, until it is stopped again."""
+
 
 _RESUMES = frozenset({InstanceState.PAUSED, InstanceState.SUSPENDED})
 
 
 @instances.post("/{id}/start", starts=start_instance)
-def start(ask: Ask, instance: Instance) -> Plan:
+def start(ask: Ask, instance: Instance, wish: InstanceStart) -> Plan:
     """Start a stopped instance, or resume a paused or suspended one."""
     if instance.state in _RESUMES:
         return resume(ask, instance)
@@ -31,7 +39,7 @@ def start(ask: Ask, instance: Instance) -> Plan:
     return Plan(
         summary=f"start instance {instance.name}",
         changes=(put(changed),),
-        begin=begin(start_instance, OfInstance(InstanceId(instance.id))),
+        begin=begin(start_instance, StartInstance(InstanceId(instance.id), wish.boot_from)),
         answers=changed,
         undo="stop it",
     )

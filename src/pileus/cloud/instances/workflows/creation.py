@@ -8,6 +8,7 @@ from pileus.cloud.instances.workflows.hosting import (
     OfInstance,
     ensure_disk,
     ensure_guest,
+    ensure_media,
     remove_boot_disk,
     remove_guest,
 )
@@ -60,6 +61,7 @@ def forget(state: State, wish: OfInstance) -> list[Change]:
 async def make_disks(world: World, wish: OfInstance) -> None:
     for volume in world.state[VOLUMES].by("instance", wish.instance):
         await ensure_disk(world, volume)
+    await ensure_media(world, world.state[INSTANCES].get(wish.instance))
 
 
 @make_disks.undo

@@ -5,8 +5,9 @@ from functools import partial
 
 import msgspec
 
+from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES, Instance
-from pileus.cloud.instances.specs import guest_spec, root_volume, volume_spec
+from pileus.cloud.instances.specs import guest_spec, image_source, root_volume, volume_spec
 from pileus.cloud.volumes.model import Volume
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import InstanceId, VolumeId
@@ -14,6 +15,7 @@ from pileus.link.records import (
     GuestObserved,
     GuestRemoval,
     GuestSpec,
+    MediumSpec,
     Method,
     VolumeObserved,
     VolumeRemoval,
@@ -56,6 +58,16 @@ async def ensure_disk(world: World, volume: Volume, *, timeout_s: float = COPY_S
     assert volume.host_id is not None
     spec = volume_spec(world.state, volume, partial(world.images.url, host=volume.host_id))
     await world.hosts.ask(volume.host_id, Method.VOLUME_ENSURE, spec, VolumeObserved, timeout_s=timeout_s)
+
+
+async def ensure_media(world: World, instance: Instance) -> None:
+    """Have the images ready on its host that are in the instance's drives. One that is deleted is there, or is lost."""
+    for medium in instance.media:
+        image = world.state[IMAGES].find(medium.image_id)
+        if image is not None:
+            url = world.images.url(medium.image_id, instance.host_id)
+            spec = MediumSpec(image=image_source(image, url))
+            await world.hosts.ask(instance.host_id, Method.MEDIUM_ENSURE, spec, Nothing, timeout_s=COPY_S)
 
 
 async def remove_disk(world: World, volume: Volume) -> None:

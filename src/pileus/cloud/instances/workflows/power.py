@@ -6,24 +6,30 @@ from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
 from pileus.cloud.instances.workflows.hosting import GUEST_S, MEMORY_S, OfInstance, ensure_guest
 from pileus.cloud.world import World
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import GuestObserved, GuestReboot, Method
+from pileus.link.records import BootDevice, GuestObserved, GuestReboot, Method
 from pileus.state.state import Change, State, put
 from pileus.workflow.workflow import Run, step, step_with, workflow
 
 
+class StartInstance(OfInstance, frozen=True):
+    """Which instance, and what its firmware is to try first this time, if anything else than always."""
+
+    boot_from: BootDevice | None = None
+
+
 @workflow("instance.start")
-async def start_instance(run: Run[World], wish: OfInstance) -> None:
+async def start_instance(run: Run[World], wish: StartInstance) -> None:
     """Start the guest."""
     await run(apply_power, wish)
 
 
 @start_instance.finish
-def started(state: State, wish: OfInstance) -> list[Change]:
+def started(state: State, wish: StartInstance) -> list[Change]:
     return [put(state[INSTANCES].get(wish.instance).to(InstanceState.RUNNING))]
 
 
 @start_instance.withdraw
-def still_stopped(state: State, wish: OfInstance) -> list[Change]:
+def still_stopped(state: State, wish: StartInstance) -> list[Change]:
     return [put(_reverted(state[INSTANCES].get(wish.instance), wish))]
 
 
@@ -108,7 +114,11 @@ def not_resumed(state: State, wish: ResumeInstance) -> list[Change]:
 
 @step
 async def apply_power(world: World, wish: OfInstance) -> None:
-    await ensure_guest(world, world.state[INSTANCES].get(wish.instance), timeout_s=MEMORY_S)
+    instance = world.state[INSTANCES].get(wish.instance)
+    if isinstance(wish, StartInstance) and wish.boot_from is not None:
+        order = dict.fromkeys((wish.boot_from, *instance.boot_order))
+        instance = msgspec.structs.replace(instance, boot_order=tuple(order))
+    await ensure_guest(world, instance, timeout_s=MEMORY_S)
 
 
 @apply_power.undo

@@ -1,0 +1,111 @@
+"""Changing the devices of a guest while it runs: what is to be there is compared with what is, and the rest is done."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
+
+import structlog
+
+from pileus.agent.hypervisor.libvirt.binding import Library, VirDomain
+from pileus.agent.hypervisor.libvirt.disks import disk_alias, disk_xml, disks_of, drive_xml, media_of
+from pileus.agent.storage.port import DiskSource
+from pileus.kernel.errors import Conflict
+from pileus.kernel.ids import InstanceId, VolumeId
+from pileus.link.records import GuestSpec
+from pileus.link.templates import check_hot_plug
+
+T = TypeVar("T")
+log = structlog.stdlib.get_logger()
+
+# A guest that is only just starting hears nothing yet.
+_LETS_GO_S = 30.0
+_LOOK_AGAIN_S = 0.2
+
+
+class DoTo(Protocol):
+    """Does something to the domain of a guest, in its turn; `what` is told if it fails."""
+
+    def __call__(self, what: str, id: InstanceId, deed: Callable[[VirDomain], T]) -> Awaitable[T]: ...
+
+
+class Plugging:
+    """Plugs in and out what a running guest has."""
+
+    def __init__(
+        self, library: Library, do_to: DoTo, *, takes_direct_io: Callable[[str], bool], iothread: bool
+    ) -> None:
+        """`takes_direct_io` says whether a file can be read past the page cache; disks are served by an `iothread`."""
+        self._library = library
+        self._do_to = do_to
+        self._takes_direct_io = takes_direct_io
+        self._iothread = iothread
+
+    async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
+        """Plug in, unplug and enlarge disks; see the port."""
+        wanted = frozenset(disk.volume for disk in guest.disks)
+
+        def check(domain: VirDomain) -> None:
+            if domain.isActive() and disks_of(domain.XMLDesc(0)).keys() ^ wanted:
+                check_hot_plug(guest)
+
+        await self._do_to("look at the guest's disks", guest.id, check)
+        await self._unplug_all_but(wanted, guest.id)
+        library = self._library
+
+        def plug(domain: VirDomain) -> None:
+            if not domain.isActive():
+                return
+            has = disks_of(domain.XMLDesc(0))
+            for disk in guest.disks:
+                if disk.volume not in has:
+                    source = disks[disk.volume]
+                    direct = self._takes_direct_io(source.path)
+                    xml = disk_xml(guest, disk, source, direct=direct, iothread=self._iothread)
+                    domain.attachDeviceFlags(xml, library.VIR_DOMAIN_AFFECT_LIVE)
+                elif disk.size_bytes:
+                    # What is larger already stays so: the guest may be using it.
+                    size = max(disk.size_bytes, domain.blockInfo(has[disk.volume])[0])
+                    domain.blockResize(has[disk.volume], size, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
+        await self._do_to("change the guest's disks", guest.id, plug)
+
+    async def change_media(self, guest: GuestSpec, media: Mapping[int, DiskSource]) -> None:
+        """Have these media in the drives; see the port."""
+        flags = self._library.VIR_DOMAIN_AFFECT_LIVE | self._library.VIR_DOMAIN_DEVICE_MODIFY_FORCE
+
+        def change(domain: VirDomain) -> None:
+            if not domain.isActive():
+                return
+            inserted = media_of(domain.XMLDesc(0), guest)
+            if media.keys() - inserted.keys():
+                raise Conflict(f"guest {guest.name!r} was started without such a drive: it has one when next started")
+            for drive, path in inserted.items():
+                medium = media.get(drive)
+                if path != (medium.path if medium else ""):
+                    domain.updateDeviceFlags(drive_xml(guest, drive, medium), flags)
+
+        await self._do_to("change the media in the guest's drives", guest.id, change)
+
+    async def _unplug_all_but(self, kept: frozenset[VolumeId], id: InstanceId) -> None:
+        """Raises Conflict if the guest does not let go of a disk in time."""
+        asked: set[VolumeId] = set()
+
+        def unplug(domain: VirDomain) -> bool:
+            """Ask for each disk once; whether all are gone."""
+            has = disks_of(domain.XMLDesc(0)).keys() if domain.isActive() else set[VolumeId]()
+            for volume in has - kept - asked:
+                asked.add(volume)
+                try:
+                    domain.detachDeviceAlias(disk_alias(volume), self._library.VIR_DOMAIN_AFFECT_LIVE)
+                except self._library.libvirtError as error:
+                    # Most likely it has been asked before, and has not answered yet.
+                    log.info("disk not unplugged at once", guest=id, volume=volume, why=str(error))
+            return not has - kept
+
+        try:
+            async with asyncio.timeout(_LETS_GO_S):
+                # libvirt tells when a device is gone, but not to one who has lost it in between.
+                while not await self._do_to("unplug a disk of the guest", id, unplug):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError as late:
+            raise Conflict("the guest does not let go of the disk; it may be only just starting") from late
