@@ -73,18 +73,28 @@ class Plugging:
         """Have these media in the drives; see the port."""
         flags = self._library.VIR_DOMAIN_AFFECT_LIVE | self._library.VIR_DOMAIN_DEVICE_MODIFY_FORCE
 
-        def change(domain: VirDomain) -> None:
+        def change(domain: VirDomain) -> bool:
+            """Change what is not yet as wanted; whether all is."""
             if not domain.isActive():
-                return
+                return True
             inserted = media_of(domain.XMLDesc(0), guest)
             if media.keys() - inserted.keys():
                 raise Conflict(f"guest {guest.name!r} was started without such a drive: it has one when next started")
-            for drive, path in inserted.items():
-                medium = media.get(drive)
-                if path != (medium.path if medium else ""):
-                    domain.updateDeviceFlags(drive_xml(guest, drive, medium), flags)
+            wanted = {drive: medium.path if (medium := media.get(drive)) else "" for drive in inserted}
+            for drive in (drive for drive in inserted if inserted[drive] != wanted[drive]):
+                try:
+                    domain.updateDeviceFlags(drive_xml(guest, drive, media.get(drive)), flags)
+                except self._library.libvirtError as error:
+                    # Many a guest closes the drive as soon as it sees it open.
+                    log.info("medium not changed at once", guest=guest.id, drive=drive, why=str(error))
+            return media_of(domain.XMLDesc(0), guest) == wanted
 
-        await self._do_to("change the media in the guest's drives", guest.id, change)
+        try:
+            async with asyncio.timeout(_LETS_GO_S):
+                while not await self._do_to("change the media in the guest's drives", guest.id, change):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError as late:
+            raise Conflict("the guest does not let its drive be opened; it may be only just starting") from late
 
     async def _unplug_all_but(self, kept: frozenset[VolumeId], id: InstanceId) -> None:
         """Raises Conflict if the guest does not let go of a disk in time."""
