@@ -16,6 +16,8 @@ from pileus.testing.links import until
 from pileus.testing.prover import Deed, Prover
 from pileus.workflow.task import TASKS, UNFINISHED
 
+URL = "https://example.com/disk.vmdk"
+
 
 async def nothing(cloud: SimulatedCloud) -> None:
     pass
@@ -180,6 +182,15 @@ async def finish_upload(cloud: SimulatedCloud) -> None:
     assert answer.status_code in (202, 503), answer.text
 
 
+async def on_the_web(cloud: SimulatedCloud) -> None:
+    cloud.fleet.web.pages[URL] = vmdk()
+
+
+async def import_image(cloud: SimulatedCloud) -> None:
+    answer = await cloud.client.post("/v1/images/import", json={"name": "mine", "format": "vmdk", "url": URL})
+    assert answer.status_code in (202, 503), answer.text
+
+
 def the_instance(cloud: SimulatedCloud) -> str:
     return cloud.state[INSTANCES].ids[0]
 
@@ -217,6 +228,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "volume.grow": (attached, grow, 35),
     "volume.grow detached": (attached_before, grow, 23),
     "volume.delete": (attached_before, delete_volume, 19),
+    "image.import": (on_the_web, import_image, 41),
     "image.finish": (uploaded, finish_upload, 30),
     "instance.delete with a volume": (attached, delete, 32),
 }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pileus.cloud.images.files import ImageFiles
+from pileus.cloud.images.web import Web
 from pileus.kernel.clock import Clock
 from pileus.kernel.ids import HostId, ImageId
 from pileus.link.records import Message, Method
@@ -50,6 +51,7 @@ class World:
     networks: Networks
     images: ImageUrls
     files: ImageFiles
+    web: Web
     clock: Clock
 
 

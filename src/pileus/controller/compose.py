@@ -16,11 +16,13 @@ import uvicorn
 
 from pileus.cloud.events.feed import Feed
 from pileus.cloud.events.undo import Undoing
+from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.hosts.operations import Admissions, Loads
 from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
 from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
+from pileus.cloud.images.web import PublicWeb, Web, prefixes
 from pileus.cloud.instances.consoles import ConsoleTokens
 from pileus.cloud.instances.operations.console import Consoles
 from pileus.cloud.instances.operations.deletion import Retention
@@ -89,6 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     events_kept_days: int = 90
     deleted_kept_hours: int = 24
     """How long a deleted instance can be had back; 0 deletes for good at once."""
+    import_prefixes: tuple[str, ...] = ()
+    """Prefixes of addresses that are not public, from which images may be imported all the same: `192.168.7.0/24`."""
 
 
 class Controller:
@@ -157,6 +161,7 @@ async def composed(
     store: Store | None = None,
     northbound: Northbound | None = None,
     disk_tools: DiskTools | None = None,
+    web: Web | None = None,
     first: FirstSecrets | None = None,
 ) -> AsyncGenerator[Controller]:
     """A controller over a data folder: loaded, its first records made, its tasks running; it does not listen.
@@ -168,6 +173,7 @@ async def composed(
         store: what the settings name, unless a test brings another.
         northbound: what the settings name, unless a test brings another.
         disk_tools: qemu-img, unless a test brings others.
+        web: where images are imported from, unless a test brings another.
         first: what lets the first people in, if the cloud is about to begin; made up and logged nowhere without.
     """
     clock = clock or SystemClock()
@@ -193,7 +199,15 @@ async def composed(
         hosts = HostLinks(state, placer, authority, clock)
         watch = TaskWatch()
         files = ImageFiles(data / "images", disk_tools or QemuImg(), clock)
-        world = World(state=state, hosts=hosts, networks=northbound, images=_Urls(tickets), files=files, clock=clock)
+        world = World(
+            state=state,
+            hosts=hosts,
+            networks=northbound,
+            images=_Urls(tickets),
+            files=files,
+            web=web or _web(settings, state),
+            clock=clock,
+        )
         engine = Engine(state, world, clock, WORKFLOWS, on_progress=watch.progress)
         deleted, events_kept = PurgeDeleted(state, engine, retention, clock), timedelta(days=settings.events_kept_days)
         housekeeping = Housekeeping(state, files, watch, uses, clock, events_kept, deleted)
@@ -256,6 +270,14 @@ def store_of(data: Path, settings: Settings) -> Store:
 
 def _northbound(settings: Settings) -> Northbound:
     return OvnNorthbound(settings.northbound) if settings.northbound else SimulatedNorthbound()
+
+
+def _web(settings: Settings, state: State) -> Web:
+    def own() -> set[str]:
+        hosts = {address for host in state[HOSTS] if host.facts is not None for address in host.facts.addresses}
+        return hosts | set(settings.names)
+
+    return PublicWeb(prefixes(settings.import_prefixes), own)
 
 
 def _secret(path: Path) -> bytes:

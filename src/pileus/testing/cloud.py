@@ -89,7 +89,9 @@ async def simulated_cloud(
     """
     clock = clock or SystemClock()
     fleet = fleet or SimulatedFleet(hosts, clock=SystemClock(), machine=machine)
-    async with composed(data, settings, clock=clock, store=store, disk_tools=fleet.disk_tools) as controller:
+    async with composed(
+        data, settings, clock=clock, store=store, disk_tools=fleet.disk_tools, web=fleet.web
+    ) as controller:
         await _register(controller, fleet, clock, image=image, images=data / "images")
         living = asyncio.create_task(
             fleet.run(in_memory(controller.hosts.handlers, controller.hosts.accompany)), name="fleet"

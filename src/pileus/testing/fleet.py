@@ -37,6 +37,7 @@ from pileus.link.handlers import Handlers
 from pileus.link.records import HostFacts, ImageSource, VolumeObserved
 from pileus.link.renewal import keep_renewed
 from pileus.testing.diskimages import SimulatedDiskTools
+from pileus.testing.web import SimulatedWeb
 
 MACHINE: Final = Machine(name="", vcpus=32, memory_mib=131_072, disk_mib=1_048_576)
 """What a simulated host is like, if nothing else is said."""
@@ -135,6 +136,8 @@ class SimulatedFleet:
         """Hosts named `host-1` and so on, kept below `folder`, or without one in memory only."""
         self.disk_tools = SimulatedDiskTools()
         """Of the controller, which they outlive as hosts do."""
+        self.web = SimulatedWeb()
+        """What the controller imports images from."""
         names = [f"host-{number + 1}" for number in range(size)]
         self.hosts: Sequence[SimulatedAgent] = [
             SimulatedAgent(name, clock=clock, machine=machine, data=folder and folder / name, pace=pace)
@@ -144,7 +147,7 @@ class SimulatedFleet:
     @property
     def faults(self) -> Sequence[Faults]:
         """What can go wrong in simulated drivers: of each host, and of the controller."""
-        return [*(host.faults for host in self.hosts), self.disk_tools.faults]
+        return [*(host.faults for host in self.hosts), self.disk_tools.faults, self.web.faults]
 
     async def run(self, link: Link) -> None:
         """All hosts live, linked like this, until this is cancelled."""

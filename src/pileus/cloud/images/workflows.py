@@ -4,13 +4,14 @@ from typing import Any
 
 import msgspec
 
+from pileus.cloud.images.fetching import Fetching
 from pileus.cloud.images.files import Arrived, Expected
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.images.quota import room
 from pileus.cloud.world import World
 from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.ids import ImageId
-from pileus.state.state import Change, Origin, State, put
+from pileus.state.state import Change, Origin, State, put, remove
 from pileus.workflow.workflow import Run, Workflow, step_with, tell_progress, workflow
 
 _PATIENCE_S = 300.0
@@ -38,6 +39,42 @@ def finished(state: State, wish: FinishUpload) -> list[Change]:
 @finish_upload.withdraw
 def not_finished(state: State, wish: FinishUpload) -> list[Change]:
     return [put(msgspec.structs.replace(state[IMAGES].get(wish.image), state=ImageState.QUEUED))]
+
+
+class ImportImage(msgspec.Struct, frozen=True):
+    """Which image, the format of what is there, and where."""
+
+    image: ImageId
+    format: DiskFormat
+    url: str
+
+
+@workflow("image.import")
+async def import_image(run: Run[World], wish: ImportImage) -> None:
+    """Fetch it, check it, convert it if need be, and have it in its place."""
+    await run(fetch, wish)
+    found = await run(check, wish.image, wish.format)
+    await run(keep, wish.image, wish.format, found)
+
+
+@import_image.finish
+def imported(state: State, wish: ImportImage) -> list[Change]:
+    return [put(msgspec.structs.replace(state[IMAGES].get(wish.image), state=ImageState.ACTIVE))]
+
+
+@import_image.withdraw
+def not_imported(state: State, wish: ImportImage) -> list[Change]:
+    return [remove(state[IMAGES].get(wish.image))]
+
+
+@step_with(patience_s=_PATIENCE_S)
+async def fetch(world: World, wish: ImportImage) -> None:
+    await Fetching(world, wish.image, wish.url, tell_progress.get()).all()
+
+
+@fetch.undo
+async def forget_fetched(world: World, wish: ImportImage) -> None:
+    await world.files.discard(wish.image)
 
 
 @step_with(patience_s=_PATIENCE_S)
@@ -85,4 +122,4 @@ async def _say(world: World, image: Image) -> None:
         await world.state.commit([put(image)], Origin(actor="system", operation="image.import"))
 
 
-WORKFLOWS: tuple[Workflow[World, Any], ...] = (finish_upload,)
+WORKFLOWS: tuple[Workflow[World, Any], ...] = (finish_upload, import_image)

@@ -6,5 +6,6 @@ from pileus.cloud.images.operations.noun import images
 from pileus.cloud.images.operations import records
 from pileus.cloud.images.operations import data
 from pileus.cloud.images.operations import arrival
+from pileus.cloud.images.operations import importing
 
-__all__ = ["arrival", "data", "images", "records"]
+__all__ = ["arrival", "data", "images", "importing", "records"]
