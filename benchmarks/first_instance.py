@@ -73,7 +73,7 @@ def _create(host: CloudHost, at: int) -> dict[str, float]:
         course[f"step {step['name']} alone"] = _between_s(step)
     if at == _CREATES - 1:
         course["libvirt and QEMU alone, by virsh"] = _start_by_virsh(host, name, begun["instance"]["id"])
-    host.cli(f"instance delete more-{at}")
+    host.cli(f"instance purge more-{at}")
     return course
 
 

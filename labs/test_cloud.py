@@ -431,7 +431,7 @@ def test_the_console_types_and_shows(cloud: CloudHost, web: Guest) -> None:
 def test_a_deleted_instance_leaves_nothing(cloud: CloudHost) -> None:
     cloud.cli("instance create brief --image mini --flavor nano")
     process = qemu(cloud, "brief")
-    cloud.cli("instance delete brief")
+    cloud.cli("instance purge brief")
     assert cloud.run("kill", "-0", str(process), accept=(0, 1)).returncode == 1
     assert differences(cloud) == []
     assert cloud.ask("instance list --name brief") == []
@@ -442,14 +442,14 @@ def test_events_tasks_and_audit_tell_all_of_it(cloud: CloudHost) -> None:
     [last] = cloud.ask("event list --limit 1000")[-1:]
     follower = cloud.start("pileus", "events", "--follow", "--after", str(last["sequence"]), "-o", "json", log=seen)
     cloud.cli("instance create watched --image mini --flavor nano")
-    cloud.cli("instance delete watched")
+    cloud.cli("instance purge watched")
     until(lambda: '"instance.delete: ' in seen.read_text(), "the deletion is told")
     follower.send_signal(signal.SIGINT)
     for told in (
         '"instance.create"',
         '"instance.create: make_disks"',
         '"instance.create: finish"',
-        '"instance.delete"',
+        '"instance.purge"',
     ):
         assert told in seen.read_text()
     deed = next(
@@ -578,8 +578,8 @@ def test_an_emptied_northbound_database_is_filled_again(cloud: CloudHost, web: G
 
 def test_what_others_had_is_given_back_with_them(cloud: CloudHost, others: Others) -> None:
     assert others
-    cloud.cli("instance delete twin --project other")
-    cloud.cli("instance delete stranger")
+    cloud.cli("instance purge twin --project other")
+    cloud.cli("instance purge stranger")
     assert differences(cloud) == []
     for project in ("default", "other"):
         for floating in cloud.ask(f"floating-ip list --project {project}"):
@@ -692,7 +692,7 @@ def test_a_creation_that_is_broken_into_is_done_or_undone(cloud: CloudHost, name
     assert (task["state"], len(found)) in {("done", 1), ("undone", 0)}
     agree(cloud)
     if found:
-        cloud.cli("instance delete broken")
+        cloud.cli("instance purge broken")
         agree(cloud)
     assert qemu(cloud, "hello") == bystander
 
@@ -720,7 +720,7 @@ def test_a_full_debian_is_set_up_by_cloud_init(cloud: CloudHost) -> None:
     assert (cloud.data / "ssh/id_ed25519.pub").read_text().split()[1] in seen
     assert seen.split()[-1] == "4G"
     assert large.reaches("web")
-    cloud.cli("instance delete large")
+    cloud.cli("instance purge large")
 
 
 # Down, up again, and away.

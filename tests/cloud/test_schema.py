@@ -35,6 +35,8 @@ NOT_ASKED = {
     "event.follow": "it does not end",
     "instance.console": "it is a WebSocket",
 }
+DELETES = frozenset({"instance.purge", "instance.batch"})
+"""Besides those that do so by their method: what is gone is of no use to others."""
 NAMES = ("status_code", "content_type", "response_schema", "response_headers")
 CHECKS: list[Any] = [getattr(checks, f"{name}_conformance") for name in NAMES]
 
@@ -70,7 +72,9 @@ class Asker:
         """Ask every operation in every way, those that delete last."""
         schema: Any = schemathesis.openapi.from_dict(self._document)  # its own types leave much unknown
         operations = [found.ok() for found in schema.get_all_operations()]
-        operations.sort(key=lambda operation: operation.method.upper() == "DELETE")
+        operations.sort(
+            key=lambda each: each.method.upper() == "DELETE" or each.definition.raw["operationId"] in DELETES
+        )
         for operation in operations:
             id = operation.definition.raw["operationId"]
             if id in NOT_ASKED:

@@ -99,6 +99,18 @@ class Exchange(Protocol):
         """Do what a plan says, as after a planner: quota, commit, workflow, answer."""
         ...
 
+    async def perform(
+        self, verb: str, part: str, *, target: str = "", body: bytes = b"", dry_run: bool = False
+    ) -> Answer:
+        """Do another operation of the noun, exactly as if the caller had asked for that alone.
+
+        `part` tells it from others of this request: an idempotency key of the request is one for each part.
+
+        Raises:
+            PileusError: what the operation raises, and Forbidden if it is not for this caller.
+        """
+        ...
+
 
 class Socket(Protocol):
     """A WebSocket with its caller."""

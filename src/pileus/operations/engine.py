@@ -349,3 +349,18 @@ class PlainExchange:
 
     async def commit(self, plan: Plan) -> Answer:
         return await self.performer.commit(plan, self.request)
+
+    async def perform(
+        self, verb: str, part: str, *, target: str = "", body: bytes = b"", dry_run: bool = False
+    ) -> Answer:
+        key = self.header("idempotency-key")
+        one = Request(
+            operation=next(each for each in self.request.noun.declared if each.verb == verb),
+            noun=self.request.noun,
+            caller=self.request.caller,
+            target=target,
+            query={"dry_run": "true"} if dry_run else {},
+            headers={"idempotency-key": f"{key}:{part}"} if key else {},
+            body=body,
+        )
+        return await self.performer.perform(one)

@@ -8,9 +8,22 @@ from pileus.cloud.instances.operations import change
 from pileus.cloud.instances.operations import deletion
 from pileus.cloud.instances.operations import power
 from pileus.cloud.instances.operations import recovery
+from pileus.cloud.instances.operations import batch
 from pileus.cloud.instances.operations import resize
 from pileus.cloud.instances.operations import rebuild
 from pileus.cloud.instances.operations import media
 from pileus.cloud.instances.operations import console
 
-__all__ = ["change", "console", "creation", "deletion", "instances", "media", "power", "rebuild", "recovery", "resize"]
+__all__ = [
+    "batch",
+    "change",
+    "console",
+    "creation",
+    "deletion",
+    "instances",
+    "media",
+    "power",
+    "rebuild",
+    "recovery",
+    "resize",
+]
