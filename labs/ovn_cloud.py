@@ -56,7 +56,7 @@ async def name_server(namespace: str, name: str) -> asyncio.Server:
     return await asyncio.start_server(tell, sock=await within(namespace, listening))
 
 
-async def heard(namespace: str, address: str, *, timeout_s: float = 1.0) -> str | None:
+async def heard(namespace: str, address: str, *, port: int = SERVER, timeout_s: float = 1.0) -> str | None:
     """What the server at this address says; None if no connection comes about."""
 
     def made() -> socket.socket:
@@ -68,7 +68,7 @@ async def heard(namespace: str, address: str, *, timeout_s: float = 1.0) -> str 
     with await within(namespace, made) as client:
         try:
             async with asyncio.timeout(timeout_s):
-                await loop.sock_connect(client, (address, SERVER))
+                await loop.sock_connect(client, (address, port))
                 return (await loop.sock_recv(client, 100)).decode()
         except (OSError, TimeoutError):
             return None
@@ -86,5 +86,5 @@ async def attempt(command: Awaitable[str]) -> str | None:
         return None
 
 
-async def answered(namespace: str, address: str) -> bool:
-    return await heard(namespace, address) is not None
+async def answered(namespace: str, address: str, *, port: int = SERVER) -> bool:
+    return await heard(namespace, address, port=port) is not None

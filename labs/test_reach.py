@@ -15,6 +15,7 @@ import pytest_asyncio
 from ovn_lab import Database, Processes, missing
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import PORTS, ROUTERS, SUBNETS, NetworkKind, Port
 from pileus.cloud.networks.reach import Packet, Trace, Verdict, from_port
 from pileus.cloud.securitygroups.model import Direction
@@ -27,12 +28,12 @@ from pileus.ovn.northbound import OvnNorthbound
 from pileus.ovn.view import NetworkRecord
 from pileus.state.state import Origin, State, put
 from pileus.testing.memorystore import MemoryStore
-from pileus.testing.networks import floating_ip, group, port, router, rule, subnet, vpc
+from pileus.testing.networks import floating_ip, forwarding, group, port, router, rule, snat_rule, subnet, vpc
 
 LACKS = missing()
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(LACKS is not None, reason=LACKS or "")]
 
-CLOUDS = 4
+CLOUDS = 16
 PACKETS = 60
 """Of each cloud."""
 
@@ -64,6 +65,8 @@ class Central:
         outside = {each.id: each.external_address for each in state[ROUTERS] if each.external_address}
         owners = [(address, id) for id, address in outside.items()]
         owners += [(each.address, each.router_id) for each in state[FLOATING_IPS] if each.router_id]
+        rules = (*state[PORT_FORWARDINGS], *state[SNAT_RULES])
+        owners += sorted({(rule.address, rule.router_id) for rule in rules})
         for asker in outside:
             find = ("--bare", "--columns=_uuid", "find", "Datapath_Binding", f"external_ids:name={asker}")
             datapath = (await run(self.database.programs("ovn-sbctl"), database, *find)).strip()
@@ -153,6 +156,17 @@ def a_cloud(dice: random.Random) -> Iterator[NetworkRecord]:
     for at, (of, address) in enumerate(dice.sample(at_edge, min(2, len(at_edge)))):
         yield floating_ip(f"f{at}", of="outside", address=f"172.24.0.{111 + at}", port=of, fixed=address, by="edge")
     yield floating_ip("f-free", of="outside", address="172.24.0.119")
+    yield from translations(dice, at_edge)
+
+
+def translations(dice: random.Random, inside: list[tuple[str, str]]) -> Iterator[NetworkRecord]:
+    """A floating IP with rules, for guests behind the router `edge`."""
+    yield floating_ip("f-rules", of="outside", address="172.24.0.118")
+    for outside, (of, to) in zip((80, 443), inside, strict=False):
+        port_inside = dice.choice((80, 443))
+        yield forwarding(f"pf{outside}", at="f-rules", outside=outside, to=to, inside=port_inside, by="edge", port=of)
+    for _, source in inside[-1:]:
+        yield snat_rule("s0", at="172.24.0.118", source=f"{source}/32", by="edge")
 
 
 def a_rule(dice: random.Random, names: tuple[str, ...]) -> dict[str, Any]:
@@ -180,7 +194,7 @@ def packets(dice: random.Random, state: State) -> Iterator[tuple[Port, Packet]]:
     """From any guest to any other, to gateways, to floating IPs, to the outside and to nobody."""
     ports = [state[PORTS].get(id) for id in sorted(state[PORTS].ids)]
     addresses = [each.address for port in ports for each in port.addresses]
-    others = ["172.24.0.111", "172.24.0.112", "172.24.0.119", "192.0.2.80", "10.7.7.7", "10.0.1.1", "172.24.0.100"]
+    others = [f"172.24.0.{last}" for last in (100, 111, 112, 118, 118, 119)] + ["192.0.2.80", "10.7.7.7", "10.0.1.1"]
     while True:
         sender = dice.choice(ports)
         source = sender.addresses[0].address
@@ -245,7 +259,7 @@ def expected(trace: Trace) -> set[str]:
         return {trace.port.id}
     last = trace.hops[-1]
     if last.kind == "floating_ip":
-        return {"outside"}  # where nobody answers for it
+        return {"outside", ""}  # nobody answers for it out there, or its router drops it
     if last.says.startswith("has the address"):
         # A router that is asked for anything but a ping refuses, or drops it if it has a way out.
         return {"router"} if trace.verdict is Verdict.YES else {"router", ""}

@@ -1,5 +1,6 @@
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, Host
+from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.kernel.clock import FrozenClock
@@ -13,7 +14,8 @@ from pileus.state.state import Origin, opened, put, remove
 from pileus.testing.memorystore import MemoryStore
 from pileus.testing.networks import SINCE, port, small_cloud, vpc
 
-KINDS = (NETWORKS, SUBNETS, ROUTERS, PORTS, SECURITY_GROUPS, SECURITY_RULES, FLOATING_IPS, HOSTS)
+NETWORKING = (NETWORKS, SUBNETS, ROUTERS, PORTS, SECURITY_GROUPS, SECURITY_RULES, FLOATING_IPS)
+KINDS = (*NETWORKING, PORT_FORWARDINGS, SNAT_RULES, HOSTS)
 ORIGIN = Origin(actor="system", operation="test")
 
 

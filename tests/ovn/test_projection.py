@@ -16,11 +16,13 @@ from pileus.state.state import Change, put
 from pileus.testing.networks import (
     default_group,
     floating_ip,
+    forwarding,
     group,
     port,
     router,
     rule,
     small_cloud,
+    snat_rule,
     subnet,
     vpc,
 )
@@ -204,6 +206,23 @@ records: st.SearchStrategy[NetworkRecord] = st.one_of(
         port=st.none() | PORTS,
         fixed=st.just("10.0.0.1"),
         by=st.none() | ROUTERS,
+        mbit=st.none() | st.just(20),
+    ),
+    st.builds(
+        forwarding,
+        st.sampled_from(["pf1", "pf2"]),
+        at=st.just("192.0.2.9"),
+        outside=st.sampled_from([22, 80]),
+        to=st.just("10.0.0.1"),
+        inside=st.just(22),
+        by=ROUTERS,
+    ),
+    st.builds(
+        snat_rule,
+        st.sampled_from(["snat1", "snat2"]),
+        at=st.just("192.0.2.9"),
+        source=st.sampled_from(["10.0.0.0/24", "10.0.1.0/24", "10.0.1.7/32"]),
+        by=ROUTERS,
     ),
 )
 steps = st.lists(st.tuples(st.booleans(), records) | st.lists(HOSTS, unique=True), max_size=25)

@@ -65,6 +65,11 @@ async def begun(cloud: SimulatedCloud) -> None:
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
     made = await make("instances", name="hello", image_id=image, vcpus=1, memory_mib=256)
     await cloud.client.get(f"/v1/tasks/{made['task_id']}?wait_s=5")
+    rest = {"idempotency-key": "of rules"}
+    of_rules = (await cloud.client.post("/v1/floating-ips", json={}, headers=rest)).json()["id"]
+    to = {"floating_ip_id": of_rules, "instance_id": made["instance"]["id"]}
+    await make("port-forwardings", external_port=22, **to)
+    await make("snat-rules", floating_ip_id=of_rules, cidr="10.0.0.0/24")
     await make("floating-ips", instance_id=made["instance"]["id"])
     owner = cloud.state[TOKENS].by("project", made["instance"]["project_id"])[0]
     console = OpenConsole(

@@ -16,6 +16,7 @@ from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS
 from pileus.cloud.instances.operations import instances
 from pileus.cloud.keypairs.operations import keypairs
+from pileus.cloud.nat.operations import port_forwardings, snat_rules
 from pileus.cloud.networks.operations import networks, ports, routers, subnets
 from pileus.cloud.pools.operations import pools
 from pileus.cloud.projects.operations import projects
@@ -41,6 +42,8 @@ NOUNS: tuple[Noun[Any], ...] = (
     security_groups,
     security_rules,
     floating_ips,
+    port_forwardings,
+    snat_rules,
     server_groups,
     projects,
     users,

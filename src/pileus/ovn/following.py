@@ -7,6 +7,7 @@ import msgspec
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS
+from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.kernel.ids import HostId
@@ -17,7 +18,18 @@ from pileus.state.store import Event
 
 # Any: kinds of several records, of which all that is asked here is true of every record.
 _KINDS: Mapping[str, Kind[Any]] = {
-    kind.name: kind for kind in (NETWORKS, SUBNETS, ROUTERS, SECURITY_GROUPS, SECURITY_RULES, PORTS, FLOATING_IPS)
+    kind.name: kind
+    for kind in (
+        NETWORKS,
+        SUBNETS,
+        ROUTERS,
+        SECURITY_GROUPS,
+        SECURITY_RULES,
+        PORTS,
+        FLOATING_IPS,
+        PORT_FORWARDINGS,
+        SNAT_RULES,
+    )
 }
 
 GATEWAY = "gateway"

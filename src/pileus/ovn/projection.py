@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from pileus.cloud.floatingips.model import FloatingIp
+from pileus.cloud.nat.model import PortForwarding, SnatRule
 from pileus.cloud.networks.model import GUEST_MTU, Ipv6Mode, Network, NetworkKind, Port, Router, Subnet
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
@@ -29,13 +30,18 @@ _GATEWAYS_AT_MOST = 5
 _ALWAYS_ALLOWED, _ALLOWED_BY_RULE, _DROPPED = 1002, 1001, 1000
 """Priorities of ACLs."""
 
+_LIMITED = 1000
+"""The priority of a limit; there are no others."""
+_BURSTS_PER_S, _LEAST_BURST_KBIT = 10, 500
+"""What may come at once: a tenth of a second of it, but enough for a TCP window to open."""
+
 
 def project_everything(view: View) -> dict[Key, Fact]:
     """All rows that are wanted."""
     return facts(fact for owner in view.owners() for fact in project(view, owner))
 
 
-def project(view: View, owner: Owner) -> Iterator[Fact]:
+def project(view: View, owner: Owner) -> Iterator[Fact]:  # noqa: C901 - one case for each kind
     """The rows and elements of one owner; none if its record is not there, or what it belongs to."""
     match owner.kind:
         case Kind.NETWORK if (network := view.networks.get(owner.id)) is not None:
@@ -52,6 +58,10 @@ def project(view: View, owner: Owner) -> Iterator[Fact]:
             return project_port(view, port)
         case Kind.FLOATING_IP if (floating_ip := view.floating_ips.get(owner.id)) is not None:
             return project_floating_ip(view, floating_ip)
+        case Kind.PORT_FORWARDING if (forwarding := view.port_forwardings.get(owner.id)) is not None:
+            return project_port_forwarding(view, forwarding)
+        case Kind.SNAT_RULE if (snat := view.snat_rules.get(owner.id)) is not None:
+            return project_snat_rule(view, snat)
         case Kind.NAME:
             return project_name(view, owner.id, owner.name)
         case _:
@@ -333,8 +343,9 @@ def _way_out(view: View, of: "_Made", router: Router) -> Iterator[Fact]:
         yield from of.route(router, "out", everywhere, subnet.gateway, output_port=f"{router.id}-out")
     if not router.snat:
         return
+    replaced = view.sources_of(router.id)
     for inside in _subnets_joined(view, router):
-        if ip_network(inside.cidr).version == ip_address(address).version:
+        if ip_network(inside.cidr).version == ip_address(address).version and inside.cidr not in replaced:
             yield from of.nat(router, inside.id, type="snat", external_ip=address, logical_ip=inside.cidr)
 
 
@@ -363,6 +374,7 @@ def project_floating_ip(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
     It is done on the port's own host if that is one of several gateways; otherwise on the router's gateway. With one
     gateway both are the same, and the outside has one MAC address fewer to know.
     """
+    yield from _limited(view, floating_ip)
     router, port = view.routers.get(floating_ip.router_id or ""), view.ports.get(floating_ip.port_id or "")
     if router is None or port is None or floating_ip.fixed_address is None or _outside(view, router) is None:
         return
@@ -377,6 +389,46 @@ def project_floating_ip(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
         logical_ip=floating_ip.fixed_address,
         **on_its_host,
     )
+
+
+def _limited(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
+    """A limit in each direction, where the external network begins: whatever the address is used for."""
+    if floating_ip.bandwidth_mbit is None or floating_ip.network_id not in view.networks:
+        return
+    rate = floating_ip.bandwidth_mbit * 1000
+    for direction, side in (("to-lport", "dst"), ("from-lport", "src")):
+        id = row_id("QoS", floating_ip.id, direction)
+        yield _Made(Kind.FLOATING_IP, floating_ip.id).row(
+            "QoS",
+            id,
+            priority=_LIMITED,
+            direction=direction,
+            match=f"ip4.{side} == {floating_ip.address}",
+            bandwidth={"rate": rate, "burst": max(rate // _BURSTS_PER_S, _LEAST_BURST_KBIT)},
+        )
+        switch = row_id("Logical_Switch", floating_ip.network_id)
+        yield _reference("Logical_Switch", switch, "qos_rules", id)
+
+
+def project_port_forwarding(view: View, rule: PortForwarding) -> Iterator[Fact]:
+    """A load balancer of one member at the router: what NAT is for whole addresses, it is for single ports."""
+    router = view.routers.get(rule.router_id)
+    if router is None or _outside(view, router) is None:
+        return
+    id = row_id("Load_Balancer", rule.id)
+    leads = {f"{rule.address}:{rule.external_port}": f"{rule.fixed_address}:{rule.internal_port}"}
+    made = _Made(Kind.PORT_FORWARDING, rule.id)
+    yield made.row("Load_Balancer", id, name=rule.id, protocol=rule.protocol.value, vips=leads)
+    yield _reference("Logical_Router", row_id("Logical_Router", router.id), "load_balancer", id)
+
+
+def project_snat_rule(view: View, rule: SnatRule) -> Iterator[Fact]:
+    """The translation of what goes out from a source; of several the longest prefix counts (ovn-nb(5), NAT)."""
+    router = view.routers.get(rule.router_id)
+    if router is None or _outside(view, router) is None:
+        return
+    made = _Made(Kind.SNAT_RULE, rule.id)
+    yield from made.nat(router, rule.id, type="snat", external_ip=rule.address, logical_ip=rule.source)
 
 
 def guests_of(network: str) -> str:

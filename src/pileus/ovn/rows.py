@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-Value = str | int | frozenset[str] | Mapping[str, str]
+Value = str | int | frozenset[str] | Mapping[str, str] | Mapping[str, int]
 Columns = Mapping[str, Value]
 
 _NAMESPACE = UUID("6f1a0c1e-7a4b-5b7e-9a52-0d5c6f0e4b11")
@@ -52,6 +52,7 @@ TABLES: Mapping[str, Mapping[str, Shape]] = {
         "ports": Shape.REFERENCES,
         "acls": Shape.REFERENCES,
         "dns_records": Shape.REFERENCES,
+        "qos_rules": Shape.REFERENCES,
         "other_config": Shape.MAP,
         **_IDS,
     },
@@ -74,6 +75,7 @@ TABLES: Mapping[str, Mapping[str, Shape]] = {
         "static_routes": Shape.REFERENCES,
         "policies": Shape.REFERENCES,
         "nat": Shape.REFERENCES,
+        "load_balancer": Shape.REFERENCES,
         "options": Shape.MAP,
         **_IDS,
     },
@@ -98,6 +100,14 @@ TABLES: Mapping[str, Mapping[str, Shape]] = {
         "logical_ip": Shape.STRING,
         "external_mac": Shape.OPTIONAL,
         "logical_port": Shape.OPTIONAL,
+        **_IDS,
+    },
+    "Load_Balancer": {"name": Shape.STRING, "protocol": Shape.OPTIONAL, "vips": Shape.MAP, **_IDS},
+    "QoS": {
+        "priority": Shape.INTEGER,
+        "direction": Shape.STRING,
+        "match": Shape.STRING,
+        "bandwidth": Shape.MAP,
         **_IDS,
     },
     "HA_Chassis_Group": {"name": Shape.STRING, "ha_chassis": Shape.REFERENCES, **_IDS},
@@ -272,7 +282,7 @@ def facts_of(table: str, row: Mapping[str, Json]) -> Iterator[Fact]:
                 yield Element(table=table, id=id, column=name, entry=entry)
         elif isinstance(value, Mapping):
             for entry, text in value.items():
-                yield Element(table=table, id=id, column=name, entry=entry, value=text)
+                yield Element(table=table, id=id, column=name, entry=entry, value=str(text))
     yield Row(table=table, id=id, columns=columns)
 
 

@@ -5,12 +5,13 @@ from enum import StrEnum
 from typing import Any, NamedTuple, TypeGuard
 
 from pileus.cloud.floatingips.model import FloatingIp
+from pileus.cloud.nat.model import PortForwarding, SnatRule
 from pileus.cloud.networks.model import Network, Port, Router, Subnet
 from pileus.cloud.securitygroups.model import SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
 from pileus.state.records import Record
 
-NetworkRecord = Network | Subnet | Router | Port | SecurityGroup | SecurityRule | FloatingIp
+NetworkRecord = Network | Subnet | Router | Port | SecurityGroup | SecurityRule | FloatingIp | PortForwarding | SnatRule
 
 
 class Kind(StrEnum):
@@ -23,6 +24,8 @@ class Kind(StrEnum):
     RULE = "security_rule"
     PORT = "port"
     FLOATING_IP = "floating_ip"
+    PORT_FORWARDING = "port_forwarding"
+    SNAT_RULE = "snat_rule"
     NAME = "name"
     """A host name within a network: several ports may have the same."""
 
@@ -35,6 +38,8 @@ _KINDS: Mapping[type[Record], Kind] = {
     SecurityRule: Kind.RULE,
     Port: Kind.PORT,
     FloatingIp: Kind.FLOATING_IP,
+    PortForwarding: Kind.PORT_FORWARDING,
+    SnatRule: Kind.SNAT_RULE,
 }
 
 
@@ -57,6 +62,8 @@ class View:
         self.rules: dict[str, SecurityRule] = {}
         self.ports: dict[str, Port] = {}
         self.floating_ips: dict[str, FloatingIp] = {}
+        self.port_forwardings: dict[str, PortForwarding] = {}
+        self.snat_rules: dict[str, SnatRule] = {}
         self.gateways = tuple(gateways)
         """The hosts with a way out: the bridge of the external networks."""
         self._tables: Mapping[Kind, dict[str, Any]] = {  # Any: each holds records of its own kind, which put() keeps to
@@ -67,6 +74,8 @@ class View:
             Kind.RULE: self.rules,
             Kind.PORT: self.ports,
             Kind.FLOATING_IP: self.floating_ips,
+            Kind.PORT_FORWARDING: self.port_forwardings,
+            Kind.SNAT_RULE: self.snat_rules,
         }
         self._index: dict[_IndexKey, set[str]] = {}
         for record in records:
@@ -100,6 +109,10 @@ class View:
     def ports_named(self, network: str, name: str) -> list[Port]:
         """The ports of a network that have this host name, in the order of their ids."""
         return [self.ports[id] for id in sorted(self._ids("port-name", network, name))]
+
+    def sources_of(self, router: str) -> set[str]:
+        """What goes out through a router by rules of its own, as prefixes."""
+        return {self.snat_rules[id].source for id in self._ids("snat-router", router)}
 
     def owners(self) -> Iterator[Owner]:
         """Whatever rows are made for, those first that others refer to."""
@@ -137,6 +150,7 @@ class View:
                 for subnet in self._ids("subnet-network", record.id):
                     yield from self._routers("router-subnet", subnet)
                 if existence:
+                    yield from self._owners(Kind.FLOATING_IP, "floating-network", record.id)
                     for port in self._ids("port-network", record.id):
                         yield Owner(Kind.PORT, port)
                         yield from self._depending_on(self.ports[port], existence=False)
@@ -146,7 +160,7 @@ class View:
                 if existence:
                     yield from self._owners(Kind.PORT, "port-network", record.network_id)
             case Router():
-                yield from self._owners(Kind.FLOATING_IP, "floating-router", record.id)
+                yield from self._translations(record.id)
             case SecurityGroup():
                 if existence:
                     yield from self._owners(Kind.RULE, "rule-group", record.id)
@@ -156,13 +170,20 @@ class View:
                 if record.hostname:
                     yield Owner(Kind.NAME, record.network_id, record.hostname.lower())
                 yield from self._owners(Kind.FLOATING_IP, "floating-port", record.id)
-            case SecurityRule() | FloatingIp():
+            case SnatRule():
+                yield Owner(Kind.ROUTER, record.router_id)  # whose own translation it may replace
+            case SecurityRule() | FloatingIp() | PortForwarding():
                 pass
 
     def _routers(self, relation: str, id: str) -> Iterator[Owner]:
         for router in self._ids(relation, id):
             yield Owner(Kind.ROUTER, router)
-            yield from self._owners(Kind.FLOATING_IP, "floating-router", router)
+            yield from self._translations(router)
+
+    def _translations(self, router: str) -> Iterator[Owner]:
+        yield from self._owners(Kind.FLOATING_IP, "floating-router", router)
+        yield from self._owners(Kind.PORT_FORWARDING, "forwarding-router", router)
+        yield from self._owners(Kind.SNAT_RULE, "snat-router", router)
 
     def _ids(self, relation: str, id: str, name: str = "") -> set[str]:
         return self._index.get((relation, id, name), set())
@@ -201,7 +222,12 @@ def _indexed_by(record: NetworkRecord) -> Iterator[_IndexKey]:  # noqa: C901 - o
         case FloatingIp():
             if record.port_id is not None:
                 yield "floating-port", record.port_id, ""
+            yield "floating-network", record.network_id, ""
             if record.router_id is not None:
                 yield "floating-router", record.router_id, ""
+        case PortForwarding():
+            yield "forwarding-router", record.router_id, ""
+        case SnatRule():
+            yield "snat-router", record.router_id, ""
         case Network() | SecurityGroup():
             pass

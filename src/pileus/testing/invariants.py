@@ -11,6 +11,7 @@ from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
+from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
@@ -46,6 +47,14 @@ _REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (FLOATING_IPS, "network_id", NETWORKS),
     (FLOATING_IPS, "port_id", PORTS),
     (FLOATING_IPS, "router_id", ROUTERS),
+    (PORT_FORWARDINGS, "project_id", PROJECTS),
+    (PORT_FORWARDINGS, "floating_ip_id", FLOATING_IPS),
+    (PORT_FORWARDINGS, "port_id", PORTS),
+    (PORT_FORWARDINGS, "router_id", ROUTERS),
+    (SNAT_RULES, "project_id", PROJECTS),
+    (SNAT_RULES, "floating_ip_id", FLOATING_IPS),
+    (SNAT_RULES, "port_id", PORTS),
+    (SNAT_RULES, "router_id", ROUTERS),
     (SERVER_GROUPS, "project_id", PROJECTS),
     (INSTANCES, "project_id", PROJECTS),
     (INSTANCES, "pool_id", POOLS),

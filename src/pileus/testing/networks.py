@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from pileus.cloud.floatingips.model import FloatingIp
+from pileus.cloud.nat.model import PortForwarding, SnatRule, Transport
 from pileus.cloud.networks.model import (
     GUEST_MTU,
     FixedAddress,
@@ -18,7 +19,7 @@ from pileus.cloud.networks.model import (
     Subnet,
 )
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
-from pileus.kernel.ids import HostId, NetworkId, PortId, ProjectId, RouterId, SecurityGroupId, SubnetId
+from pileus.kernel.ids import FloatingIpId, HostId, NetworkId, PortId, ProjectId, RouterId, SecurityGroupId, SubnetId
 from pileus.ovn.view import NetworkRecord
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -127,7 +128,14 @@ def rule(id: str, *, of: str, direction: Direction, **rest: str | int | None) ->
 
 
 def floating_ip(
-    id: str, *, of: str, address: str, port: str | None = None, fixed: str | None = None, by: str | None = None
+    id: str,
+    *,
+    of: str,
+    address: str,
+    port: str | None = None,
+    fixed: str | None = None,
+    by: str | None = None,
+    mbit: int | None = None,
 ) -> FloatingIp:
     """An address of an external network, and the port, its address and the router that it is translated by."""
     return FloatingIp(
@@ -139,6 +147,37 @@ def floating_ip(
         port_id=None if port is None else PortId(port),
         fixed_address=fixed,
         router_id=None if by is None else RouterId(by),
+        bandwidth_mbit=mbit,
+    )
+
+
+def forwarding(id: str, *, at: str, outside: int, to: str, inside: int, by: str, port: str = "") -> PortForwarding:
+    """A TCP port of this external address, and where it leads by this router."""
+    return PortForwarding(
+        id=id,
+        created_at=SINCE,
+        project_id=PROJECT,
+        floating_ip_id=FloatingIpId(at),
+        address=at,
+        protocol=Transport.TCP,
+        external_port=outside,
+        port_id=PortId(port),
+        fixed_address=to,
+        internal_port=inside,
+        router_id=RouterId(by),
+    )
+
+
+def snat_rule(id: str, *, at: str, source: str, by: str) -> SnatRule:
+    """What goes out from this source under this external address, by this router."""
+    return SnatRule(
+        id=id,
+        created_at=SINCE,
+        project_id=PROJECT,
+        floating_ip_id=FloatingIpId(at),
+        address=at,
+        source=source,
+        router_id=RouterId(by),
     )
 
 
@@ -191,5 +230,7 @@ def small_cloud() -> list[NetworkRecord]:
         port("p-two", of="blue", mac="02:00:00:00:00:02", at=[("blue-1", "10.0.1.12")], groups=["web"], hostname="two"),
         port("p-far", of="green", mac="02:00:00:00:00:01", at=[("green-0", "10.0.0.11")], hostname="one"),
         floating_ip("fip-one", of="outside", address="172.24.0.111", port="p-one", fixed="10.0.0.11", by="edge"),
-        floating_ip("fip-free", of="outside", address="172.24.0.112"),
+        floating_ip("fip-free", of="outside", address="172.24.0.112", mbit=20),
+        forwarding("pf-ssh", at="172.24.0.112", outside=2222, to="10.0.1.12", inside=22, by="edge", port="p-two"),
+        snat_rule("snat-1", at="172.24.0.112", source="10.0.1.0/24", by="edge"),
     ]

@@ -1,5 +1,7 @@
 """Floating IPs: addresses of an external network that follow a port wherever it is. No I/O."""
 
+from typing import Any
+
 import msgspec
 
 from pileus.kernel.ids import NetworkId, PortId, ProjectId, RouterId
@@ -17,11 +19,18 @@ class FloatingIp(Record, frozen=True, kw_only=True):
     port_id: PortId | None = None
     fixed_address: str | None = None
     router_id: RouterId | None = None
+    bandwidth_mbit: int | None = None
+    """How much passes in each direction, in Mbit/s; None for no limit."""
 
 
 def without_port(floating: FloatingIp) -> FloatingIp:
     """The same floating IP, associated with nothing."""
     return msgspec.structs.replace(floating, port_id=None, fixed_address=None, router_id=None)
+
+
+def _with_bandwidth(floating: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 may be limited."""
+    return {**floating, "bandwidth_mbit": None}
 
 
 FLOATING_IPS = Kind(
@@ -35,4 +44,5 @@ FLOATING_IPS = Kind(
     },
     unique={"address": lambda floating: (floating.network_id, floating.address)},
     counts=lambda _: {"floating_ips": 1},
+    upgrades=(_with_bandwidth,),
 )

@@ -3,9 +3,11 @@
 from typing import Annotated
 
 import msgspec
+from pydantic import Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp, without_port
 from pileus.cloud.instances.model import INSTANCES, InstanceState
+from pileus.cloud.nat.model import PortForwarding, SnatRule, rules_at, rules_of
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, NetworkKind, Port
 from pileus.kernel.errors import Conflict, Invalid, NotFound
@@ -15,12 +17,21 @@ from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Id, Wire, ref
 from pileus.state.state import Change, put, remove
 
+BandwidthMbit = Annotated[int, Field(ge=1, le=400_000)]
+
 
 class FloatingIpCreate(Wire):
     network_id: Annotated[Id, ref("network")] | None = None
     """The external network; without one, the only one that there is."""
     instance_id: Annotated[Id, ref("instance")] | None = None
     port_id: Annotated[Id, ref("port")] | None = None
+    bandwidth_mbit: BandwidthMbit | None = None
+    """In each direction, in Mbit/s; without, as fast as it goes."""
+
+
+class FloatingIpChange(Wire):
+    bandwidth_mbit: BandwidthMbit | None = None
+    """In each direction, in Mbit/s; null for no limit."""
 
 
 class FloatingIpAssociate(Wire):
@@ -32,7 +43,7 @@ class FloatingIpAssociate(Wire):
 floating_ips = Noun(
     FLOATING_IPS,
     plural="floating-ips",
-    columns=("address", "fixed_address", "port_id"),
+    columns=("address", "fixed_address", "port_id", "bandwidth_mbit"),
     about="Floating IPs: external addresses that follow a port wherever it is.",
 )
 floating_ips.list(filters=("address", "port_id", "network_id"), sorts=("address",))
@@ -49,6 +60,7 @@ def create(ask: Ask, wish: FloatingIpCreate) -> Plan:
         project_id=ask.caller.project_id,
         network_id=network,
         address=ask.view(Addresses).next_of_network(network),
+        bandwidth_mbit=wish.bandwidth_mbit,
     )
     changes: list[Change] = []
     if wish.port_id or wish.instance_id:
@@ -62,9 +74,23 @@ def create(ask: Ask, wish: FloatingIpCreate) -> Plan:
     )
 
 
+@floating_ips.patch()
+def change(ask: Ask, floating: FloatingIp, wish: FloatingIpChange) -> Plan:
+    """Limit how much passes through a floating IP, or no longer."""
+    changed = msgspec.structs.replace(floating, **wish.model_dump(exclude_unset=True))
+    limit = f"{changed.bandwidth_mbit} Mbit/s" if changed.bandwidth_mbit else "no limit"
+    return Plan(
+        summary=f"give floating IP {floating.address} {limit}",
+        changes=(put(changed),),
+        answers=changed,
+        undo="change it back",
+    )
+
+
 @floating_ips.post("/{id}/associate")
 def associate(ask: Ask, floating: FloatingIp, wish: FloatingIpAssociate) -> Plan:
     """Give a floating IP to a port; from another one it is taken away."""
+    _serves_no_rules(ask, floating)
     port = _port(ask, floating, wish.instance_id, wish.port_id)
     _, taken = _dissociated(ask, floating)
     changed, given = _associated(ask, floating, port)
@@ -92,12 +118,19 @@ def dissociate(ask: Ask, floating: FloatingIp) -> Plan:
 @floating_ips.delete()
 def delete(ask: Ask, floating: FloatingIp) -> Plan:
     """Give a floating IP back."""
+    _serves_no_rules(ask, floating)
     _, changes = _dissociated(ask, floating)
     return Plan(
         summary=f"release floating IP {floating.address}",
         changes=(remove(floating), *changes),
         undo="none: somebody else may get the address",
     )
+
+
+def _serves_no_rules(ask: Ask, floating: FloatingIp) -> None:
+    if rules := rules_of(ask.state, floating):
+        kind = "a port forwarding" if isinstance(rules[0], PortForwarding) else "a SNAT rule"
+        raise Conflict(f"floating IP {floating.address} serves {kind} ({rules[0].id}): delete it first")
 
 
 def _external_network(ask: Ask, wanted: str | None) -> NetworkId:
@@ -133,6 +166,9 @@ def _associated(ask: Ask, floating: FloatingIp, port: Port) -> tuple[FloatingIp,
         raise Conflict(f"instance {instance.name} is deleted; undelete it first")
     if any(other.id != floating.id for other in ask.state[FLOATING_IPS].by("port_id", port.id)):
         raise Conflict("the port has a floating IP already")
+    for rule in rules_at(ask.state, port.id):
+        if isinstance(rule, SnatRule):
+            raise Conflict(f"the port goes out under {rule.address} by a SNAT rule ({rule.id}): delete it first")
     for fixed in port.addresses:
         for router in ask.state[ROUTERS].by("subnet", fixed.subnet_id):
             if router.external_network_id == floating.network_id and ":" not in fixed.address:

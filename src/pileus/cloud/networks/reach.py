@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
+from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, PortForwarding
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, Port, Router, Subnet
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES, Direction, SecurityRule
 from pileus.state.records import Record
@@ -106,6 +107,8 @@ class _Way:
         self._sees = sees
         self._hops: list[Hop] = []
         self._routers = 0
+        self._left_by = ""
+        """The router by whose way out it went."""
 
     def leave(self, port: Port) -> Trace:
         """Out of a guest: past the rules of its groups, and on its network to whom it is for, or to the gateway."""
@@ -141,6 +144,17 @@ class _Way:
         return self._end(Verdict.BEYOND)
 
     def _at_floating_ip(self, floating: FloatingIp) -> Trace:
+        forwarding = self._forwarding_of(floating)
+        if forwarding is not None and self._sees(floating):
+            inside = f"{forwarding.fixed_address}, port {forwarding.internal_port}"
+            if forwarding.router_id == self._left_by:
+                self._note(floating, "is forwarded only for what comes in from outside", passes=False)
+                return self._end(Verdict.NO, advice=f"from inside ask for {inside}")
+            self._note(floating, f"leads port {forwarding.external_port} to {inside}")
+            self._packet = msgspec.structs.replace(
+                self._packet, destination=forwarding.fixed_address, port=forwarding.internal_port
+            )
+            return self._route(self._state[ROUTERS].get(forwarding.router_id))
         router = self._state[ROUTERS].find(floating.router_id or "")
         if not self._sees(floating):
             self._hops.append(Hop(kind="floating_ip", id="", name=floating.address, says="is of another project"))
@@ -151,6 +165,12 @@ class _Way:
         self._note(floating, f"is translated to {floating.fixed_address} by router {router.name}")
         self._packet = msgspec.structs.replace(self._packet, destination=floating.fixed_address)
         return self._route(router)
+
+    def _forwarding_of(self, floating: FloatingIp) -> PortForwarding | None:
+        if self._packet.port is None:
+            return None
+        key = floating.id, self._packet.protocol, self._packet.port
+        return self._state[PORT_FORWARDINGS].one("external", key)
 
     def _route(self, router: Router) -> Trace:
         """Through a router that has the packet, to where its best route leads."""
@@ -170,6 +190,7 @@ class _Way:
         via = f" by way of {route.next_hop}" if route.next_hop else ""
         self._note(router, f"sends it to network {network.name}{via}")
         if route.way_out:
+            self._left_by = router.id
             self._translate_source(router)
             return self.cross_outside(network, route.next_hop)
         return self._hand_over(network, route.next_hop) if route.next_hop else self._deliver(network)
@@ -193,13 +214,19 @@ class _Way:
             yield _Route(0, _STATIC, outside.network_id, outside.gateway, way_out=True)
 
     def _translate_source(self, router: Router) -> None:
-        """What leaves by a router's way out has the floating IP of its sender, or else the router's address."""
+        """What leaves by a way out is sent by its floating IP, as a rule says, or else by the router's own address."""
         source = self._packet.source
         for floating in self._state[FLOATING_IPS].by("router_id", router.id):
             if floating.fixed_address == source:
                 self._note(floating, f"stands for {source} outside")
                 self._packet = msgspec.structs.replace(self._packet, source=floating.address)
                 return
+        rules = [rule for rule in self._state[SNAT_RULES].by("router_id", router.id) if _within(source, rule.source)]
+        if rules:
+            rule = max(rules, key=lambda rule: ip_network(rule.source).prefixlen)
+            self._note(router, f"translates {source} to {rule.address}, as SNAT rule {rule.id} says")
+            self._packet = msgspec.structs.replace(self._packet, source=rule.address)
+            return
         own = router.external_address
         translated = router.snat and own is not None and ip_address(own).version == self._packet.version
         if translated and any(_holds(subnet, source) for subnet in self._joined(router)):

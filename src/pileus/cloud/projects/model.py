@@ -24,6 +24,7 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "security_groups": 100,
     "security_rules": 1000,
     "floating_ips": 50,
+    "nat_rules": 200,
     "keypairs": 100,
     "server_groups": 50,
     "users": 100,

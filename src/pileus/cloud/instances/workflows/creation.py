@@ -12,6 +12,7 @@ from pileus.cloud.instances.workflows.hosting import (
     remove_boot_disk,
     remove_guest,
 )
+from pileus.cloud.nat.model import rules_at
 from pileus.cloud.networks.model import PORTS
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, VolumeState
 from pileus.cloud.world import World
@@ -45,6 +46,7 @@ def forget(state: State, wish: OfInstance) -> list[Change]:
     ports = state[PORTS].by("instance_id", wish.instance)
     gone += ports
     volumes = state[VOLUMES].by("instance", wish.instance)
+    gone += [rule for port in ports for rule in rules_at(state, port.id)]
     gone += [volume for volume in volumes if volume.slot == BOOT_SLOT]
     if (told := state[FIRST_BOOTS].find(wish.instance)) is not None:
         gone.append(told)

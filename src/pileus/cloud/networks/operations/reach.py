@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
+from pileus.cloud.nat.model import PORT_FORWARDINGS
 from pileus.cloud.networks.model import NETWORKS, PORTS, SUBNETS, NetworkKind, Port
 from pileus.cloud.networks.operations.fields import Address
 from pileus.cloud.networks.operations.networks import networks
@@ -111,16 +112,20 @@ def _sender(ask: Ask, ports: list[Port], to: str) -> tuple[Port, str] | None:
 
 
 def _from_outside(ask: Ask, destination: Instance, wish: Reach) -> Iterator[Trace]:
-    """The ways in from outside, to each address that is known there."""
+    """The ways in from outside: to each address that is known there, and to ports that are forwarded."""
     state = ask.state
-    known = [(floating.network_id, floating.address) for floating in _floating_ips_of(ask, destination)]
+    known = [(floating.network_id, floating.address, wish.port) for floating in _floating_ips_of(ask, destination)]
     for port in _ports_of(ask, destination):
         if state[NETWORKS].get(port.network_id).kind is NetworkKind.EXTERNAL:
-            known += [(port.network_id, each.address) for each in port.addresses]
+            known += [(port.network_id, each.address, wish.port) for each in port.addresses]
+        for rule in state[PORT_FORWARDINGS].by("port_id", port.id):
+            if (rule.protocol.value, rule.internal_port) == (wish.protocol.value, wish.port):
+                network_id = state[FLOATING_IPS].get(rule.floating_ip_id).network_id
+                known.append((network_id, rule.address, rule.external_port))
     source = wish.source_address or ""
-    for network, address in known:
+    for network, address, number in known:
         if ip_address(address).version == ip_address(source).version:
-            packet = Packet(source=source, destination=address, protocol=wish.protocol, port=wish.port)
+            packet = Packet(source=source, destination=address, protocol=wish.protocol, port=number)
             yield from_outside(state, state[NETWORKS].get(network), packet, ask.may_see)
 
 

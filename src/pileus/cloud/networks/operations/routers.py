@@ -7,6 +7,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.nat.model import PortForwarding, rules_through
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind, Route, Router, Subnet
 from pileus.cloud.networks.operations.fields import Address, Prefix
@@ -92,6 +93,8 @@ def change_router(ask: Ask, router: Router, wish: RouterChange) -> Plan:
 @routers.delete(verb="delete")
 def delete_router(ask: Ask, router: Router) -> Plan:
     """Delete a router that no floating IP goes through."""
+    if rules := rules_through(ask.state, router.id):
+        raise Conflict(f"it translates for floating IP {rules[0].address} by a rule: delete that first")
     if floating := ask.state[FLOATING_IPS].by("router_id", router.id):
         raise Conflict(f"floating IP {floating[0].address} goes through it")
     return Plan(summary=f"delete router {router.name}", changes=(remove(router),), undo="create it again")
@@ -127,3 +130,8 @@ def _floating_stay_reachable(ask: Ask, router: Router, changed: Router) -> None:
         port = ask.state[PORTS].find(floating.port_id) if floating.port_id else None
         if port is not None and any(each.subnet_id in gone for each in port.addresses):
             raise Conflict(f"floating IP {floating.address} goes through this router")
+    cidrs = [ask.state[SUBNETS].get(id).cidr for id in gone]
+    for rule in rules_through(ask.state, router.id):
+        inside = rule.fixed_address if isinstance(rule, PortForwarding) else rule.source
+        if any(ip_network(inside).overlaps(ip_network(cidr)) for cidr in cidrs):
+            raise Conflict(f"a rule of floating IP {rule.address} is about {inside}: delete that first")
