@@ -13,7 +13,6 @@ from pileus.cloud.hosts.model import Host
 from pileus.cloud.identity.model import Grant, Token, TokenSecret, User
 from pileus.cloud.identity.tokens import new_token, token_hash
 from pileus.cloud.images.model import Image, ImageState
-from pileus.diskimages.headers import DiskFormat
 from pileus.cloud.instances.model import FirstBootData, Instance, InstanceState
 from pileus.cloud.instances.operations.creation import mac_of
 from pileus.cloud.networks.model import SUBNETS, FixedAddress, Port, Subnet
@@ -23,6 +22,7 @@ from pileus.cloud.projects.operations import beginnings
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS
 from pileus.cloud.volumes.model import BOOT_SLOT, Volume, VolumeState
 from pileus.controller.compose import Settings, composed
+from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.ids import (
     HostId,

@@ -105,7 +105,11 @@ async def test_a_subnet_goes_out_under_an_address_of_its_own_and_one_guest_under
         guest = made.guest(name)
         await until(lambda guest=guest: answered(guest.path, OUTSIDE), f"{name} reaches the outside")
         assert await heard(guest.path, OUTSIDE) == f"internet sees {seen}"
-    await made.change(gone=(whole, one))
+    to_c = forwarding("pf-c", at=OF_RULES, outside=8002, to="10.0.1.13", inside=SERVER, by="edge")
+    await made.change(to_c)
+    internet = made.lab.path("internet")
+    await until(lambda: answered(internet, OF_RULES, port=8002), "the same address leads a port in")
+    await made.change(gone=(whole, one, to_c))
     for name in ("a", "c"):
         assert await heard(made.guest(name).path, OUTSIDE) == "internet sees 172.24.0.100"
 
