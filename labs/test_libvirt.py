@@ -22,8 +22,8 @@ from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import GIB, MIB
-from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
-from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Inserted, Plugged
+from pileus.link.records import FirstBoot, GuestDisk, GuestLimits, GuestSpec, NicSpec, Power
+from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Inserted, Limited, Plugged
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
@@ -137,6 +137,23 @@ def inserted(host: LibvirtHost) -> Inserted:
         return {ord(letter) - ord("a"): path for letter, path in drives if path != "-"}
 
     return inserted
+
+
+@pytest.fixture
+def limited(host: LibvirtHost) -> Limited:
+    async def limited(id: InstanceId) -> GuestLimits:
+        cpu = dict(re.findall(r"(\w+) *: (-?\d+)", host.virsh("schedinfo", domain_name(id))))
+        disk = dict(re.findall(r"(\w+) *: (\d+)", host.virsh("blkdeviotune", domain_name(id), "vda")))
+        return GuestLimits(
+            cpu_percent=max(int(cpu["vcpu_quota"]) * 100 // int(cpu["vcpu_period"]), 0),
+            disk_iops=int(disk["total_iops_sec"]),
+            disk_bytes_per_s=int(disk["total_bytes_sec"]),
+            disk_burst_iops=int(disk["total_iops_sec_max"]),
+            disk_burst_bytes_per_s=int(disk["total_bytes_sec_max"]),
+            disk_burst_s=int(disk["total_iops_sec_max_length"]) if int(disk["total_iops_sec_max"]) else 0,
+        )
+
+    return limited
 
 
 class TestLibvirtHypervisor(HypervisorContract):

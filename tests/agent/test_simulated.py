@@ -11,8 +11,8 @@ from pileus.agent.network.simulated import SimulatedNetwork
 from pileus.agent.storage.port import DiskSource, StoragePool
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
-from pileus.link.records import GuestSpec, NicSpec
-from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Inserted, Plugged
+from pileus.link.records import GuestLimits, GuestSpec, NicSpec
+from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Inserted, Limited, Plugged
 from pileus.testing.contracts.network import Ask, HostNetworkContract
 from pileus.testing.contracts.storage import StoragePoolContract
 
@@ -60,6 +60,13 @@ class TestSimulatedHypervisor(HypervisorContract):
             return set(hypervisor.guests[id].plugged)
 
         return plugged
+
+    @pytest.fixture
+    def limited(self, hypervisor: SimulatedHypervisor) -> Limited:
+        async def limited(id: InstanceId) -> GuestLimits:
+            return hypervisor.guests[id].limits or GuestLimits()
+
+        return limited
 
     @pytest.fixture
     def inserted(self, hypervisor: SimulatedHypervisor) -> Inserted:

@@ -87,6 +87,10 @@ async def rebuild(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/rebuild")
 
 
+async def limit(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "PUT", f"/{the_instance(cloud)}/limits", {"cpu_percent": 20})
+
+
 async def with_an_iso(cloud: SimulatedCloud) -> None:
     await running(cloud)
     made = await cloud.client.post("/v1/images", json={"name": "rescue", "format": "iso"})
@@ -217,6 +221,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.rebuild": (running, rebuild, 55),
     "instance.change_media": (with_an_iso, insert, 41),
     "instance.change_media out": (inserted, eject, 32),
+    "instance.set_limits": (running, limit, 31),
     "instance.delete": (running, delete, 32),
     "instance.soft_delete": (running, delete, 25),
     "instance.soft_delete with a volume": (attached, delete, 25),

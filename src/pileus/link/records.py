@@ -180,6 +180,20 @@ class FirstBoot(Message, frozen=True, kw_only=True, omit_defaults=True):
     availability_zone: str = ""
 
 
+class GuestLimits(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """How much of its host a guest may take; 0 is as much as there is."""
+
+    cpu_percent: int = 0
+    """Of the time of a CPU, for each of its vCPUs."""
+    disk_iops: int = 0
+    """Operations per second, for each of its disks."""
+    disk_bytes_per_s: int = 0
+    disk_burst_iops: int = 0
+    """What a disk may do for `disk_burst_s` seconds when it was idle before."""
+    disk_burst_bytes_per_s: int = 0
+    disk_burst_s: int = 0
+
+
 class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A guest as it ought to be on a host."""
 
@@ -198,6 +212,8 @@ class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     media: tuple[GuestMedium, ...] = ()
     boot: tuple[BootDevice, ...] = BOOT_ORDER
     """What its firmware tries, in this order, when it is next started."""
+    limits: GuestLimits | None = None
+    """None for a guest that nobody has ever limited."""
     template: str = "linux"
     """The set of devices it is given: `linux` is virtio throughout."""
 

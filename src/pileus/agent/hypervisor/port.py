@@ -102,6 +102,10 @@ class Hypervisor(Protocol):
         """
         ...
 
+    async def change_limits(self, guest: GuestSpec) -> None:
+        """Have a running guest take no more of its host than is specified; one that does not run starts with that."""
+        ...
+
     async def start(self, id: InstanceId) -> None:
         """Start the guest; one that was suspended goes on where it was."""
         ...

@@ -12,7 +12,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import GuestSpec
+from pileus.link.records import GuestLimits, GuestSpec
 from pileus.link.templates import TPM, UEFI, check_hot_plug
 
 _UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
@@ -32,6 +32,8 @@ class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     media: dict[int, DiskSource] = {}
     inserted: dict[int, DiskSource] = {}
     """What is in its drives while it runs."""
+    limits: GuestLimits | None = None
+    """What it may take while it runs."""
 
 
 class SimulatedHypervisor:
@@ -74,6 +76,7 @@ class SimulatedHypervisor:
                 starts=known.starts,
                 plugged=known.plugged,
                 inserted=known.inserted,
+                limits=known.limits,
             )
         self.guests[guest.id] = defined
         self.faults.after("hypervisor.define")
@@ -97,6 +100,13 @@ class SimulatedHypervisor:
             self.guests[guest.id] = structs.replace(known, inserted=dict(media))
         self.faults.after("hypervisor.change_media")
 
+    async def change_limits(self, guest: GuestSpec) -> None:
+        await self._before("change_limits")
+        known = self._guest(guest.id)
+        if known.state in _UP:
+            self.guests[guest.id] = structs.replace(known, limits=guest.limits)
+        self.faults.after("hypervisor.change_limits")
+
     async def start(self, id: InstanceId) -> None:
         await self._before("start")
         guest = self._guest(id)
@@ -104,7 +114,11 @@ class SimulatedHypervisor:
             self._become(id, GuestState.RUNNING)
         elif guest.state not in _UP:
             self.guests[id] = structs.replace(
-                guest, starts=guest.starts + 1, plugged=_plugged(guest.spec), inserted=guest.media
+                guest,
+                starts=guest.starts + 1,
+                plugged=_plugged(guest.spec),
+                inserted=guest.media,
+                limits=guest.spec.limits,
             )
             self._become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.start")

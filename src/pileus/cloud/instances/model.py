@@ -71,6 +71,20 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True):
     drive: int = 0
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of its host an instance may take; 0 is as much as there is."""
+
+    cpu_percent: int = 0
+    """Of the time of a CPU, for each of its vCPUs."""
+    disk_iops: int = 0
+    """Operations per second, for each of its volumes."""
+    disk_bytes_per_s: int = 0
+    disk_burst_iops: int = 0
+    """What a volume may do for `disk_burst_s` seconds when it was idle before."""
+    disk_burst_bytes_per_s: int = 0
+    disk_burst_s: int = 0
+
+
 class Instance(Record, frozen=True, kw_only=True):
     """A virtual machine."""
 
@@ -113,6 +127,8 @@ class Instance(Record, frozen=True, kw_only=True):
     """What is in its drives."""
     boot_order: tuple[BootDevice, ...] = BOOT_ORDER
     """What its firmware tries, in this order, from its next start."""
+    limits: Limits | None = None
+    """None if it has never had any."""
 
     @property
     def frame(self) -> Frame:
@@ -153,7 +169,7 @@ def _since_version_3(instance: dict[str, Any]) -> dict[str, Any]:
     It knows what recovers a guest, templates and media.
     """
     kept = {name: value for name, value in instance.items() if name != "started_at"}
-    devices = {"template": "linux", "media": (), "boot_order": ("disk", "cdrom")}
+    devices = {"template": "linux", "media": (), "boot_order": ("disk", "cdrom"), "limits": None}
     return {**kept, "restart": "on-failure", "watchdog": "none", "deleted_at": None, **devices}
 
 

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from pileus.cloud.images.model import IMAGES, Image
 from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState
 from pileus.cloud.networks.model import NETWORKS, PORTS, Port, PortState, in_slots
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
 from pileus.kernel.units import GIB
-from pileus.link.records import FirstBoot, GuestDisk, GuestMedium, GuestSpec, ImageSource, NicSpec, Power, VolumeSpec
+from pileus.link.records import (
+    FirstBoot,
+    GuestDisk,
+    GuestLimits,
+    GuestMedium,
+    GuestSpec,
+    ImageSource,
+    NicSpec,
+    Power,
+    VolumeSpec,
+)
 from pileus.state.state import State
 
 _S = InstanceState
@@ -69,6 +81,7 @@ def guest_spec(
         watchdog=instance.watchdog,
         media=tuple(GuestMedium(image=each.image_id, drive=each.drive) for each in instance.media),
         boot=instance.boot_order,
+        limits=None if instance.limits is None else GuestLimits(**msgspec.structs.asdict(instance.limits)),
         template=instance.template,
     )
 

@@ -13,12 +13,13 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
-from pileus.link.records import GuestDisk, GuestSpec
+from pileus.link.records import GuestDisk, GuestLimits, GuestSpec
 from pileus.link.templates import GuestTemplate
 from pileus.testing.links import until
 
 Crash = Callable[[InstanceId], Awaitable[None]]
 Plugged = Callable[[InstanceId], Awaitable[set[VolumeId]]]
+Limited = Callable[[InstanceId], Awaitable[GuestLimits]]
 Inserted = Callable[[InstanceId], Awaitable[dict[int, str]]]
 
 
@@ -31,6 +32,7 @@ class HypervisorContract:
     * `crash`: a function that kills the guest's process.
     * `another_disk`: an empty volume that the guest does not have, and where it is.
     * `inserted`: a function that says which files are in the drives of a running guest, without asking the driver.
+    * `limited`: a function that says what a running guest may take, without asking the driver.
     * `plugged`: a function that says which volumes a running guest has, without asking the driver.
     """
 
@@ -158,6 +160,26 @@ class HypervisorContract:
         await hypervisor.change_media(guest, {0: medium})
         await hypervisor.start(guest.id)
         assert await inserted(guest.id) == {0: medium.path}
+
+    async def test_limits_are_set_and_taken_away_while_a_guest_runs_and_count_from_its_next_start(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        limited: Limited,
+    ) -> None:
+        limits = GuestLimits(cpu_percent=20, disk_iops=100, disk_burst_iops=200, disk_burst_s=3)
+        await hypervisor.define(guest, disks, plugs)
+        await hypervisor.start(guest.id)
+        for wanted in (limits, limits, GuestLimits(disk_bytes_per_s=1_000_000), GuestLimits(), limits):
+            await hypervisor.change_limits(structs.replace(guest, limits=wanted))
+            assert await limited(guest.id) == wanted
+        await hypervisor.define(structs.replace(guest, limits=GuestLimits(cpu_percent=50)), disks, plugs)
+        assert await limited(guest.id) == limits
+        await hypervisor.stop(guest.id)
+        await hypervisor.start(guest.id)
+        assert await limited(guest.id) == GuestLimits(cpu_percent=50)
 
     async def test_starting_twice_is_starting_once(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]

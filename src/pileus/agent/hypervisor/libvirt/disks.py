@@ -5,18 +5,20 @@ from xml.etree import ElementTree as ET
 
 from pileus.agent.hypervisor.libvirt.buses import FIRST_DISK_BUS, SCSI_BUS, put_on
 from pileus.agent.hypervisor.libvirt.elements import add
+from pileus.agent.hypervisor.libvirt.limits import add_disk_limit
 from pileus.agent.hypervisor.libvirt.templates import Hardware, hardware_of
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import VolumeId
-from pileus.link.records import GuestDisk, GuestSpec
+from pileus.link.records import GuestDisk, GuestLimits, GuestSpec
 
 _NONE = VolumeId("")
 
 
 def disk_xml(guest: GuestSpec, disk: GuestDisk, source: DiskSource, *, direct: bool, iothread: bool) -> str:
     """One disk of a guest's definition, to be plugged in while it runs."""
-    element = disk_element(disk, source, hardware_of(guest.template), direct=direct, iothread=iothread)
+    hardware, limits = hardware_of(guest.template), guest.limits
+    element = disk_element(disk, source, hardware, direct=direct, iothread=iothread, limits=limits)
     return ET.tostring(element, encoding="unicode")
 
 
@@ -42,7 +44,14 @@ def add_controllers(devices: ET.Element, hardware: Hardware) -> None:
 
 
 def disk_element(
-    disk: GuestDisk, source: DiskSource, hardware: Hardware, *, direct: bool, iothread: bool, boot: int | None = None
+    disk: GuestDisk,
+    source: DiskSource,
+    hardware: Hardware,
+    *,
+    direct: bool,
+    iothread: bool,
+    boot: int | None = None,
+    limits: GuestLimits | None = None,
 ) -> ET.Element:
     """A disk; `boot` is its place in the order in which the firmware tries devices, from 1.
 
@@ -59,6 +68,7 @@ def disk_element(
     add(element, "serial", text=disk.serial or disk.volume[:20])
     if boot is not None:
         add(element, "boot", order=str(boot))
+    add_disk_limit(element, limits)
     add(element, "alias", name=disk_alias(disk.volume))
     if is_virtio:
         put_on(element, FIRST_DISK_BUS + disk.slot)

@@ -13,6 +13,7 @@ from pileus.agent.hypervisor.libvirt.board import add_clock, add_fixtures, add_p
 from pileus.agent.hypervisor.libvirt.buses import add_root_ports
 from pileus.agent.hypervisor.libvirt.disks import add_controllers, disk_element, drive_element
 from pileus.agent.hypervisor.libvirt.elements import add
+from pileus.agent.hypervisor.libvirt.limits import add_cpu_limit
 from pileus.agent.hypervisor.libvirt.nics import add_nic
 from pileus.agent.hypervisor.libvirt.templates import Hardware, hardware_of
 from pileus.agent.hypervisor.port import NOTHING_IN
@@ -81,6 +82,7 @@ def domain_xml(
     add(domain, "vcpu", text=str(guest.vcpus), placement="static")
     if kvm:
         add(domain, "iothreads", text="1")
+    add_cpu_limit(domain, guest.limits)
     _add_firmware(domain, hardware)
     _add_identity(domain)
     add_processor(domain, hardware, kvm=kvm)
@@ -96,10 +98,10 @@ def domain_xml(
     order = _boot_order(guest, hardware)
     for disk in guest.disks:
         boot = order.get((BootDevice.DISK, disk.slot))
-        element = disk_element(
-            disk, disks[disk.volume], hardware, direct=disk.volume in direct, iothread=kvm, boot=boot
+        source, is_direct = disks[disk.volume], disk.volume in direct
+        devices.append(
+            disk_element(disk, source, hardware, direct=is_direct, iothread=kvm, boot=boot, limits=guest.limits)
         )
-        devices.append(element)
     for drive in range(hardware.frame.drives):
         boot = order.get((BootDevice.CDROM, drive))
         devices.append(drive_element(hardware, drive, media.get(drive), boot=boot))

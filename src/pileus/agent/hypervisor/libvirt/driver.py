@@ -133,6 +133,9 @@ class LibvirtHypervisor:
     async def change_media(self, guest: GuestSpec, media: Mapping[int, DiskSource]) -> None:
         await self._plugging.change_media(guest, media)
 
+    async def change_limits(self, guest: GuestSpec) -> None:
+        await self._plugging.change_limits(guest)
+
     async def start(self, id: InstanceId) -> None:
         def start(domain: VirDomain) -> None:
             self._unless(domain.isActive, lambda: domain.createWithFlags(0))

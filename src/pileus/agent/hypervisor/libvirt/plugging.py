@@ -8,10 +8,11 @@ import structlog
 
 from pileus.agent.hypervisor.libvirt.binding import Library, VirDomain
 from pileus.agent.hypervisor.libvirt.disks import disk_alias, disk_xml, disks_of, drive_xml, media_of
+from pileus.agent.hypervisor.libvirt.limits import cpu_parameters, disk_parameters
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId, VolumeId
-from pileus.link.records import GuestSpec
+from pileus.link.records import GuestLimits, GuestSpec
 from pileus.link.templates import check_hot_plug
 
 T = TypeVar("T")
@@ -95,6 +96,19 @@ class Plugging:
                     await asyncio.sleep(_LOOK_AGAIN_S)
         except TimeoutError as late:
             raise Conflict("the guest does not let its drive be opened; it may be only just starting") from late
+
+    async def change_limits(self, guest: GuestSpec) -> None:
+        """Have the guest take no more than is specified; see the port."""
+        limits, live = guest.limits or GuestLimits(), self._library.VIR_DOMAIN_AFFECT_LIVE
+
+        def change(domain: VirDomain) -> None:
+            if not domain.isActive():
+                return
+            domain.setSchedulerParametersFlags(cpu_parameters(limits), live)
+            for target in disks_of(domain.XMLDesc(0)).values():
+                domain.setBlockIoTune(target, disk_parameters(limits), live)
+
+        await self._do_to("limit the guest", guest.id, change)
 
     async def _unplug_all_but(self, kept: frozenset[VolumeId], id: InstanceId) -> None:
         """Raises Conflict if the guest does not let go of a disk in time."""

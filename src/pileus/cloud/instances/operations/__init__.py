@@ -12,6 +12,7 @@ from pileus.cloud.instances.operations import batch
 from pileus.cloud.instances.operations import resize
 from pileus.cloud.instances.operations import rebuild
 from pileus.cloud.instances.operations import media
+from pileus.cloud.instances.operations import limits
 from pileus.cloud.instances.operations import console
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "creation",
     "deletion",
     "instances",
+    "limits",
     "media",
     "power",
     "rebuild",

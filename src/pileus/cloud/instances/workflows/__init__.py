@@ -4,6 +4,7 @@ from typing import Any
 
 from pileus.cloud.instances.workflows.creation import create_instance
 from pileus.cloud.instances.workflows.deletion import delete_instance, soft_delete_instance, undelete_instance
+from pileus.cloud.instances.workflows.limits import set_limits
 from pileus.cloud.instances.workflows.media import change_media
 from pileus.cloud.instances.workflows.power import (
     pause_instance,
@@ -31,6 +32,7 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     resize_instance,
     rebuild_instance,
     change_media,
+    set_limits,
     soft_delete_instance,
     undelete_instance,
     delete_instance,

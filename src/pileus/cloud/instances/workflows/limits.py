@@ -1,0 +1,46 @@
+"""Telling a host how much of it a guest may take."""
+
+import msgspec
+
+from pileus.cloud.instances.model import INSTANCES, Instance, Limits
+from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_guest
+from pileus.cloud.world import World
+from pileus.state.state import Change, State, put
+from pileus.workflow.workflow import Run, step, workflow
+
+
+class SetLimits(OfInstance, frozen=True):
+    """Which instance, and how it was limited before."""
+
+    before: Limits
+
+
+@workflow("instance.set_limits")
+async def set_limits(run: Run[World], wish: SetLimits) -> None:
+    """Tell the host."""
+    await run(tell_host, wish)
+
+
+@set_limits.finish
+def are_set(state: State, wish: SetLimits) -> list[Change]:
+    return [put(msgspec.structs.replace(state[INSTANCES].get(wish.instance), busy_with=""))]
+
+
+@set_limits.withdraw
+def are_not_set(state: State, wish: SetLimits) -> list[Change]:
+    return [put(_as_before(state[INSTANCES].get(wish.instance), wish))]
+
+
+@step
+async def tell_host(world: World, wish: SetLimits) -> None:
+    await ensure_guest(world, world.state[INSTANCES].get(wish.instance))
+
+
+@tell_host.undo
+async def tell_former(world: World, wish: SetLimits) -> None:
+    await ensure_guest(world, _as_before(world.state[INSTANCES].get(wish.instance), wish))
+
+
+def _as_before(instance: Instance, wish: SetLimits) -> Instance:
+    # Never None again: a guest that was limited has to be told that it no longer is.
+    return msgspec.structs.replace(instance, limits=wish.before, busy_with="", generation=instance.generation + 1)
