@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from libvirt_host import LibvirtHost
 from msgspec.structs import replace
 
+from pileus.agent.hypervisor.consoles import ByteStream
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
-from pileus.agent.hypervisor.port import ByteStream
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
@@ -59,7 +59,7 @@ class Guest:
 
     async def start(self) -> None:
         await self._hypervisor.start(self.spec.id)
-        self._console = await self._hypervisor.console(self.spec.id)
+        self._console = await self._hypervisor.consoles.serial(self.spec.id)
 
     async def booted(self) -> None:
         await self.says(PROMPT)

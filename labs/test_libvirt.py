@@ -10,11 +10,12 @@ import pytest
 from libvirt_host import LibvirtHost, libvirt_host, missing
 from msgspec.structs import replace
 
+from pileus.agent.hypervisor.consoles import ByteStream
 from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.connection import EngineFailed
 from pileus.agent.hypervisor.libvirt.domain import METADATA_NAMESPACE, console_log, domain_name
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
-from pileus.agent.hypervisor.port import ByteStream, GuestFound, GuestState, Hypervisor
+from pileus.agent.hypervisor.port import GuestFound, GuestState, Hypervisor
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.guestimage.fat import fat16
@@ -206,7 +207,7 @@ async def test_a_guest_goes_on_while_libvirtd_is_down_and_is_found_again(
 ) -> None:
     process = host.qemu(domain_name(running)).read_text()
     changes = hypervisor.changes()
-    console = await hypervisor.console(running)
+    console = await hypervisor.consoles.serial(running)
     host.kill_libvirtd()
     async with asyncio.timeout(WITHIN_S):
         with pytest.raises(StopAsyncIteration):
@@ -312,11 +313,11 @@ async def test_a_guest_that_does_not_run_has_no_console_and_is_not_rebooted(
         with pytest.raises(Conflict):
             await hypervisor.reboot(running, hard=hard)
     with pytest.raises(Conflict):
-        await hypervisor.console(running)
+        await hypervisor.consoles.serial(running)
 
 
 async def test_a_console_ends_with_its_guest(hypervisor: LibvirtHypervisor, running: InstanceId) -> None:
-    console = await hypervisor.console(running)
+    console = await hypervisor.consoles.serial(running)
     await hypervisor.stop(running)
     async with asyncio.timeout(WITHIN_S):
         while await console.read():
@@ -365,7 +366,7 @@ async def test_a_real_guest_boots_talks_reboots_and_ends_as_it_is_told(
     await hypervisor.define(spec, disks, plugs)
     await hypervisor.start(spec.id)
 
-    console = await hypervisor.console(spec.id)
+    console = await hypervisor.consoles.serial(spec.id)
     await says(console, PROMPT)
     await console.write(b"cat /sys/class/dmi/id/chassis_asset_tag\r")
     await says(console, b"OpenStack Nova")
@@ -388,7 +389,7 @@ async def test_a_real_guest_boots_talks_reboots_and_ends_as_it_is_told(
         file.truncate(GIB)
     await hypervisor.define(replace(spec, vcpus=2, memory_mib=192), disks, plugs)
     await hypervisor.start(spec.id)
-    console = await hypervisor.console(spec.id)
+    console = await hypervisor.consoles.serial(spec.id)
     await says(console, PROMPT)
     await console.write(
         b"grep -c ^processor /proc/cpuinfo; cat /sys/class/block/vda/size; grep MemTotal /proc/meminfo\r"

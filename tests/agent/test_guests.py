@@ -11,7 +11,7 @@ from pileus.agent.hypervisor.port import GuestState
 from pileus.agent.network.port import Plug
 from pileus.kernel.errors import Conflict, NotFound, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, new_id
-from pileus.link.records import GuestReboot, GuestRemoval, Power, Restart
+from pileus.link.records import ConsoleRequest, GuestReboot, GuestRemoval, Power, Restart
 
 from .conftest import HostBench, a_guest, a_nic, a_volume, later, until
 
@@ -212,7 +212,7 @@ async def test_a_running_guest_is_rebooted_and_a_stopped_one_is_not(bench: HostB
 async def test_the_console_of_a_running_guest_answers(bench: HostBench) -> None:
     agent, guest = bench.agent(), a_guest()
     await agent.ensure_guest(guest, bench.tell)
-    console = await agent.open_console(guest.id)
+    console = await agent.consoles.open(ConsoleRequest(id=guest.id))
     assert b"login" in await console.read()
 
 

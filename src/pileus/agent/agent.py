@@ -8,10 +8,11 @@ from contextlib import suppress
 import msgspec
 import structlog
 
+from pileus.agent.consoles import GuestConsoles
 from pileus.agent.copies import Copies
 from pileus.agent.guests import Guests
 from pileus.agent.host import Host
-from pileus.agent.hypervisor.port import ByteStream, Hypervisor, HypervisorFacts
+from pileus.agent.hypervisor.port import Hypervisor, HypervisorFacts
 from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.records import AgentRecords, specs_of
@@ -19,7 +20,6 @@ from pileus.agent.storage.port import Fetch, StoragePool
 from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError
-from pileus.kernel.ids import InstanceId
 from pileus.link.records import (
     GuestObserved,
     GuestReboot,
@@ -106,8 +106,9 @@ class Agent:
     async def reboot_guest(self, wish: GuestReboot) -> GuestObserved:
         return await self._guests.reboot(wish)
 
-    async def open_console(self, id: InstanceId) -> ByteStream:
-        return await self._guests.console(id)
+    @property
+    def consoles(self) -> GuestConsoles:
+        return self._guests.consoles
 
     # What is.
 

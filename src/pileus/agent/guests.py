@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from pileus.agent.comparing import as_observed, differs, generation_of, is_up
-from pileus.agent.hypervisor.port import ByteStream, Hypervisor
+from pileus.agent.consoles import GuestConsoles
+from pileus.agent.hypervisor.port import Hypervisor
 from pileus.agent.keeping import Keeping
 from pileus.agent.making import Making
 from pileus.agent.media import Media
@@ -42,6 +43,7 @@ class Guests:
         self._clock = clock
         self._making = Making(hypervisor, network, volumes, media, records, clock, boot=boot, patience_s=patience_s)
         self._turns = self._making.turns
+        self.consoles = GuestConsoles(hypervisor.consoles, self._making)
         self._keeping = Keeping(self._making, observed)
 
     # What the controller asks for.
@@ -117,18 +119,6 @@ class Guests:
                 raise Conflict(f"guest {record.spec.name!r} does not run")
             await self._hypervisor.reboot(wish.id, hard=wish.hard)
             return as_observed(record, found)
-
-    async def console(self, id: InstanceId) -> ByteStream:
-        """The serial console.
-
-        Raises:
-            NotFound: there is no such guest here.
-            Conflict: it does not run.
-        """
-        record = self._making.known(id)
-        if not is_up(await self._making.find(id)):
-            raise Conflict(f"guest {record.spec.name!r} does not run")
-        return await self._hypervisor.console(id)
 
     async def observe(self, *, or_last: bool = False) -> list[GuestObserved]:
         """Every guest that is here or ought to be; one without a record is as the hypervisor has it.

@@ -12,13 +12,14 @@ from typing import Final, TypeVar
 import structlog
 
 from pileus.agent.agent import Agent
-from pileus.agent.hypervisor.port import ByteStream
+from pileus.agent.hypervisor.consoles import ByteStream
 from pileus.agent.volumes import Tell
 from pileus.kernel.errors import Unavailable
 from pileus.link.channel import Channel
 from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
 from pileus.link.handlers import Call, Handlers, Opening
 from pileus.link.records import (
+    ConsoleLogRequest,
     ConsoleRequest,
     GuestObserved,
     GuestReboot,
@@ -29,6 +30,8 @@ from pileus.link.records import (
     Message,
     Method,
     Progress,
+    ScreenPassword,
+    ScreenshotRequest,
     VolumeObserved,
     VolumeRemoval,
     VolumeSpec,
@@ -62,7 +65,10 @@ class AgentService:
         self.handlers.add(Method.COPIES_UPDATE, CopiesUpdate, self._update_copies)
         self.handlers.add(Method.RECALL, Recall, self._recall)
         self.handlers.add(Method.INVENTORY, NoneType, self._inventory)
+        self.handlers.add(Method.SCREEN_ACCESS, ScreenPassword, self._set_screen_password)
         self.handlers.add_stream(Method.CONSOLE, ConsoleRequest, self._console)
+        self.handlers.add_stream(Method.CONSOLE_LOG, ConsoleLogRequest, self._console_log)
+        self.handlers.add_stream(Method.SCREENSHOT, ScreenshotRequest, self._screenshot)
 
     async def run(self) -> None:
         """Keep the host as it ought to be, and carry out what is asked, until cancelled."""
@@ -143,11 +149,22 @@ class AgentService:
         return await self._agent.inventory()
 
     async def _console(self, wish: ConsoleRequest, opening: Opening) -> None:
-        console = await self._agent.open_console(wish.id)
+        console = await self._agent.consoles.open(wish)
         try:
             await _join(console, await opening.accept())
         finally:
             await console.close()
+
+    async def _console_log(self, wish: ConsoleLogRequest, opening: Opening) -> None:
+        said = await self._agent.consoles.said(wish)
+        await (await opening.accept()).write(said)
+
+    async def _screenshot(self, wish: ScreenshotRequest, opening: Opening) -> None:
+        picture = await self._agent.consoles.screenshot(wish.id)
+        await (await opening.accept()).write(picture)
+
+    async def _set_screen_password(self, wish: ScreenPassword, _call: Call) -> None:
+        await self._agent.consoles.set_screen_password(wish)
 
     async def _carry_out(self, call: Call, work: Callable[[Tell], Awaitable[T]]) -> T:
         """Do the work to its end, and tell of its progress for as long as somebody waits for it.

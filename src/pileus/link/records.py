@@ -83,6 +83,9 @@ class Method(StrEnum):
     COPIES_KEPT = "copies.kept"  # controller: Message -> CopiesKept
     COPIES_UPDATE = "copies.update"  # controller: CopiesUpdate -> None
     RECALL = "recall"  # controller: Recall -> Recalled
+    CONSOLE_LOG = "console.log"  # controller: a stream, to be read to its end; ConsoleLogRequest
+    SCREENSHOT = "screenshot"  # controller: a stream, to be read to its end; ScreenshotRequest
+    SCREEN_ACCESS = "screen.access"  # controller: ScreenPassword -> None
     INVENTORY = "inventory"  # controller: None -> Inventory
 
 
@@ -248,6 +251,8 @@ class ConsoleKind(StrEnum):
 
     SERIAL = "serial"
     """A serial port: text."""
+    VNC = "vnc"
+    """Screen, keyboard and mouse, by RFB (RFC 6143)."""
 
 
 class ConsoleRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -255,6 +260,28 @@ class ConsoleRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     id: InstanceId
     kind: ConsoleKind = ConsoleKind.SERIAL
+
+
+class ScreenPassword(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Let whoever is brought to a guest's screen in by this password, and by none before."""
+
+    id: InstanceId
+    password: str
+    """At most 8 characters: RFB takes no more."""
+    good_for_s: int
+
+
+class ScreenshotRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What a guest's screen shows, as PNG."""
+
+    id: InstanceId
+
+
+class ConsoleLogRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What a guest has said on its serial console."""
+
+    id: InstanceId
+    last_bytes: int
 
 
 class Progress(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,4 +1,5 @@
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -17,6 +18,7 @@ from pileus.agent.hypervisor.libvirt.domain import (
     domain_xml,
     generation_of,
 )
+from pileus.agent.hypervisor.libvirt.screen import way_in_xml
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
@@ -101,8 +103,15 @@ def test_cloud_init_is_told_where_its_metadata_comes_from() -> None:
 
 def test_a_guest_has_no_open_port() -> None:
     definition = tree(xml())
-    assert definition.find("devices/graphics") is None
+    (display,) = definition.iterfind("devices/graphics")
+    assert [each.attrib for each in display] == [{"type": "none"}]
+    assert (display.get("passwd"), display.get("passwdValidTo")) == ("", "2000-01-01T00:00:00"), "nobody is let in yet"
     assert [each.get("type") for each in definition.iterfind("devices/serial")] == ["unix"]
+
+
+def test_a_password_for_the_screen_is_good_until_a_time() -> None:
+    display = tree(way_in_xml('a"<&>b', until=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)))
+    assert (display.get("passwd"), display.get("passwdValidTo")) == ('a"<&>b', "2026-01-02T03:04:05")
 
 
 def test_only_what_goes_past_the_page_cache_does_without_it() -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from pileus.agent.hypervisor.consoles import Consoles
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
@@ -52,23 +53,17 @@ class GuestFound(msgspec.Struct, frozen=True, kw_only=True):
     """Why it ended, in words, if it has."""
 
 
-class ByteStream(Protocol):
-    """The two directions of a guest's serial console."""
-
-    async def read(self) -> bytes:
-        """What came, at least one byte; b"" at the end."""
-        ...
-
-    async def write(self, data: bytes) -> None: ...
-    async def close(self) -> None: ...
-
-
 class Hypervisor(Protocol):
     """Runs guests. Every call is idempotent: asking twice is asking once.
 
     Raises Unavailable if the hypervisor does not answer, NotFound for a guest that it does not have.
     Guests go on running when whoever holds this port goes away.
     """
+
+    @property
+    def consoles(self) -> Consoles:
+        """What is in front of its guests."""
+        ...
 
     async def facts(self) -> HypervisorFacts: ...
 
@@ -147,10 +142,6 @@ class Hypervisor(Protocol):
 
     async def list(self) -> dict[InstanceId, GuestFound]:
         """Every guest of Pileus that it has, running or not; those of others are not its business."""
-        ...
-
-    async def console(self, id: InstanceId) -> ByteStream:
-        """The serial console; a second one takes over from the first."""
         ...
 
     def changes(self) -> AsyncIterator[InstanceId]:

@@ -7,7 +7,8 @@ import msgspec
 from msgspec import structs
 
 from pileus.agent.faults import Faults
-from pileus.agent.hypervisor.port import NOTHING_IN, ByteStream, GuestFound, GuestState, HypervisorFacts
+from pileus.agent.hypervisor.port import NOTHING_IN, GuestFound, GuestState, HypervisorFacts
+from pileus.agent.hypervisor.simulatedconsoles import SimulatedConsoles
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
@@ -46,7 +47,7 @@ class SimulatedHypervisor:
         """Guests that do not end when they are asked to, nor let go of a disk."""
         self._lost = False
         self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
-        self._consoles: dict[InstanceId, SimulatedConsole] = {}
+        self.consoles = SimulatedConsoles(self._hostname)
 
     async def facts(self) -> HypervisorFacts:
         await self._before("facts")
@@ -170,7 +171,7 @@ class SimulatedHypervisor:
     async def undefine(self, id: InstanceId) -> None:
         await self._before("undefine")
         if self.guests.pop(id, None) is not None:
-            self._end_console(id)
+            self.consoles.forget(id)
             self._tell(id)
         self.faults.after("hypervisor.undefine")
 
@@ -180,13 +181,6 @@ class SimulatedHypervisor:
             id: GuestFound(state=guest.state, generation=guest.spec.generation, cause=guest.cause)
             for id, guest in self.guests.items()
         }
-
-    async def console(self, id: InstanceId) -> ByteStream:
-        await self._before("console")
-        guest = self._up(id)
-        self._end_console(id)
-        console = self._consoles[id] = SimulatedConsole(guest.spec.first_boot.hostname)
-        return console
 
     async def changes(self) -> AsyncIterator[InstanceId]:
         if self._lost:
@@ -245,49 +239,20 @@ class SimulatedHypervisor:
             raise Conflict(f"guest {guest.spec.name!r} does not run")
         return guest
 
+    async def _hostname(self, id: InstanceId, *, up: bool) -> str:
+        await self._before("console")
+        return (self._up(id) if up else self._guest(id)).spec.first_boot.hostname
+
     def _become(self, id: InstanceId, state: GuestState, cause: str = "") -> None:
         self.guests[id] = structs.replace(self.guests[id], state=state, cause=cause)
         if state not in _UP:
-            self._end_console(id)
+            self.consoles.end(id)
         self._tell(id)
 
     def _tell(self, id: InstanceId) -> None:
         for watcher in self._watchers:
             watcher.put_nowait(id)
 
-    def _end_console(self, id: InstanceId) -> None:
-        if (console := self._consoles.pop(id, None)) is not None:
-            console.end()
-
 
 def _plugged(guest: GuestSpec) -> dict[VolumeId, int]:
     return {disk.volume: disk.size_bytes for disk in guest.disks}
-
-
-class SimulatedConsole:
-    """A serial console that greets, and says again what it is told."""
-
-    def __init__(self, hostname: str) -> None:
-        self._said = asyncio.Queue[bytes]()
-        self._ended = False
-        self._said.put_nowait(f"\r\n{hostname} ttyS0\r\n\r\nlogin: ".encode())
-
-    async def read(self) -> bytes:
-        if self._ended and self._said.empty():
-            return b""
-        return await self._said.get()
-
-    async def write(self, data: bytes) -> None:
-        if self._ended:
-            raise Unavailable("the console is closed")
-        if data:
-            self._said.put_nowait(data.replace(b"\r", b"\r\n"))
-
-    async def close(self) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """Whoever reads comes to the end."""
-        if not self._ended:
-            self._ended = True
-            self._said.put_nowait(b"")

@@ -378,8 +378,8 @@ class HypervisorContract:
     ) -> None:
         id = await defined()
         await hypervisor.start(id)
-        first = await hypervisor.console(id)
-        second = await hypervisor.console(id)
+        first = await hypervisor.consoles.serial(id)
+        second = await hypervisor.consoles.serial(id)
         async with asyncio.timeout(self.patience_s):
             while await first.read():
                 pass
@@ -389,7 +389,7 @@ class HypervisorContract:
 
     async def _is_unknown(self, hypervisor: Hypervisor, id: InstanceId) -> None:
         power = hypervisor.start, hypervisor.stop, hypervisor.shut_down, hypervisor.pause, hypervisor.resume
-        for asked in (*power, hypervisor.suspend, hypervisor.forget_memory, hypervisor.console):
+        for asked in (*power, hypervisor.suspend, hypervisor.forget_memory, hypervisor.consoles.serial):
             with pytest.raises(NotFound):
                 await asked(id)
         with pytest.raises(NotFound):

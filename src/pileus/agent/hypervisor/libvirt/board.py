@@ -2,8 +2,9 @@
 
 from xml.etree import ElementTree as ET
 
-from pileus.agent.hypervisor.libvirt.buses import BALLOON_BUS, CHANNEL_BUS, RNG_BUS, USB_BUS, put_on
+from pileus.agent.hypervisor.libvirt.buses import BALLOON_BUS, CHANNEL_BUS, RNG_BUS, put_on
 from pileus.agent.hypervisor.libvirt.elements import add
+from pileus.agent.hypervisor.libvirt.screen import add_screen
 from pileus.agent.hypervisor.libvirt.templates import Hardware
 from pileus.link.records import Watchdog
 
@@ -54,7 +55,7 @@ def add_fixtures(devices: ET.Element, hardware: Hardware) -> None:
     if hardware.paravirtual:
         put_on(add(devices, "controller", type="virtio-serial", index="0"), CHANNEL_BUS)
         add(add(devices, "channel", type="unix"), "target", type="virtio", name="org.qemu.guest_agent.0")
-    _add_screen(devices, hardware)
+    add_screen(devices, hardware)
     if hardware.uefi:
         tpm = add(devices, "tpm", model="tpm-crb")
         # Its state is with libvirt, by the guest's id, and goes when the guest is undefined.
@@ -77,16 +78,3 @@ def add_watchdog(devices: ET.Element, watchdog: Watchdog, hardware: Hardware) ->
     device = add(devices, "watchdog", model="i6300esb", action=watchdog)
     if hardware.is_q35:
         add(device, "address", type="pci", domain="0x0000", bus="0x00", slot=f"{_WATCHDOG_SLOT:#04x}", function="0x0")
-
-
-def _add_screen(devices: ET.Element, hardware: Hardware) -> None:
-    if hardware.video == "none":
-        add(devices, "controller", type="usb", model="none")
-    else:
-        if hardware.is_q35:
-            put_on(add(devices, "controller", type="usb", index="0", model="qemu-xhci"), USB_BUS)
-        else:
-            add(devices, "controller", type="usb", index="0", model="piix3-uhci")
-        # A mouse that says where it is, not whither it goes.
-        add(devices, "input", type="tablet", bus="usb")
-    add(add(devices, "video"), "model", type=hardware.video)

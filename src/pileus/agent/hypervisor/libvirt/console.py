@@ -1,6 +1,7 @@
-"""A guest's serial console, behind the socket on which its QEMU listens."""
+"""A guest's console, behind a socket of its QEMU."""
 
 import asyncio
+import socket as sockets
 from pathlib import Path
 
 from pileus.kernel.errors import Unavailable
@@ -10,7 +11,7 @@ _FLUSH_S = 1.0
 
 
 class SocketConsole:
-    """The two directions of a serial console (a ByteStream)."""
+    """The two directions of a console (a ByteStream)."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -18,7 +19,7 @@ class SocketConsole:
 
     @classmethod
     async def open(cls, socket: Path) -> "SocketConsole":
-        """Take the console. QEMU serves one at a time: another that is open has to be closed first.
+        """Take the serial console. QEMU serves one at a time: another that is open has to be closed first.
 
         Raises:
             Unavailable: nobody listens there.
@@ -27,6 +28,11 @@ class SocketConsole:
             return cls(*await asyncio.open_unix_connection(socket, limit=_READ_AT_MOST))
         except OSError as refused:
             raise Unavailable("the guest's console does not answer", internal=f"{socket}: {refused}") from refused
+
+    @classmethod
+    async def over(cls, socket: sockets.socket) -> "SocketConsole":
+        """The console at the other end of this socket, which is taken over."""
+        return cls(*await asyncio.open_unix_connection(sock=socket, limit=_READ_AT_MOST))
 
     async def read(self) -> bytes:
         """What came, at least one byte; b"" when the guest ended or somebody else took over."""

@@ -16,11 +16,10 @@ import msgspec
 
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
 from pileus.agent.hypervisor.libvirt.connection import Connection
-from pileus.agent.hypervisor.libvirt.console import SocketConsole
+from pileus.agent.hypervisor.libvirt.consoles import LibvirtConsoles
 from pileus.agent.hypervisor.libvirt.domain import (
     METADATA_NAMESPACE,
     Ground,
-    console_log,
     console_socket,
     domain_name,
     domain_xml,
@@ -37,10 +36,10 @@ from pileus.agent.hypervisor.libvirt.states import (
     judge,
     recall,
 )
-from pileus.agent.hypervisor.port import NOTHING_IN, ByteStream, GuestFound, GuestState, HypervisorFacts
+from pileus.agent.hypervisor.port import NOTHING_IN, GuestFound, GuestState, HypervisorFacts
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
-from pileus.kernel.errors import Conflict, Invalid, NotFound
+from pileus.kernel.errors import Invalid, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestSpec
 
@@ -86,11 +85,10 @@ class LibvirtHypervisor:
         self._ground = ground
         self._accelerator_reason = accelerator_reason
         self._connection = Connection(library, uri, heard=self._heard, lost=self._lost)
+        self.consoles = LibvirtConsoles(library, self._connection, ground)
         self._turns: WeakValueDictionary[InstanceId, asyncio.Lock] = WeakValueDictionary()
         self._looking = asyncio.Lock()
         self._recalled: dict[InstanceId, Recalled] = {}
-        self._consoles: dict[InstanceId, SocketConsole] = {}
-        self._taking_over = asyncio.Lock()
         kvm = ground.accelerator == "kvm"
         self._plugging = Plugging(library, self._do_to, takes_direct_io=_takes_direct_io, iothread=kvm)
         self._listeners: WeakSet[_Changes] = WeakSet()
@@ -216,29 +214,11 @@ class LibvirtHypervisor:
         except NotFound:
             pass  # as it ought to be; its files may still be there
         self._recalled.pop(id, None)
-        if (console := self._consoles.pop(id, None)) is not None:
-            await console.close()
-        await asyncio.to_thread(_remove_console, self._ground, id)
+        await self.consoles.forget(id)
 
     async def list(self) -> dict[InstanceId, GuestFound]:
         looked = await self._connection.call("list its guests", self._look, timeout_s=_LOOK_S, turn=self._looking)
         return {id: self._judged(id, seen) for id, seen in looked.items()}
-
-    async def console(self, id: InstanceId) -> ByteStream:
-        active = await self._connection.call(
-            "find the guest",
-            lambda libvirt: libvirt.lookupByUUIDString(id).isActive(),
-            timeout_s=_LOOK_S,
-            turn=self._looking,
-        )
-        if not active:
-            raise Conflict("the guest does not run: it has no console now")
-        async with self._taking_over:
-            if (earlier := self._consoles.pop(id, None)) is not None:
-                await earlier.close()
-            opened = await SocketConsole.open(console_socket(self._ground, id))
-            self._consoles[id] = opened
-        return opened
 
     def changes(self) -> AsyncIterator[InstanceId]:
         changes = _Changes(self._connection)
@@ -247,9 +227,7 @@ class LibvirtHypervisor:
 
     async def close(self) -> None:
         """Let go of libvirt and of consoles; guests go on."""
-        for console in self._consoles.values():
-            await console.close()
-        self._consoles.clear()
+        await self.consoles.close()
         self._lost()
         await self._connection.close()
 
@@ -374,13 +352,6 @@ def _takes_direct_io(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _remove_console(ground: Ground, id: InstanceId) -> None:
-    console_socket(ground, id).unlink(missing_ok=True)
-    log = console_log(ground, id)
-    for part in (log, *log.parent.glob(f"{log.name}.*")):
-        part.unlink(missing_ok=True)
 
 
 def _version(number: int) -> str:

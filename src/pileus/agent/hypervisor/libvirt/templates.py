@@ -20,7 +20,8 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     nic_model: str
     paravirtual: bool = True
     """Whether it has virtio's channel, balloon and source of randomness."""
-    video: str = "none"
+    tablet: bool = False
+    """Whether it has a mouse that says where it is, not whither it goes."""
     uefi: bool = False
     """Firmware by OVMF, with variables of its own, and a TPM 2.0 by swtpm."""
     secure_boot: bool = False
@@ -55,7 +56,7 @@ def _windows(template: GuestTemplate) -> Hardware:
         drive_bus="sata",
         drive_prefix="sd",
         nic_model="e1000e",
-        video="vga",
+        tablet=True,
         uefi=True,
         secure_boot=True,
         clock_offset="localtime",
@@ -75,7 +76,7 @@ _HARDWARE: Mapping[GuestTemplate, Hardware] = {
         drive_prefix="hd",
         nic_model="rtl8139",
         paravirtual=False,
-        video="vga",
+        tablet=True,
     ),
     GuestTemplate.WINDOWS: _windows(GuestTemplate.WINDOWS),
     GuestTemplate.WINDOWS_VIRTIO: msgspec.structs.replace(
