@@ -1,6 +1,8 @@
 """A viewer of screens by RFB 3.8 (RFC 6143), as small as one can be: signs in, and sees the picture."""
 
+import asyncio
 import struct
+import sys
 from typing import Protocol
 
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
@@ -92,3 +94,35 @@ def answer(challenge: bytes, password: str) -> bytes:
     key = bytes(int(f"{byte:08b}"[::-1], 2) for byte in password.encode()[:8].ljust(8, b"\0"))
     encryptor = Cipher(TripleDES(key * 3), modes.ECB()).encryptor()
     return encryptor.update(challenge) + encryptor.finalize()
+
+
+class _Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> bytes:
+        return await self._reader.read(65_536)
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+
+async def _look(host: str, port: str, password: str) -> str:
+    """What is seen at this address: the picture's size, and of how many colours it is."""
+    reader, writer = await asyncio.open_connection(host, int(port))
+    viewer = Viewer(_Connection(reader, writer))
+    try:
+        await viewer.sign_in(password)
+        picture = await viewer.picture()
+    except Refused:
+        return "refused"
+    finally:
+        writer.close()
+    colours = {picture[at : at + 4] for at in range(0, len(picture), 4)}
+    return f"{viewer.size[0]} {viewer.size[1]} {len(colours)}"
+
+
+if __name__ == "__main__":
+    print(asyncio.run(_look(*sys.argv[1:])))

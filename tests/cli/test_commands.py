@@ -231,6 +231,33 @@ async def test_the_console_carries_what_is_typed_and_what_is_shown(pileus: Comma
         assert "Ctrl-] leaves" in written(streams[1])
 
 
+async def test_a_viewer_of_this_machine_is_brought_to_the_screen(pileus: CommandLine) -> None:
+    await created(pileus, "seen")
+    streams = [io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2)]
+    with open(os.devnull) as stdin:  # noqa: ASYNC230, PTH123 - it is empty
+        terminal = Terminal(stdin=stdin, stdout=streams[0], stderr=streams[1], environ=pileus.environ)
+        vnc = asyncio.ensure_future(invoke(["instance", "vnc", "seen"], terminal))
+        await until(lambda: written(streams[0]).count("\n") == 2)
+        address, password = written(streams[0]).split()
+        assert len(password) == 8
+        host, _, port = address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        assert await reader.readexactly(12) == b"RFB 003.008\n"
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(host, int(port))
+        writer.close()
+        assert await asyncio.wait_for(vnc, 5) == 0
+        await writer.wait_closed()
+
+
+async def test_a_picture_and_a_log_are_written(pileus: CommandLine, tmp_path: Path) -> None:
+    await created(pileus, "drawn")
+    await pileus.ok("instance", "screenshot", "drawn", "--file", str(tmp_path / "seen.png"))
+    assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
+    assert (await pileus("instance", "screenshot", "drawn", "--file", "/nowhere/seen.png")).status == 2
+    await pileus.ok("instance", "log", "drawn", "--tail", "5")
+
+
 async def test_a_stopped_instance_has_no_console(pileus: CommandLine) -> None:
     await created(pileus, "silent")
     await pileus.ok("instance", "stop", "silent")

@@ -283,6 +283,92 @@ async def test_only_consoles_answer_to_sockets(cloud: SimulatedCloud, member: Pe
     assert await status_of(cloud.controller.api, "/v1/instances", token=member.token, socket=True) == 4404
 
 
+async def test_a_screen_asks_for_a_password_that_is_another_each_time(
+    cloud: SimulatedCloud, member: Person, instance: str
+) -> None:
+    guest = InstanceId(instance)
+    hypervisor = next(host.hypervisor for host in cloud.fleet.hosts if guest in host.hypervisor.guests)
+    first, second = [await access(member.client, instance, kind="vnc") for _ in range(2)]
+    assert first["password"] != second["password"]
+    assert len(second["password"]) == 8
+    assert hypervisor.consoles.passwords[guest] == (second["password"], 120)
+    for each in (first, second):
+        async with at(cloud, each["url"]) as talk:
+            await shows(talk, b"RFB 003.008\n")
+        assert await refused(cloud, each["url"]) == 4401
+    events = (await member.client.get("/v1/events")).text
+    assert first["password"] not in events
+    assert second["password"] not in events
+
+
+async def test_a_serial_consoles_token_opens_no_screen(cloud: SimulatedCloud, member: Person, instance: str) -> None:
+    answer = await access(member.client, instance)
+    assert "password" not in answer
+    async with at(cloud, answer["url"]) as talk:
+        await shows(talk, b"login: ")
+
+
+async def test_a_picture_is_drawn_of_what_runs(cloud: SimulatedCloud, member: Person, instance: str) -> None:
+    path = f"/v1/instances/{instance}/screenshot"
+    answer = await member.client.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert answer.content.startswith(b"\x89PNG\r\n\x1a\n")
+    stopped = await member.client.post(f"/v1/instances/{instance}/stop")
+    await over(cloud, stopped.json()["task_id"])
+    assert refusal(await member.client.get(path))[:2] == (409, "conflict")
+
+
+async def test_what_was_said_is_kept_until_the_instance_is_gone(
+    cloud: SimulatedCloud, member: Person, instance: str
+) -> None:
+    async with open_console(cloud, member.client, instance) as talk:
+        talk.tell({"type": "websocket.receive", "bytes": b"one\rtwo\x1b[31m\xff\r"})
+        await shows(talk, b"\xff\r\n")
+    stopped = await member.client.post(f"/v1/instances/{instance}/stop")
+    await over(cloud, stopped.json()["task_id"])
+    path = f"/v1/instances/{instance}/console-log"
+    whole = await member.client.get(path)
+    assert whole.content.endswith(b"one\r\ntwo\x1b[31m\xff\r\n")
+    assert (await member.client.get(f"{path}?tail=1")).content == b"two\x1b[31m\xff\r\n"
+    for wrong in ("0", "-1", "100001", "x", "1e3"):
+        assert refusal(await member.client.get(f"{path}?tail={wrong}")) == (400, "invalid", {"tail"})
+    assert refusal(await member.client.get(f"{path}?tails=1")) == (400, "invalid", {"tails"})
+
+
+async def test_neither_picture_nor_log_is_for_strangers_or_readers(
+    cloud: SimulatedCloud, people: People, member: Person, instance: str
+) -> None:
+    stranger = await people.person(Role.ADMIN, await people.project("other"))
+    reader = await people.person(Role.READER, member.project_id)
+    for what in ("screenshot", "console-log"):
+        assert (await stranger.client.get(f"/v1/instances/{instance}/{what}")).status_code == 404
+        assert (await reader.client.get(f"/v1/instances/{instance}/{what}")).status_code == 403
+
+
+async def test_a_viewer_that_reads_nothing_holds_up_nobody(
+    cloud: SimulatedCloud, member: Person, instance: str
+) -> None:
+    stuck = asyncio.Event()
+
+    async def deaf(scope: Any, receive: Any, send: Any) -> None:
+        async def send_to_nobody(message: Any) -> None:
+            if message["type"] == "websocket.send":
+                stuck.set()
+                await asyncio.get_running_loop().create_future()
+            await send(message)
+
+        await cloud.controller.api(scope, receive, send_to_nobody)
+
+    path, _, query = (await access(member.client, instance))["url"].partition("?")
+    async with conversation(deaf, path, query=query.encode(), socket=True):
+        await stuck.wait()
+        other = (await running(cloud, member.client, name="other"))["id"]
+        async with open_console(cloud, member.client, other):
+            token = cloud.state[TOKENS].by("user", member.user_id)[0].id
+            assert (await member.client.delete(f"/v1/tokens/{token}")).status_code == 204
+            await until(lambda: not len(cloud.state[CONSOLES]))
+
+
 @pytest.fixture
 async def frozen(tmp_path: Path) -> AsyncIterator[tuple[SimulatedCloud, FrozenClock]]:
     clock = FrozenClock()

@@ -1,4 +1,4 @@
-"""Into an instance: its serial console in this terminal, and SSH."""
+"""Into an instance: its consoles, in this terminal and by a viewer; what it shows and has said; and SSH."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from pileus.cli import screens
 from pileus.cli.commands import Command
 from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.cli.terminal import Terminal
@@ -36,12 +37,12 @@ def commands(session: Session) -> Mapping[str, Command]:
         Without a terminal the input is typed as it comes; at its end the console goes on being shown.
         """
         from pileus.cli.names import Names
-        from pileus.client.console import opened
+        from pileus.client.console import asked, opened
 
         session.use(common)
         async with session.client() as client:
             instance = await Names(client, session.document).record("instance", record)
-            async with opened(client, instance["id"]) as console:
+            async with opened(client, await asked(client, instance["id"], "serial")) as console:
                 session.say(f"console of {instance['name']}; Ctrl-] leaves")
                 with _raw(session.terminal):
                     await _both_ways(session.terminal, console)
@@ -58,7 +59,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         session.use(common)
         return await _run("ssh", *await _destination(session, record, user), *command)
 
-    return {"console": console, "ssh": ssh}
+    return {"console": console, "ssh": ssh, **screens.commands(session)}
 
 
 async def _both_ways(terminal: Terminal, console: "Console") -> None:

@@ -8,6 +8,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from pileus.client.client import Client
 from pileus.client.errors import class_of
+from pileus.client.records import Record
 from pileus.kernel.errors import Forbidden, PileusError, Unavailable
 
 _ERRORS = 4000
@@ -44,14 +45,18 @@ class Console:
         raise kind(closed.rcvd.reason or "the console was closed") from closed
 
 
+async def asked(client: Client, instance: str, kind: str) -> Record:
+    """The way to a console of an instance, by its id: as the API answers it. Raises PileusError."""
+    return (await client.send("POST", f"/v1/instances/{instance}/consoles", {"kind": kind}, plans=False)).body
+
+
 @asynccontextmanager
-async def opened(client: Client, instance: str) -> AsyncGenerator[Console]:
-    """The serial console of an instance, by its id. Raises PileusError."""
-    access = await client.send("POST", f"/v1/instances/{instance}/consoles", {"kind": "serial"}, plans=False)
+async def opened(client: Client, access: Record) -> AsyncGenerator[Console]:
+    """The console that was asked for. Raises PileusError."""
     url = client.config.url.rstrip("/").replace("http", "ws", 1)
     try:
         connection = await connect(
-            f"{url}{access.body['url']}",
+            f"{url}{access['url']}",
             ssl=client.tls,
             server_hostname=client.server_name,
             proxy=None,

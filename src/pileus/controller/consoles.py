@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Final
 
 from pileus.cloud.identity.tokens import still_good
 from pileus.cloud.instances.consoles import CONSOLES, WITH_CONSOLE, Claim, OpenConsole
 from pileus.cloud.instances.model import INSTANCES, Instance
+from pileus.cloud.world import Nothing
 from pileus.controller.hosts import HostLinks
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import Conflict, Forbidden, TooMany
+from pileus.kernel.errors import Conflict, Forbidden, TimedOut, TooMany, Unavailable
 from pileus.kernel.ids import InstanceId, new_id
-from pileus.link.records import ConsoleRequest, Method
+from pileus.kernel.units import MIB
+from pileus.link.records import ConsoleLogRequest, ConsoleRequest, Message, Method, ScreenPassword, ScreenshotRequest
 from pileus.link.streams import Stream
 from pileus.operations.caller import Caller
 from pileus.operations.declare import Socket
@@ -22,6 +25,9 @@ from pileus.state.state import Origin, State, put, remove
 OPEN_AT_MOST: Final = 32
 """Consoles that a user may have open at once."""
 _OPEN_S = 10.0
+_LARGEST_PICTURE = 16 * MIB
+_FETCHED_AT_ONCE = 8
+"""Pictures and logs, each held in memory."""
 _LOOK_AGAIN_S = 0.5
 """How often it is looked at whether a user still may: what takes a right away is many things, and this is cheap."""
 
@@ -34,6 +40,7 @@ class LinkedConsoles:
         self._permissions = permissions
         self._hosts = hosts
         self._clock = clock
+        self._fetching = asyncio.Semaphore(_FETCHED_AT_ONCE)
 
     async def forget_former(self) -> None:
         """What a controller had open that is no more is closed."""
@@ -54,6 +61,39 @@ class LinkedConsoles:
                 await _first_of(_typed(socket, stream), _shown(stream, socket), self._barred(claim))
             finally:
                 await stream.close()
+
+    async def set_screen_password(self, instance: Instance, password: str, *, good_for: timedelta) -> None:
+        """See `pileus.cloud.instances.operations.console.Consoles`."""
+        wish = ScreenPassword(id=InstanceId(instance.id), password=password, good_for_s=int(good_for.total_seconds()))
+        await self._hosts.ask(instance.host_id, Method.SCREEN_ACCESS, wish, Nothing, timeout_s=_OPEN_S)
+
+    async def screenshot(self, instance: Instance) -> bytes:
+        """See `pileus.cloud.instances.operations.console.Consoles`."""
+        wish = ScreenshotRequest(id=InstanceId(instance.id))
+        return await self._whole(instance, Method.SCREENSHOT, wish, at_most=_LARGEST_PICTURE)
+
+    async def said(self, instance: Instance, *, last_bytes: int) -> bytes:
+        """See `pileus.cloud.instances.operations.console.Consoles`."""
+        wish = ConsoleLogRequest(id=InstanceId(instance.id), last_bytes=last_bytes)
+        return await self._whole(instance, Method.CONSOLE_LOG, wish, at_most=last_bytes)
+
+    async def _whole(self, instance: Instance, method: Method, wish: Message, *, at_most: int) -> bytes:
+        """All that a host sends on a stream. Raises Unavailable if that is too much, or takes too long."""
+        channel = self._hosts.channel(instance.host_id)
+        async with self._fetching:
+            stream = await channel.open_stream(method, wish, timeout_s=_OPEN_S)
+            whole = bytearray()
+            try:
+                async with asyncio.timeout(_OPEN_S):
+                    while data := await stream.read():
+                        whole += data
+                        if len(whole) > at_most:
+                            raise Unavailable("the host sends more than it was asked for", internal=f"{method}")
+            except TimeoutError as late:
+                raise TimedOut("the host did not answer in time", internal=f"{method}") from late
+            finally:
+                await stream.close()
+        return bytes(whole)
 
     def _usable(self, claim: Claim) -> Instance:
         """The instance, if whoever has claimed its console may still use it."""
