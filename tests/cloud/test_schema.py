@@ -50,7 +50,8 @@ REFERRED = {name.replace("_", "-"): kind for name, kind in KINDS.items()}
 async def furnished(cloud: SimulatedCloud, client: httpx2.AsyncClient) -> None:
     """Something of everything, so that requests find what they are about."""
     await made(client, "keypairs", name="key", public_key=KEY)
-    await made(client, "images", name="queued", format="raw")
+    image = await made(client, "images", name="queued", format="raw")
+    await made(client, "image-shares", image_id=image["id"], to_project_id=image["project_id"])
     await made(client, "server-groups", name="group")
     for name in ("one", "two", "three"):
         instance = await running(cloud, client, name=name)

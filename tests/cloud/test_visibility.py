@@ -45,6 +45,9 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
         answer = await client.post(f"/v1/{plural}", json=wish)
         assert answer.status_code == 201, answer.text
         found[plural.removesuffix("s").replace("-", "_")] = answer.json()["id"]
+    answer = await client.post("/v1/image-shares", json={"image_id": found["image"], "to_group_id": found["group"]})
+    assert answer.status_code == 201, answer.text
+    found["image_share"] = answer.json()["id"]
     wish = {"name": "theirs", "image_id": image["id"], "vcpus": 1, "memory_mib": 256}
     answer = await client.post("/v1/instances", json=wish)
     assert answer.status_code == 202, answer.text

@@ -59,10 +59,11 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make("keypairs", name="somebody", public_key=key)
     await make("server-groups", name="web")
     await make("users", name="somebody", password="not guessed at once")
-    await make("groups", name="somebody")
+    group = await make("groups", name="somebody")
     await make("roles", name="starter", permissions=["instance.start"])
     await make("hosts/tokens")
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
+    await make("image-shares", image_id=image, to_group_id=group["id"])
     made = await make("instances", name="hello", image_id=image, vcpus=1, memory_mib=256)
     await cloud.client.get(f"/v1/tasks/{made['task_id']}?wait_s=5")
     rest = {"idempotency-key": "of rules"}

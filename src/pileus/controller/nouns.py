@@ -11,6 +11,7 @@ from pileus.cloud.identity.model import PASSWORDS, TOKEN_SECRETS
 from pileus.cloud.identity.operations import grants, groups, roles, tokens, users
 from pileus.cloud.images import workflows as of_images
 from pileus.cloud.images.operations import images
+from pileus.cloud.images.sharing import image_shares
 from pileus.cloud.instances import workflows as of_instances
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS
@@ -32,6 +33,7 @@ from pileus.state.kinds import Kind
 NOUNS: tuple[Noun[Any], ...] = (
     instances,
     images,
+    image_shares,
     flavors,
     keypairs,
     volumes,

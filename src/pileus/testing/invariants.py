@@ -7,7 +7,7 @@ from typing import Any
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, TOKEN_SECRETS, TOKENS, USERS
-from pileus.cloud.images.model import IMAGES
+from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
@@ -26,6 +26,10 @@ from pileus.workflow.task import TASKS, UNFINISHED
 # What an instance or a volume was made from (flavor, image, keypairs) may go: it is history. So is whose a task was.
 _REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (IMAGES, "project_id", PROJECTS),
+    (IMAGE_SHARES, "project_id", PROJECTS),
+    (IMAGE_SHARES, "image_id", IMAGES),
+    (IMAGE_SHARES, "to_project_id", PROJECTS),
+    (IMAGE_SHARES, "to_group_id", GROUPS),
     (KEYPAIRS, "project_id", PROJECTS),
     (KEYPAIRS, "user_id", USERS),
     (NETWORKS, "project_id", PROJECTS),

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 from pileus.diskimages.headers import DiskFormat
-from pileus.kernel.ids import ProjectId
+from pileus.kernel.ids import GroupId, ImageId, ProjectId
 from pileus.kernel.units import GIB
 from pileus.link.templates import GuestTemplate
 from pileus.state.kinds import Kind
@@ -86,4 +86,28 @@ IMAGES = Kind(
     indexes={"project": lambda image: image.project_id, "state": lambda image: image.state},
     counts=lambda image: {"images": 1, "image_gib": -(-image.taken_bytes // GIB)},
     upgrades=(_with_sources,),
+)
+
+
+class ImageShare(Record, frozen=True, kw_only=True):
+    """That another project, or every member of a group, may use an image."""
+
+    project_id: ProjectId
+    """The image's own."""
+    image_id: ImageId
+    to_project_id: ProjectId | None = None
+    to_group_id: GroupId | None = None
+
+
+IMAGE_SHARES = Kind(
+    "image_share",
+    ImageShare,
+    indexes={
+        "project": lambda share: share.project_id,
+        "image": lambda share: share.image_id,
+        "to_project": lambda share: share.to_project_id,
+        "to_group": lambda share: share.to_group_id,
+    },
+    unique={"share": lambda share: (share.image_id, share.to_project_id, share.to_group_id)},
+    counts=lambda _: {"image_shares": 1},
 )

@@ -6,7 +6,7 @@ import msgspec
 
 from pileus.cloud.images.fetching import Fetching
 from pileus.cloud.images.files import Arrived, Expected
-from pileus.cloud.images.model import IMAGES, Image, ImageState
+from pileus.cloud.images.model import IMAGE_SHARES, IMAGES, Image, ImageState
 from pileus.cloud.images.quota import room
 from pileus.cloud.world import World
 from pileus.diskimages.headers import DiskFormat
@@ -64,7 +64,8 @@ def imported(state: State, wish: ImportImage) -> list[Change]:
 
 @import_image.withdraw
 def not_imported(state: State, wish: ImportImage) -> list[Change]:
-    return [remove(state[IMAGES].get(wish.image))]
+    shares = [remove(share) for share in state[IMAGE_SHARES].by("image", wish.image)]
+    return [remove(state[IMAGES].get(wish.image)), *shares]
 
 
 @step_with(patience_s=_PATIENCE_S)

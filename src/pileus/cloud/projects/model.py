@@ -17,6 +17,7 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "volume_gib": 10_000,
     "images": 100,
     "image_gib": 500,
+    "image_shares": 1000,
     "networks": 20,
     "subnets": 40,
     "routers": 10,

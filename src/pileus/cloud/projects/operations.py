@@ -9,7 +9,7 @@ from pydantic import Field
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.identity.leaving import each_once, with_a_project
 from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, TOKENS
-from pileus.cloud.images.model import IMAGES
+from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.networks.model import NETWORKS, ROUTERS, SUBNETS, Network, NetworkKind
@@ -135,6 +135,9 @@ def delete(ask: Ask, project: Project) -> Plan:
     changes: list[Change] = [remove(project)]
     for kind in _GO_WITH_A_PROJECT:
         changes += [remove(record) for record in state.table(kind).by("project", project.id)]
+    changes += [remove(share) for share in state[IMAGE_SHARES].by("to_project", project.id)]
+    for group in state[GROUPS].by("project", project.id):
+        changes += [remove(share) for share in state[IMAGE_SHARES].by("to_group", group.id)]
     changes += with_a_project(ask, ProjectId(project.id))
     return Plan(
         summary=f"delete project {project.name}",

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pileus.cloud.identity.model import GRANTS, GROUPS, USERS, Group
 from pileus.cloud.identity.rights import nobody_gives_more, permitted
+from pileus.cloud.images.model import IMAGE_SHARES
 from pileus.kernel.errors import Conflict, Forbidden, NotFound
 from pileus.kernel.ids import ProjectId, UserId
 from pileus.operations.caller import Role
@@ -102,6 +103,7 @@ def delete(ask: Ask, group: Group) -> Plan:
     """Delete a group, with its roles. Its members stay what they are otherwise."""
     _must_manage(ask, group)
     changes = [remove(group), *(remove(grant) for grant in ask.state[GRANTS].by("group", group.id))]
+    changes += [remove(share) for share in ask.state[IMAGE_SHARES].by("to_group", group.id)]
     return Plan(summary=f"delete group {group.name}", changes=changes, undo="none: who was in it is forgotten")
 
 

@@ -1,6 +1,7 @@
 """The noun, and who may do what with an image."""
 
 from pileus.cloud.images.model import IMAGES, Image, ImageState
+from pileus.cloud.images.sharing import is_shared_with
 from pileus.kernel.errors import Conflict, Forbidden, NotFound
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask
@@ -8,7 +9,7 @@ from pileus.operations.plan import Ask
 
 def may_use(ask: Ask, image: Image) -> bool:
     """Whether the caller may know of an image, and make volumes from it."""
-    return image.public or ask.may_see(image)
+    return image.public or ask.may_see(image) or is_shared_with(ask, image)
 
 
 images = Noun(

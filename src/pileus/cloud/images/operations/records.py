@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from pydantic import Field, StringConstraints
 
-from pileus.cloud.images.model import Image, ImageState
+from pileus.cloud.images.model import IMAGE_SHARES, Image, ImageState
 from pileus.cloud.images.operations.noun import images, must_own
 from pileus.cloud.images.quota import MAX_IMAGE
 from pileus.cloud.instances.model import INSTANCES, InstanceState
@@ -125,4 +125,5 @@ def delete(ask: Ask, image: Image) -> Plan:
     for volume in ask.state[VOLUMES].by("image", image.id):
         if volume.host_id is None or volume.state is VolumeState.ATTACHING:
             raise Conflict(f"volume {volume.name} is to be a copy of it, and has not been attached yet")
-    return Plan(summary=f"delete image {image.name}", changes=(remove(image),), undo="none: its data is gone")
+    shares = (remove(share) for share in ask.state[IMAGE_SHARES].by("image", image.id))
+    return Plan(summary=f"delete image {image.name}", changes=(remove(image), *shares), undo="none: its data is gone")
