@@ -61,6 +61,9 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make("users", name="somebody", password="not guessed at once")
     group = await make("groups", name="somebody")
     await make("roles", name="starter", permissions=["instance.start"])
+    me = (await cloud.client.get("/v1/tokens/current")).json()["user_id"]
+    await make(f"users/{me}/enrol-second-factor")
+    assert (await cloud.client.put("/v1/policy", json={"second_factor": "optional"})).is_success
     await make("hosts/tokens")
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
     await make("image-shares", image_id=image, to_group_id=group["id"])

@@ -11,7 +11,7 @@ from pileus.cli.commands import Command
 from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.client import config as configuration
 from pileus.client.config import Config
-from pileus.kernel.errors import Invalid, PileusError, Unauthenticated
+from pileus.kernel.errors import Invalid, PileusError, SecondFactorRequired, Unauthenticated
 
 _HERE = "https://localhost:5870"
 
@@ -25,6 +25,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         *,
         user: Annotated[str, Parameter(help="User name.")] = "",
         password_stdin: Annotated[bool, Parameter(negative=(), help="Read the password from the input.")] = False,
+        code: Annotated[str, Parameter(help="Of the second factor, if the user has one; asked for without.")] = "",
         fingerprint: Annotated[
             str, Parameter(help="Of the cloud's authority, sha256:..., as its controller said at its beginning.")
         ] = "",
@@ -41,7 +42,13 @@ def commands(session: Session) -> Mapping[str, Command]:
         from pileus.client.session import sign_in
 
         wanted = Config(url=url, authority=trusted, project=common.project)
-        config = await sign_in(wanted, user, password, patience_s=session.terminal.patience_s)
+        patience_s = session.terminal.patience_s
+        try:
+            config = await sign_in(wanted, user, password, code, patience_s=patience_s)
+        except SecondFactorRequired:
+            if code or not session.terminal.stdin.isatty():
+                raise
+            config = await sign_in(wanted, user, password, _line(session, "code: "), patience_s=patience_s)
         path = configuration.save(config, session.terminal.environ)
         session.say(f"signed in to {url} as {user}; the token is in {path}")
 
@@ -72,7 +79,7 @@ def commands(session: Session) -> Mapping[str, Command]:
                 {
                     "user": current["user_name"],
                     "project": current["project_name"],
-                    "role": current["role"],
+                    "role": current["role"] or "custom",
                     "cloud": client.config.url,
                 }
             )

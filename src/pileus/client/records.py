@@ -104,7 +104,7 @@ class SignedIn(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     user_id: str
     project_id: str
-    role: str
+    role: str | None
     expires_at: datetime | None
 
 

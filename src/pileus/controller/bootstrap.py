@@ -88,6 +88,7 @@ async def bootstrap(
             project_id=ProjectId(project.id),
             user_id=UserId(user.id),
             name="command line of the first host",
+            second_factor=True,  # whoever reads it there administers the machine
         ),
         TokenSecret(id=token_id, created_at=now, token_id=token_id, hash=token_hash(first.token)),
         *(

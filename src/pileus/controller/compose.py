@@ -18,7 +18,9 @@ from pileus.cloud.events.feed import Feed
 from pileus.cloud.events.undo import Undoing
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.hosts.operations import Admissions, Loads
+from pileus.cloud.identity.factors import SecondFactorGuesses
 from pileus.cloud.identity.passwords import Guesses
+from pileus.cloud.identity.sealing import Sealer
 from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
 from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
@@ -219,6 +221,8 @@ async def composed(
             TaskWatch: watch,
             Feed: Feed(state),
             Guesses: Guesses(clock.monotonic),
+            SecondFactorGuesses: SecondFactorGuesses(clock.monotonic),
+            Sealer: Sealer.load_or_create(data / "secrets.key"),
             ImageFiles: files,
             Tickets: tickets,
             Admissions: admissions,

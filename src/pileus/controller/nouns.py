@@ -7,8 +7,8 @@ from pileus.cloud.flavors.operations import flavors
 from pileus.cloud.floatingips.operations import floating_ips
 from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.hosts.operations import hosts
-from pileus.cloud.identity.model import PASSWORDS, TOKEN_SECRETS
-from pileus.cloud.identity.operations import grants, groups, roles, tokens, users
+from pileus.cloud.identity.model import PASSWORDS, SECOND_FACTORS, TOKEN_SECRETS
+from pileus.cloud.identity.operations import grants, groups, policy, roles, tokens, users
 from pileus.cloud.images import workflows as of_images
 from pileus.cloud.images.operations import images
 from pileus.cloud.images.sharing import image_shares
@@ -52,6 +52,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     groups,
     roles,
     grants,
+    policy,
     tokens,
     pools,
     hosts,
@@ -64,6 +65,7 @@ WORKFLOWS = (*of_instances.WORKFLOWS, *of_volumes.WORKFLOWS, *of_images.WORKFLOW
 KINDS: tuple[Kind[Any], ...] = (
     *(noun.kind for noun in NOUNS if noun is not events),
     PASSWORDS,
+    SECOND_FACTORS,
     TOKEN_SECRETS,
     INVITATIONS,
     FIRST_BOOTS,

@@ -3,6 +3,7 @@
 * PileusError
   - Invalid              400  the request itself is wrong; carries every field at fault
   - Unauthenticated      401  we do not know who is asking
+    - SecondFactorRequired 401  the password was right; a code is missing
   - Forbidden            403  we do, and they may see it but not do this
     - QuotaExceeded      403  the project's quota is used up
   - NotFound             404  also when the caller may not know it exists
@@ -56,6 +57,10 @@ class Invalid(PileusError):
 
 class Unauthenticated(PileusError):
     status, code, title = 401, "unauthenticated", "Not signed in"
+
+
+class SecondFactorRequired(Unauthenticated):
+    code, title = "second-factor-required", "A code is missing"
 
 
 class Forbidden(PileusError):

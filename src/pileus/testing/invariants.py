@@ -6,7 +6,7 @@ from typing import Any
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
-from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, TOKEN_SECRETS, TOKENS, USERS
+from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, SECOND_FACTORS, TOKEN_SECRETS, TOKENS, USERS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, InstanceState
@@ -72,6 +72,7 @@ _REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (VOLUMES, "instance_id", INSTANCES),
     (VOLUMES, "host_id", HOSTS),
     (PASSWORDS, "id", USERS),
+    (SECOND_FACTORS, "id", USERS),
     (GRANTS, "project_id", PROJECTS),
     (GRANTS, "user_id", USERS),
     (GRANTS, "group_id", GROUPS),

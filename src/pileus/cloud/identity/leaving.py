@@ -8,6 +8,7 @@ from pileus.cloud.identity.model import (
     GRANTS,
     GROUPS,
     PASSWORDS,
+    SECOND_FACTORS,
     TOKEN_SECRETS,
     TOKENS,
     USERS,
@@ -32,6 +33,8 @@ def without_user(ask: Ask, user: User) -> list[Change]:
     changes: list[Change] = [remove(user)]
     if (password := state[PASSWORDS].find(user.id)) is not None:
         changes.append(remove(password))
+    if (factor := state[SECOND_FACTORS].find(user.id)) is not None:
+        changes.append(remove(factor))
     changes += [remove(grant) for grant in state[GRANTS].by("user", user.id)]
     changes += [remove(keypair) for keypair in state[KEYPAIRS].by("user", user.id)]
     for token in state[TOKENS].by("user", user.id):

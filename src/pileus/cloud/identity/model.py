@@ -1,12 +1,15 @@
 """Users and groups of them, what they may do in which project, and the tokens that speak for them. No I/O."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from pileus.kernel.ids import GroupId, ProjectId, RoleId, TokenId, UserId
+from pileus.kernel.ids import GroupId, ProjectId, ProviderId, RoleId, TokenId, UserId
 from pileus.operations.caller import Role
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
+
+POLICY_ID = "policy"
 
 
 class User(Record, frozen=True, kw_only=True):
@@ -18,6 +21,12 @@ class User(Record, frozen=True, kw_only=True):
     enabled: bool = True
     project_id: ProjectId = ProjectId("")
     """Of a sub-account: the project that it belongs to and never leaves. Its names are the project's own."""
+    second_factor: bool = False
+    """Whether signing in takes a code, too."""
+    provider_id: ProviderId = ProviderId("")
+    """Who knows the user's password; empty if that is this cloud."""
+    subject: str = ""
+    """What the provider calls the user, whatever becomes of their name."""
 
 
 class Group(Record, frozen=True, kw_only=True):
@@ -65,6 +74,30 @@ class Grant(Record, frozen=True, kw_only=True):
         return self.user_id or self.group_id or ""
 
 
+class SecondFactor(Record, frozen=True, kw_only=True):
+    """What a user's codes are computed from, under the user's id. Nobody is shown it once it is confirmed."""
+
+    sealed_secret: str
+    confirmed: bool = False
+    last_step: int = 0
+    """The step of the last code that was used: those up to it are used up."""
+    recovery_hashes: tuple[str, ...] = ()
+
+
+class SecondFactorPolicy(StrEnum):
+    """Who must have a second factor."""
+
+    OPTIONAL = "optional"
+    ADMINISTRATORS = "administrators"
+    EVERYBODY = "everybody"
+
+
+class Policy(Record, frozen=True, kw_only=True):
+    """What the cloud demands of people. There is one at most."""
+
+    second_factor: SecondFactorPolicy
+
+
 class Token(Record, frozen=True, kw_only=True):
     """What a client shows instead of a password; it acts for one user in one project."""
 
@@ -78,6 +111,8 @@ class Token(Record, frozen=True, kw_only=True):
     """Whether it stays in its project as one of that project's users, although its user administers the cloud."""
     sources: tuple[str, ...] = ()
     """The networks (CIDR) that it is good from; anywhere if there are none."""
+    second_factor: bool = False
+    """Whether who made it had shown a second factor."""
     last_used_at: datetime | None = None
     """To within ten minutes; None if never."""
 
@@ -96,8 +131,8 @@ class TokenSecret(Record, frozen=True, kw_only=True):
 
 
 def _user_2(user: dict[str, Any]) -> dict[str, Any]:
-    """Since version 2 users can belong to a project."""
-    return {**user, "project_id": ""}
+    """Since version 2 users can belong to a project, have a second factor, and be known by a provider."""
+    return {**user, "project_id": "", "second_factor": False, "provider_id": "", "subject": ""}
 
 
 def _grant_2(grant: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +142,14 @@ def _grant_2(grant: dict[str, Any]) -> dict[str, Any]:
 
 def _token_2(token: dict[str, Any]) -> dict[str, Any]:
     """Since version 2 tokens can have a scope, and tell when they were used."""
-    return {**token, "permissions": None, "confined": False, "sources": [], "last_used_at": None}
+    return {
+        **token,
+        "permissions": None,
+        "confined": False,
+        "sources": [],
+        "second_factor": False,
+        "last_used_at": None,
+    }
 
 
 USERS = Kind(
@@ -134,6 +176,8 @@ ROLES = Kind(
     counts=lambda role: {"roles": 1} if role.project_id else {},
 )
 PASSWORDS = Kind("password", Password, keeps_before=False, secret=True)
+SECOND_FACTORS = Kind("second_factor", SecondFactor, keeps_before=False, secret=True)
+POLICIES = Kind("policy", Policy)
 GRANTS = Kind(
     "grant",
     Grant,

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from argon2 import PasswordHasher
@@ -16,7 +17,7 @@ _WITHIN_S = 60.0
 _SOURCES_REMEMBERED = 10_000
 
 _hasher = PasswordHasher()  # the library's defaults are RFC 9106's second recommended option
-_one_at_a_time = asyncio.Semaphore(2)
+_aside = ThreadPoolExecutor(2, "passwords")
 """Each check takes 64 MiB for a moment: a flood of guesses must not take the controller's memory."""
 
 
@@ -26,14 +27,12 @@ def hashed(password: str) -> str:
 
 async def hashed_aside(password: str) -> str:
     """The same beside the loop: what everybody may ask for must not hold all others up."""
-    async with _one_at_a_time:
-        return await asyncio.to_thread(hashed, password)
+    return await asyncio.get_running_loop().run_in_executor(_aside, hashed, password)
 
 
 async def fits(password: str, hash: str | None) -> bool:
     """Whether this is the password; as slow for a user who does not exist (None) as for one who does."""
-    async with _one_at_a_time:
-        return await asyncio.to_thread(_verify, password, hash)
+    return await asyncio.get_running_loop().run_in_executor(_aside, _verify, password, hash)
 
 
 def _verify(password: str, hash: str | None) -> bool:
@@ -56,6 +55,9 @@ class Guesses:
     A guess counts as a failure from its beginning, so that many at once are no way around.
     """
 
+    allowed = _FAILURES_ALLOWED
+    within_s = _WITHIN_S
+
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._failures: dict[str, deque[float]] = {}
@@ -64,14 +66,14 @@ class Guesses:
         """Count a guess. Raises TooMany, and counts nothing then."""
         for who in whose:
             recent = self._recent(who)
-            if len(recent) >= _FAILURES_ALLOWED:
-                wait = _WITHIN_S - (self._monotonic() - recent[0])
+            if len(recent) >= self.allowed:
+                wait = self.within_s - (self._monotonic() - recent[0])
                 raise TooMany(f"too many failures; try again in {wait:.0f} s")
 
         for who in whose:
             if len(self._failures) >= _SOURCES_REMEMBERED:
                 del self._failures[next(iter(self._failures))]
-            self._failures.setdefault(who, deque(maxlen=_FAILURES_ALLOWED)).append(self._monotonic())
+            self._failures.setdefault(who, deque(maxlen=self.allowed)).append(self._monotonic())
 
     def right(self, *whose: str) -> None:
         """A guess that was begun was right: it is not held against anybody."""
@@ -81,7 +83,7 @@ class Guesses:
 
     def _recent(self, who: str) -> deque[float]:
         failures = self._failures.get(who, deque[float]())
-        while failures and self._monotonic() - failures[0] > _WITHIN_S:
+        while failures and self._monotonic() - failures[0] > self.within_s:
             failures.popleft()
         if not failures:
             self._failures.pop(who, None)

@@ -22,6 +22,8 @@ class Rights(msgspec.Struct, frozen=True):
     role: Role | None
     """The highest of their built-in roles there."""
     permissions: frozenset[str]
+    held_back_by: str = ""
+    """Why it is less than what their roles give; empty if it is all of that."""
 
 
 def rights_in(state: State, permissions: Permissions, user: UserId, project: ProjectId) -> Rights | None:

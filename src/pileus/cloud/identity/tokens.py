@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 
+from pileus.cloud.identity.factors import ENROLMENT, is_demanded
 from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS, USERS, Token
 from pileus.cloud.identity.rights import Rights, rights_in
 from pileus.cloud.projects.model import PROJECTS
@@ -22,6 +23,10 @@ _PREFIX = "pileus_"
 
 _USES_TOLD_EVERY = timedelta(minutes=10)
 _SCOPE = "the scope of this token does not have it"
+_NO_FACTOR = (
+    "a second factor is demanded here; get one (`user enrol-second-factor`, `user confirm-second-factor`), or sign in "
+    "with the one that you have"
+)
 
 
 def new_token() -> str:
@@ -38,10 +43,13 @@ def rights_by_token(state: State, permissions: Permissions, token: Token, projec
     rights = rights_in(state, permissions, token.user_id, project)
     if rights is None:
         return None
+    user = state[USERS].get(token.user_id)
+    if not token.second_factor and is_demanded(state, user, project):
+        return Rights(None, rights.permissions & ENROLMENT, _NO_FACTOR)
     if token.confined and rights.role is Role.PLATFORM:
         rights = Rights(Role.ADMIN, permissions.of_role(Role.ADMIN))
     if token.permissions is not None:
-        rights = Rights(rights.role, rights.permissions & permissions.of_patterns(token.permissions))
+        rights = Rights(rights.role, rights.permissions & permissions.of_patterns(token.permissions), _SCOPE)
     return rights
 
 
@@ -92,14 +100,17 @@ class TokenAuthenticator:
         acts_in = self._project(project) if project else token.project_id
         if acts_in is None or (acts_in != token.project_id and at_home.role is not Role.PLATFORM):
             raise NotFound(f"there is no project {project}")
+        rights = rights_by_token(self._state, self._permissions, token, acts_in)
+        if rights is None:
+            raise Unauthenticated("this token is no longer good")
         self._uses.note(token, self._clock.now())
         return Caller(
             user_id=token.user_id,
             user_name=user.name,
             project_id=acts_in,
-            role=at_home.role,  # who acts in another project administers the cloud, and has the same rights in all
-            permissions=at_home.permissions,
-            held_back_by=_SCOPE if token.permissions is not None else "",
+            role=rights.role,
+            permissions=rights.permissions,
+            held_back_by=rights.held_back_by,
             limited=token.is_limited,
             token_id=TokenId(token.id),
             source=source,

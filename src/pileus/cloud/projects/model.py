@@ -1,6 +1,7 @@
 """What a project is: who owns what, and how much of it. No I/O."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -44,9 +45,16 @@ class Project(Record, frozen=True, kw_only=True):
     description: str = ""
     quota: Mapping[str, int] = msgspec.field(default_factory=dict[str, int])
     """Its own limits, where they differ from the default; -1 is no limit."""
+    requires_second_factor: bool = False
+    """Whether nobody works in it without a second factor."""
 
 
-PROJECTS = Kind("project", Project, unique={"name": lambda project: project.name})
+def _project_2(project: dict[str, Any]) -> dict[str, Any]:
+    """Since version 2 a project can demand a second factor."""
+    return {**project, "requires_second_factor": False}
+
+
+PROJECTS = Kind("project", Project, unique={"name": lambda project: project.name}, upgrades=(_project_2,))
 
 
 def limits(state: State, project: ProjectId) -> Mapping[str, int]:

@@ -59,6 +59,8 @@ class ProjectChange(Wire):
     description: Description | None = None
     quota: dict[str, Limit] | None = None
     """Limits to change; those not named stay as they are."""
+    requires_second_factor: bool | None = None
+    """Whether nobody works in the project without a second factor; counts at once."""
 
 
 class QuotaLine(msgspec.Struct, frozen=True):
@@ -111,6 +113,9 @@ def change(ask: Ask, project: Project, wish: ProjectChange) -> Plan:
         name=wish.name or project.name,
         description=project.description if wish.description is None else wish.description,
         quota={**project.quota, **(wish.quota or {})},
+        requires_second_factor=(
+            project.requires_second_factor if wish.requires_second_factor is None else wish.requires_second_factor
+        ),
     )
     return Plan(
         summary=f"change project {project.name}", changes=(put(changed),), answers=changed, undo="change it back"

@@ -1,9 +1,10 @@
 """What one may do with users, groups, roles, grants and tokens."""
 
+from pileus.cloud.identity.operations.factors import policy
 from pileus.cloud.identity.operations.grants import grants
 from pileus.cloud.identity.operations.groups import groups
 from pileus.cloud.identity.operations.roles import roles
 from pileus.cloud.identity.operations.tokens import tokens
 from pileus.cloud.identity.operations.users import users
 
-__all__ = ["grants", "groups", "roles", "tokens", "users"]
+__all__ = ["grants", "groups", "policy", "roles", "tokens", "users"]

@@ -8,13 +8,14 @@ from typing import Annotated
 import msgspec
 from pydantic import AfterValidator, Field, StringConstraints
 
+from pileus.cloud.identity.factors import confirmed, spent
 from pileus.cloud.identity.leaving import without_token
 from pileus.cloud.identity.model import PASSWORDS, TOKENS, USERS, Token, TokenSecret, User
 from pileus.cloud.identity.passwords import Guesses, fits
 from pileus.cloud.identity.rights import Rights, not_by_a_token_with_a_scope, projects_of, rights_in
 from pileus.cloud.identity.tokens import new_token, token_hash
 from pileus.cloud.projects.model import PROJECTS
-from pileus.kernel.errors import Forbidden, Invalid, NotFound, Unauthenticated
+from pileus.kernel.errors import Forbidden, Invalid, NotFound, SecondFactorRequired, Unauthenticated
 from pileus.kernel.ids import ProjectId, TokenId, UserId
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
@@ -41,6 +42,8 @@ class SignIn(Wire):
     password: Annotated[str, Field(max_length=256)]
     project: Annotated[str, Field(max_length=255)] | None = None
     """Id or name; without one, the only one that the user has a role in, or the first."""
+    code: Annotated[str, Field(max_length=40)] | None = None
+    """What the user's authenticator shows, or a recovery code; for those who have a second factor."""
 
 
 class TokenCreate(Wire):
@@ -110,15 +113,22 @@ async def sign_in(exchange: Exchange, wish: SignIn) -> Answer:
     # The check takes its time: a password that was changed meanwhile is a wrong one.
     if not fitting or user is None or ask.state[PASSWORDS].find(user.id) is not password:
         raise Unauthenticated("user name or password is wrong")
-    guesses.right(*who)
     ask = exchange.ask
     user = ask.state[USERS].get(user.id)
+    factor = confirmed(ask.state, user)
+    if factor is not None and not wish.code:
+        guesses.right(*who)
+        raise SecondFactorRequired("signing in takes a code of your second factor, too")
+    shown = [put(spent(exchange, factor, wish.code or ""))] if factor is not None else []
+    guesses.right(*who)
     project = _project_of(ask, user, wish.project)
-    made, changes = _new(ask, user, project, name="sign-in", expires_at=ask.now + SESSION)
+    made, changes = _new(
+        ask, user, project, name="sign-in", expires_at=ask.now + SESSION, second_factor=factor is not None
+    )
     origin = Origin(
         actor=f"user:{user.id}", operation="token.sign_in", request=ask.caller.request, source=ask.caller.source
     )
-    await ask.state.commit(changes, origin)
+    await ask.state.commit([*shown, *changes], origin)
     return Answer(status=201, body=msgspec.json.encode(made))
 
 
@@ -164,8 +174,14 @@ async def create(exchange: Exchange, wish: TokenCreate) -> Answer:
         permissions=None if wish.permissions is None else tuple(sorted(set(wish.permissions))),
         confined=wish.confined,
         sources=tuple(wish.sources),
+        second_factor=_had_shown_one(ask),
     )
     return await exchange.commit(Plan(summary=f"make token {wish.name}", changes=changes, answers=made))
+
+
+def _had_shown_one(ask: Ask) -> bool:
+    own = ask.state[TOKENS].find(ask.caller.token_id or "")
+    return own is not None and own.second_factor
 
 
 def _check_scope(ask: Ask, wanted: Sequence[str]) -> None:
@@ -191,6 +207,7 @@ def _new(
     permissions: tuple[str, ...] | None = None,
     confined: bool = False,
     sources: tuple[str, ...] = (),
+    second_factor: bool = False,
 ) -> tuple[TokenMade, list[Change]]:
     rights = _rights(ask, user, project)
     if rights is None:
@@ -207,6 +224,7 @@ def _new(
         permissions=permissions,
         confined=confined,
         sources=sources,
+        second_factor=second_factor,
     )
     secret = TokenSecret(id=id, created_at=ask.now, token_id=id, hash=token_hash(text))
     made = TokenMade(
