@@ -97,7 +97,7 @@ class Ann:
     async def enrols(self, token: str) -> None:
         enrolment = (await self.asks(token, "POST", f"users/{self.id}/enrol-second-factor")).json()
         self.secret = enrolment["secret"]
-        query = parse_qs(urlsplit(enrolment["uri"]).query)
+        query = parse_qs(urlsplit(str(enrolment["uri"])).query)
         assert query["secret"] == [self.secret]
         path = f"users/{self.id}/confirm-second-factor"
         confirmed = await self.asks(token, "POST", path, code=self.code())

@@ -24,7 +24,7 @@ from pileus.state.state import State
 from pileus.workflow.task import TASKS, UNFINISHED
 
 # What an instance or a volume was made from (flavor, image, keypairs) may go: it is history. So is whose a task was.
-_REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
+REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (IMAGES, "project_id", PROJECTS),
     (IMAGE_SHARES, "project_id", PROJECTS),
     (IMAGE_SHARES, "image_id", IMAGES),
@@ -108,7 +108,7 @@ def _ids(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _references(state: State) -> Iterator[str]:
-    for kind, field, of in _REFERENCES:
+    for kind, field, of in REFERENCES:
         for record in state.table(kind):
             value = getattr(record, field)
             for id in _ids(value):

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pileus.kernel.ids import GroupId, ProjectId, ProviderId, RoleId, TokenId, UserId
+from pileus.kernel.ids import GroupId, ProjectId, RoleId, TokenId, UserId
 from pileus.operations.caller import Role
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -23,10 +23,6 @@ class User(Record, frozen=True, kw_only=True):
     """Of a sub-account: the project that it belongs to and never leaves. Its names are the project's own."""
     second_factor: bool = False
     """Whether signing in takes a code, too."""
-    provider_id: ProviderId = ProviderId("")
-    """Who knows the user's password; empty if that is this cloud."""
-    subject: str = ""
-    """What the provider calls the user, whatever becomes of their name."""
 
 
 class Group(Record, frozen=True, kw_only=True):
@@ -131,8 +127,8 @@ class TokenSecret(Record, frozen=True, kw_only=True):
 
 
 def _user_2(user: dict[str, Any]) -> dict[str, Any]:
-    """Since version 2 users can belong to a project, have a second factor, and be known by a provider."""
-    return {**user, "project_id": "", "second_factor": False, "provider_id": "", "subject": ""}
+    """Since version 2 users can belong to a project and have a second factor."""
+    return {**user, "project_id": "", "second_factor": False}
 
 
 def _grant_2(grant: dict[str, Any]) -> dict[str, Any]:

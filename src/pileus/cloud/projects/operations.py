@@ -12,6 +12,7 @@ from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, TOKENS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
+from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, ROUTERS, SUBNETS, Network, NetworkKind
 from pileus.cloud.networks.operations import default_network
 from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits
@@ -29,8 +30,10 @@ from pileus.operations.wire import Description, Name, Wire
 from pileus.state.kinds import Kind
 from pileus.state.state import Change, put, remove
 
-_KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, VOLUMES, IMAGES, FLOATING_IPS)
-_GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
+KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, VOLUMES, IMAGES, FLOATING_IPS)
+GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
+    PORT_FORWARDINGS,
+    SNAT_RULES,
     ROUTERS,
     SUBNETS,
     NETWORKS,
@@ -131,14 +134,14 @@ def delete(ask: Ask, project: Project) -> Plan:
     gone = [each for each in state[INSTANCES].by("project", project.id) if each.state is InstanceState.DELETED]
     if gone:
         raise Conflict(f"the project still keeps {len(gone)} deleted instances: purge them, or wait")
-    for kind in _KEEP_A_PROJECT:
+    for kind in KEEP_A_PROJECT:
         if left := state.table(kind).count_by("project", project.id):
             raise Conflict(f"the project still has {left} {kind.name.replace('_', ' ')}s")
     external = [each for each in state[NETWORKS].by("project", project.id) if each.kind is NetworkKind.EXTERNAL]
     if external:
         raise Conflict(f"the project still has the external network {external[0].name}")
     changes: list[Change] = [remove(project)]
-    for kind in _GO_WITH_A_PROJECT:
+    for kind in GO_WITH_A_PROJECT:
         changes += [remove(record) for record in state.table(kind).by("project", project.id)]
     changes += [remove(share) for share in state[IMAGE_SHARES].by("to_project", project.id)]
     for group in state[GROUPS].by("project", project.id):
