@@ -1,0 +1,104 @@
+"""What becomes of a guest's devices through a whole cloud on the real engines: size, media, limits, a new disk."""
+
+import re
+import struct
+from collections.abc import Iterator
+
+import pytest
+from cloud_host import CloudHost, cloud_host, missing, until
+from test_cloud import guest, instance, virsh
+
+from pileus.agent.hypervisor.libvirt.domain import domain_name
+from pileus.agent.hypervisor.libvirt.firmware import traits
+from pileus.kernel.ids import InstanceId
+from pileus.kernel.units import GIB, KIB
+from pileus.link.templates import FRAMES, GuestTemplate
+
+lacks = sorted(FRAMES[GuestTemplate.LINUX_UEFI].needs - traits())
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(missing() is not None, reason=f"cloud lab: {missing()}"),
+    pytest.mark.skipif(bool(lacks), reason=f"this machine lacks {', '.join(lacks)} (ovmf, swtpm-tools)"),
+]
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[CloudHost]:
+    with cloud_host() as host:
+        host.up()
+        yield host
+
+
+def an_iso() -> bytes:
+    """The least that counts as an ISO 9660 image, with words of ours in its first sector."""
+    image = bytearray(20 * 2 * KIB)
+    image[:6] = b"rescue"
+    image[32 * KIB : 32 * KIB + 6] = b"\x01CD001"
+    struct.pack_into("<I", image, 32 * KIB + 80, 20)
+    return bytes(image)
+
+
+def test_a_guest_keeps_its_firmware_through_resize_media_limits_and_rebuild(cloud: CloudHost) -> None:
+    cloud.cli(f"keypair create mine --public-key @{cloud.data}/ssh/id_ed25519.pub")
+    cloud.cli("security-rule create --group default --protocol tcp --port-min 22 --port-max 22")
+    size = "--vcpus 1 --memory-mib 256 --disk-gib 1"
+    cloud.cli(f"instance create firm --image mini {size} --template linux-uefi --keypair mine")
+    cloud.cli("floating-ip create --instance firm")
+    firm = guest(cloud, "firm").awake(within_s=240)
+    assert firm.run("cat /sys/firmware/efi/fw_platform_size /sys/class/tpm/tpm0/tpm_version_major") == "64\n2\n"
+    firm.run("echo mine > /srv/mine; sync")
+
+    # Media come and go while it runs.
+    (cloud.folder / "rescue.iso").write_bytes(an_iso())
+    cloud.cli(f"image upload rescue --file {cloud.folder}/rescue.iso --format iso")
+    cloud.cli("instance insert firm --image rescue")
+    assert firm.run("until head -c 6 /dev/sr0 | grep rescue; do :; done 2>/dev/null") == "rescue\n"
+    cloud.cli("instance eject firm")
+    firm.run("until ! head -c 6 /dev/sr0; do :; done 2>/dev/null")
+
+    # So do limits.
+    domain = domain_name(InstanceId(instance(cloud, "firm")["id"]))
+    cloud.cli("instance set-limits firm --cpu-percent 90 --disk-iops 5000")
+    assert "5000" in re.findall(r"total_iops_sec *: (\d+)", virsh(cloud, "blkdeviotune", domain, "vda"))
+    assert re.findall(r"vcpu_quota *: (-?\d+)", virsh(cloud, "schedinfo", domain)) == ["90000"]
+    cloud.cli("instance set-limits firm")
+    assert re.findall(r"vcpu_quota *: (-?\d+)", virsh(cloud, "schedinfo", domain)) in (["-1"], ["17592186044415"])
+
+    # Another size, with the same data.
+    assert "running" in cloud.refused("instance resize firm --vcpus 2", status=5)
+    cloud.cli("instance stop firm")
+    cloud.cli("instance resize firm --vcpus 2 --memory-mib 320 --disk-gib 2")
+    cloud.cli("instance start firm")
+    firm.awake(within_s=240)
+    found = firm.run(
+        "grep -c ^processor /proc/cpuinfo; cat /sys/class/block/vda/size /srv/mine; ls -d /sys/firmware/efi"
+    )
+    assert found == f"2\n{2 * GIB // 512}\nmine\n/sys/firmware/efi\n"
+
+    # Another disk, with the same size, address and firmware.
+    (cloud.folder / "known-firm").unlink()
+    cloud.cli("instance rebuild firm")
+    firm.awake(within_s=240)
+    found = firm.run(
+        "grep -c ^processor /proc/cpuinfo; cat /sys/class/tpm/tpm0/tpm_version_major; ls /srv/mine", accept=(1,)
+    )
+    assert found == "2\n2\n"
+    state = cloud.layout.libvirt / "lib/swtpm" / instance(cloud, "firm")["id"]
+    assert state.exists()
+    id = instance(cloud, "firm")["id"]
+    cloud.cli("instance delete firm")
+    cloud.cli(f"instance purge {id}")
+    until(lambda: not state.exists(), "the TPM's state has gone with its instance")
+
+
+def test_an_old_guest_starts_from_ide_and_takes_a_volume_only_while_it_is_stopped(cloud: CloudHost) -> None:
+    cloud.cli("instance create old --image mini --vcpus 1 --memory-mib 128 --template legacy")
+    domain = domain_name(InstanceId(instance(cloud, "old")["id"]))
+    log = cloud.layout.log / "instances" / f"{domain}.log"
+    until(lambda: b":~# " in log.read_bytes(), "it has booted from its IDE disk", within_s=240)
+    cloud.cli("volume create data --size-gib 1")
+    assert "stop it" in cloud.refused("volume attach data --instance old", status=5)
+    cloud.cli("instance stop old")
+    cloud.cli("volume attach data --instance old")
+    cloud.cli("instance start old")
+    assert re.findall(r"^ hd([a-d]) ", virsh(cloud, "domblklist", domain), re.MULTILINE) == ["a", "b", "d"]
