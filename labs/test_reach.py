@@ -196,7 +196,12 @@ def packets(dice: random.Random, state: State) -> Iterator[tuple[Port, Packet]]:
     """From any guest to any other, to gateways, to floating IPs, to the outside and to nobody."""
     ports = [state[PORTS].get(id) for id in sorted(state[PORTS].ids)]
     addresses = [each.address for port in ports for each in port.addresses]
-    others = [f"172.24.0.{last}" for last in (100, 111, 112, 117, 118, 118, 119)] + ["192.0.2.80", "10.7.7.7", "10.0.1.1"]
+    others = [
+        *(f"172.24.0.{last}" for last in (100, 111, 112, 117, 118, 118, 119)),
+        "192.0.2.80",
+        "10.7.7.7",
+        "10.0.1.1",
+    ]
     while True:
         sender = dice.choice(ports)
         source = sender.addresses[0].address
