@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +29,10 @@ from pileus.agent.network.ovn import OvnHostNetwork, leftovers, purge
 from pileus.agent.network.ovn_dns import Forwarder
 from pileus.agent.network.ovn_namespace import compute_checksums, within
 from pileus.agent.network.port import MetadataListener, Plug
+from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
 from pileus.kernel.programs import run
-from pileus.link.records import NicSpec
+from pileus.link.records import NicSpec, PortTraffic
 from pileus.machine.ovnprefix import OvnPrograms
 from pileus.testing.contracts.network import Echo
 
@@ -215,8 +216,8 @@ class Host:
             self._agent.kill()
             await self._agent.wait()
 
-    async def ask(self, request: "AgentRequest") -> dict[PortId, Plug]:
-        """Have the agent do this; the answer is what it lists afterwards."""
+    async def ask(self, request: "AgentRequest") -> "AgentAnswer":
+        """Have the agent do this."""
         async with self._turn:
             assert self._agent is not None
             assert self._agent.stdin is not None
@@ -224,7 +225,7 @@ class Host:
             self._agent.stdin.write(msgspec.json.encode(request) + b"\n")
             answer = await self._agent.stdout.readline()
         assert answer, f"the agent of {self.name} died"
-        return msgspec.json.decode(answer, type=dict[PortId, Plug])
+        return msgspec.json.decode(answer, type=AgentAnswer)
 
 
 class DistantNetwork:
@@ -235,13 +236,19 @@ class DistantNetwork:
 
     async def plug(self, instance: InstanceId, nic: NicSpec) -> Plug:
         del instance
-        return (await self._host.ask(AgentRequest(plug=nic)))[nic.port]
+        return (await self._host.ask(AgentRequest(plug=nic))).plugged[nic.port]
 
     async def unplug(self, port: PortId) -> None:
         await self._host.ask(AgentRequest(unplug=port))
 
     async def list(self) -> dict[PortId, Plug]:
-        return await self._host.ask(AgentRequest())
+        return (await self._host.ask(AgentRequest())).plugged
+
+    async def traffic(self, port: PortId) -> PortTraffic:
+        answer = await self._host.ask(AgentRequest(traffic=port))
+        if answer.traffic is None:
+            raise NotFound("there is no such port")
+        return answer.traffic
 
     async def serve(self, networks: Mapping[NetworkId, int], listener: MetadataListener) -> None:
         del listener
@@ -257,8 +264,16 @@ class AgentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     plug: NicSpec | None = None
     unplug: PortId | None = None
     serve: Mapping[NetworkId, int] | None = None
+    traffic: PortId | None = None
     restart: bool = False
     purge: bool = False
+
+
+class AgentAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What the agent of a host says when it has done it."""
+
+    plugged: dict[PortId, Plug]
+    traffic: PortTraffic | None = None
 
 
 class Guest:
@@ -520,7 +535,11 @@ async def _agent(switch: str) -> None:
         if request.purge:
             await purge()
             assert await leftovers() == []
-        sys.stdout.buffer.write(msgspec.json.encode(await network.list()) + b"\n")
+        answer = AgentAnswer(plugged=await network.list())
+        if request.traffic is not None:
+            with suppress(NotFound):
+                answer.traffic = await network.traffic(request.traffic)
+        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
         sys.stdout.buffer.flush()
 
 

@@ -14,7 +14,7 @@ from pileus.agent.network.ovn_namespace import within
 from pileus.cloud.networks.model import NetworkKind
 from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.ids import HostId, NetworkId, PortId
-from pileus.link.records import NicSpec
+from pileus.link.records import NicSpec, PortTraffic
 from pileus.ovn.view import NetworkRecord
 from pileus.testing.contracts.network import Echo
 from pileus.testing.networks import floating_ip, forwarding, group, port, router, rule, snat_rule, subnet, vpc
@@ -124,6 +124,17 @@ async def test_a_floating_ip_passes_no_more_than_it_may_in_either_direction(made
         print(f"{_BYTES} bytes take {free_s:.2f} s without a limit, and {limited_s:.2f} s at 2 Mbit/s")
         # 8 Mbit, of which the burst may come at once: however fast the machine, that is more than three seconds.
         assert limited_s > 3
+
+
+async def test_what_a_guest_sends_and_receives_is_counted(made: Cloud) -> None:
+    async def passed() -> PortTraffic:
+        return await made.lab.hosts["h2"].network.traffic(PortId("b"))
+
+    before = await passed()
+    await seconds_for(made.guest("b").path, made.lab.path("internet"), OUTSIDE)
+    after = await passed()
+    assert _BYTES < after.sent_bytes - before.sent_bytes < 3 * _BYTES, "with what was sent again"
+    assert after.received_packets > before.received_packets, "its answers"
 
 
 _BYTES = 1_000_000

@@ -20,6 +20,7 @@ from pileus.agent.storage.port import Fetch, StoragePool
 from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError
+from pileus.kernel.ids import PortId
 from pileus.link.records import (
     GuestObserved,
     GuestReboot,
@@ -30,6 +31,7 @@ from pileus.link.records import (
     HostReport,
     Inventory,
     MediumSpec,
+    PortTraffic,
     VolumeObserved,
     VolumeRemoval,
     VolumeSpec,
@@ -105,6 +107,9 @@ class Agent:
 
     async def reboot_guest(self, wish: GuestReboot) -> GuestObserved:
         return await self._guests.reboot(wish)
+
+    async def port_traffic(self, port: PortId) -> PortTraffic:
+        return await self._engines.network.traffic(port)
 
     @property
     def consoles(self) -> GuestConsoles:

@@ -29,9 +29,11 @@ from pileus.link.records import (
     MediumSpec,
     Message,
     Method,
+    PortTraffic,
     Progress,
     ScreenPassword,
     ScreenshotRequest,
+    TrafficAsked,
     VolumeObserved,
     VolumeRemoval,
     VolumeSpec,
@@ -61,6 +63,7 @@ class AgentService:
         self.handlers.add(Method.GUEST_ENSURE, GuestSpec, self._ensure_guest)
         self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
+        self.handlers.add(Method.PORT_TRAFFIC, TrafficAsked, self._port_traffic)
         self.handlers.add(Method.COPIES_KEPT, Message, self._copies_kept)
         self.handlers.add(Method.COPIES_UPDATE, CopiesUpdate, self._update_copies)
         self.handlers.add(Method.RECALL, Recall, self._recall)
@@ -135,6 +138,9 @@ class AgentService:
 
     async def _reboot_guest(self, wish: GuestReboot, call: Call) -> GuestObserved:
         return await self._carry_out(call, lambda _: self._agent.reboot_guest(wish))
+
+    async def _port_traffic(self, asked: TrafficAsked, _call: Call) -> PortTraffic:
+        return await self._agent.port_traffic(asked.port)
 
     async def _copies_kept(self, _body: Message, _call: Call) -> CopiesKept:
         return self._agent.copies.kept()

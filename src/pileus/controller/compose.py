@@ -33,7 +33,7 @@ from pileus.cloud.instances.reconcilers import PurgeDeleted
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.projects.model import limits
 from pileus.cloud.tasks.watch import TaskWatch
-from pileus.cloud.world import World
+from pileus.cloud.world import Hosts, World
 from pileus.controller.bootstrap import FirstSecrets, Outside, bootstrap, new_secrets
 from pileus.controller.consoles import LinkedConsoles
 from pileus.controller.copies import CopyKeeper
@@ -227,6 +227,7 @@ async def composed(
             Tickets: tickets,
             Admissions: admissions,
             Loads: hosts,
+            Hosts: hosts,
             ConsoleTokens: ConsoleTokens(clock),
             Consoles: consoles,
         }

@@ -80,6 +80,7 @@ class Method(StrEnum):
     GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
     GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved
     CONSOLE = "console"  # controller: a stream; ConsoleRequest
+    PORT_TRAFFIC = "port.traffic"  # controller: TrafficAsked -> PortTraffic
     COPIES_KEPT = "copies.kept"  # controller: Message -> CopiesKept
     COPIES_UPDATE = "copies.update"  # controller: CopiesUpdate -> None
     RECALL = "recall"  # controller: Recall -> Recalled
@@ -169,6 +170,23 @@ class NicSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     mtu: int
     slot: int | None = None
     """Where it is plugged in, also after the next start; None for its place among the guest's ports."""
+
+
+class TrafficAsked(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What has passed a guest's network interface?"""
+
+    port: PortId
+
+
+class PortTraffic(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What has passed a guest's network interface since it was plugged in, as the guest sees it."""
+
+    sent_bytes: int = 0
+    sent_packets: int = 0
+    received_bytes: int = 0
+    received_packets: int = 0
+    dropped_packets: int = 0
+    """On their way to the guest, which did not take them in time."""
 
 
 class FirstBoot(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -22,9 +22,10 @@ from pileus.agent.network.ovn_http import HEAD_LIMIT_BYTES, MetadataServer
 from pileus.agent.network.ovn_namespace import NAMESPACES, close_ipv6, compute_checksums, devices, is_namespace, within
 from pileus.agent.network.ovn_switch import Switch
 from pileus.agent.network.port import MetadataListener, Plug
+from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
 from pileus.kernel.programs import run
-from pileus.link.records import NicSpec
+from pileus.link.records import NicSpec, PortTraffic
 from pileus.ovn.names import METADATA_ADDRESS, metadata_mac, metadata_port, short
 
 _PORT_MARK, _METADATA_MARK = "pileus-port", "pileus-metadata"
@@ -82,6 +83,21 @@ class OvnHostNetwork:
         known |= await _taps()
         offload = await self._switch.offloads()
         return {PortId(port): Plug(device=device, offload=offload) for device, port in known.items()}
+
+    async def traffic(self, port: PortId) -> PortTraffic:
+        device = tap_of(port)
+        if device not in devices():
+            raise NotFound(f"there is no port {port} on this host")
+        shown = await run("ip", "-json", "-statistics", "link", "show", "dev", device)
+        (link,) = msgspec.json.decode(shown, type=list[_Counted])
+        # What the guest sends, its tap device receives.
+        return PortTraffic(
+            sent_bytes=link.stats64.rx.bytes,
+            sent_packets=link.stats64.rx.packets,
+            received_bytes=link.stats64.tx.bytes,
+            received_packets=link.stats64.tx.packets,
+            dropped_packets=link.stats64.tx.dropped,
+        )
 
     async def serve(self, networks: Mapping[NetworkId, int], listener: MetadataListener) -> None:
         async with self._serving:
@@ -171,6 +187,23 @@ class _Link(msgspec.Struct):
 
     ifname: str
     ifalias: str = ""
+
+
+class _Way(msgspec.Struct):
+    bytes: int
+    packets: int
+    dropped: int
+
+
+class _Ways(msgspec.Struct):
+    rx: _Way
+    tx: _Way
+
+
+class _Counted(msgspec.Struct):
+    """What iproute2 tells of what has passed a device."""
+
+    stats64: _Ways
 
 
 _NAMESPACE = "pileus-md-"

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
-from pileus.link.records import NicSpec
+from pileus.link.records import NicSpec, PortTraffic
 
 
 class Plug(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +36,10 @@ class HostNetwork(Protocol):
     async def unplug(self, port: PortId) -> None: ...
 
     async def list(self) -> dict[PortId, Plug]: ...
+
+    async def traffic(self, port: PortId) -> PortTraffic:
+        """What has passed the port since it was plugged in. Raises NotFound if it is not."""
+        ...
 
     async def serve(self, networks: Mapping[NetworkId, int], listener: MetadataListener) -> None:
         """Answer metadata and DNS for exactly these networks (with their MTU) on this host; called on each change."""

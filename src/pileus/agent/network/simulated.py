@@ -8,7 +8,7 @@ from pileus.agent.faults import Faults
 from pileus.agent.network.port import MetadataListener, Plug
 from pileus.kernel.errors import NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
-from pileus.link.records import NicSpec
+from pileus.link.records import NicSpec, PortTraffic
 
 
 class PluggedPort(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,8 @@ class SimulatedNetwork:
         self.faults = faults or Faults()
         self.ports: dict[PortId, PluggedPort] = {}
         self.served: dict[NetworkId, int] = {}
+        self.passed: dict[PortId, PortTraffic] = {}
+        """What is to be said of the traffic of ports."""
         self._listener: MetadataListener | None = None
         self._lost = False
 
@@ -45,6 +47,12 @@ class SimulatedNetwork:
     async def list(self) -> dict[PortId, Plug]:
         await self._before("list")
         return {id: port.plug for id, port in self.ports.items()}
+
+    async def traffic(self, port: PortId) -> PortTraffic:
+        await self._before("traffic")
+        if port not in self.ports:
+            raise NotFound(f"there is no port {port} on this host")
+        return self.passed.get(port, PortTraffic())
 
     async def serve(self, networks: Mapping[NetworkId, int], listener: MetadataListener) -> None:
         await self._before("serve")

@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 
 from pileus.agent.network.port import HostNetwork
+from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, new_id
 from pileus.link.records import NicSpec
 
@@ -78,6 +79,16 @@ class HostNetworkContract:
         status, body = await ask(nic, "/latest/meta-data/")
         assert status == HTTPStatus.OK
         assert body == f"GET /latest/meta-data/ {nic.network} {nic.addresses[0]}".encode()
+
+    async def test_traffic_is_counted_for_a_port_that_is_plugged_and_for_no_other(
+        self, network: HostNetwork, nic: NicSpec
+    ) -> None:
+        await network.plug(InstanceId(new_id()), nic)
+        first = await network.traffic(nic.port)
+        assert (await network.traffic(nic.port)).sent_bytes >= first.sent_bytes >= 0
+        await network.unplug(nic.port)
+        with pytest.raises(NotFound):
+            await network.traffic(nic.port)
 
     async def test_serving_the_same_again_changes_nothing(self, network: HostNetwork, nic: NicSpec, ask: Ask) -> None:
         await network.plug(InstanceId(new_id()), nic)

@@ -11,6 +11,7 @@ from pileus.cloud.networks.operations.ports import ports
 from pileus.cloud.networks.operations.reach import reach
 from pileus.cloud.networks.operations.routers import RouterCreate, create_router, delete_router, routers
 from pileus.cloud.networks.operations.subnets import SubnetCreate, create_subnet, delete_subnet, subnets
+from pileus.cloud.networks.operations.traffic import traffic
 
 __all__ = [
     "ExternalNetworkCreate",
@@ -28,4 +29,5 @@ __all__ = [
     "reach",
     "routers",
     "subnets",
+    "traffic",
 ]
