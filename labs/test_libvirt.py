@@ -24,7 +24,7 @@ from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
 from pileus.kernel.programs import run
 from pileus.kernel.units import GIB, MIB
 from pileus.link.records import FirstBoot, GuestDisk, GuestLimits, GuestSpec, NicSpec, Power
-from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Inserted, Limited, Plugged
+from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
@@ -155,6 +155,24 @@ def limited(host: LibvirtHost) -> Limited:
         )
 
     return limited
+
+
+@pytest.fixture
+def another_nic(host: LibvirtHost, guest: GuestSpec) -> tuple[NicSpec, Plug]:
+    port = PortId(new_id())
+    tap = f"tap{port[-10:]}"
+    host.make_tap(tap)
+    nic = replace(guest.nics[0], port=port, mac=f"52:54:01:{port[-6:-4]}:{port[-4:-2]}:{port[-2:]}", slot=1)
+    return nic, Plug(device=tap, offload=False)
+
+
+@pytest.fixture
+def connected(host: LibvirtHost) -> Connected:
+    async def connected(id: InstanceId) -> set[str]:
+        devices = host.virsh("qemu-monitor-command", "--hmp", domain_name(id), "info qtree")
+        return set(re.findall(r"mac = \"([0-9a-f:]+)\"", devices))
+
+    return connected
 
 
 class TestLibvirtHypervisor(HypervisorContract):

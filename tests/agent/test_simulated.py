@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import pytest
+from msgspec import structs
 
 from pileus.agent.hypervisor.port import Hypervisor
 from pileus.agent.hypervisor.simulated import SimulatedHypervisor
@@ -12,7 +13,7 @@ from pileus.agent.storage.port import DiskSource, StoragePool
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
 from pileus.link.records import GuestLimits, GuestSpec, NicSpec
-from pileus.testing.contracts.hypervisor import Crash, HypervisorContract, Inserted, Limited, Plugged
+from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged
 from pileus.testing.contracts.network import Ask, HostNetworkContract
 from pileus.testing.contracts.storage import StoragePoolContract
 
@@ -74,6 +75,22 @@ class TestSimulatedHypervisor(HypervisorContract):
             return {drive: medium.path for drive, medium in hypervisor.guests[id].inserted.items()}
 
         return inserted
+
+    @pytest.fixture
+    def another_nic(self) -> tuple[NicSpec, Plug]:
+        nic = structs.replace(a_nic(), mac="0a:00:00:00:00:02", slot=1)
+        return nic, Plug(device="tap1", offload=True)
+
+    @pytest.fixture
+    def connected(
+        self, hypervisor: SimulatedHypervisor, guest: GuestSpec, another_nic: tuple[NicSpec, Plug]
+    ) -> Connected:
+        macs = {nic.port: nic.mac for nic in (*guest.nics, another_nic[0])}
+
+        async def connected(id: InstanceId) -> set[str]:
+            return {macs[port] for port in hypervisor.guests[id].connected}
+
+        return connected
 
 
 class TestSimulatedNetwork(HostNetworkContract):

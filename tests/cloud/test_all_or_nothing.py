@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.networks.model import NETWORKS, PORTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import WORKFLOWS
 from pileus.testing.cloud import KEEPING, SETTINGS, SimulatedCloud
@@ -165,6 +167,56 @@ async def delete_volume(cloud: SimulatedCloud) -> None:
     await ask_volume(cloud, "DELETE", "")
 
 
+async def with_a_port(cloud: SimulatedCloud) -> None:
+    await running(cloud)
+    network = next(network.id for network in cloud.state[NETWORKS] if network.name == "default")
+    answer = await cloud.client.post("/v1/ports", json={"name": "second", "network_id": network})
+    assert answer.status_code == 201, answer.text
+
+
+async def with_a_port_attached(cloud: SimulatedCloud) -> None:
+    await with_a_port(cloud)
+    await attach_port(cloud)
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def with_a_port_and_two_instances(cloud: SimulatedCloud) -> None:
+    await until(lambda: all(host.connected for host in cloud.state[HOSTS]))
+    group = await cloud.client.post("/v1/server-groups", json={"name": "apart", "policy": "anti-affinity"})
+    wish = {
+        "image_id": cloud.state[IMAGES].ids[0],
+        "vcpus": 1,
+        "memory_mib": 256,
+        "server_group_id": group.json()["id"],
+    }
+    for name in ("one", "other"):
+        await ask(cloud, "POST", "", {"name": name, **wish})
+    network = next(network.id for network in cloud.state[NETWORKS] if network.name == "default")
+    answer = await cloud.client.post("/v1/ports", json={"name": "second", "network_id": network})
+    assert answer.status_code == 201, answer.text
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await attach_port(cloud)
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def attach_port(cloud: SimulatedCloud) -> None:
+    await ask_port(cloud, "/attach", {"instance_id": the_instance(cloud)})
+
+
+async def detach_port(cloud: SimulatedCloud) -> None:
+    await ask_port(cloud, "/detach")
+
+
+async def move_port(cloud: SimulatedCloud) -> None:
+    await ask_port(cloud, "/move", {"instance_id": cloud.state[INSTANCES].ids[1]})
+
+
+async def ask_port(cloud: SimulatedCloud, path: str, body: dict[str, Any] | None = None) -> None:
+    port = next(port.id for port in cloud.state[PORTS] if port.name == "second")
+    answer = await cloud.client.post(f"/v1/ports/{port}{path}", json=body)
+    assert answer.status_code in (202, 503), answer.text
+
+
 async def ask_volume(cloud: SimulatedCloud, method: str, path: str, body: dict[str, Any] | None = None) -> None:
     volume = next(volume.id for volume in cloud.state[VOLUMES] if volume.name == "data")
     answer = await cloud.client.request(method, f"/v1/volumes/{volume}{path}", json=body)
@@ -208,34 +260,39 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.create": (nothing, create, 42),
     "instance.start": (stopped, start, 25),
     "instance.stop": (running, stop, 25),
-    "instance.pause": (running, pause, 31),
-    "instance.resume": (paused, resume, 31),
-    "instance.suspend": (running, suspend, 31),
-    "instance.suspend a paused one": (paused, suspend, 31),
+    "instance.pause": (running, pause, 34),
+    "instance.resume": (paused, resume, 34),
+    "instance.suspend": (running, suspend, 34),
+    "instance.suspend a paused one": (paused, suspend, 34),
     "instance.resume a suspended one": (suspended, resume, 25),
     "instance.stop a suspended one": (suspended, stop, 25),
     "instance.delete a suspended one": (suspended, delete, 32),
     "instance.reboot": (running, reboot, 19),
-    "instance.set_recovery": (running, set_recovery, 28),
+    "instance.set_recovery": (running, set_recovery, 31),
     "instance.resize": (stopped, resize, 29),
     "instance.rebuild": (running, rebuild, 55),
-    "instance.change_media": (with_an_iso, insert, 41),
-    "instance.change_media out": (inserted, eject, 32),
-    "instance.set_limits": (running, limit, 31),
+    "instance.change_media": (with_an_iso, insert, 44),
+    "instance.change_media out": (inserted, eject, 35),
+    "instance.set_limits": (running, limit, 34),
     "instance.delete": (running, delete, 32),
     "instance.soft_delete": (running, delete, 25),
     "instance.soft_delete with a volume": (attached, delete, 25),
     "instance.undelete": (deleted, undelete, 29),
     "instance.delete a deleted one": (deleted, purge, 26),
-    "volume.attach": (detached, attach, 35),
-    "volume.attach again": (attached_before, attach, 32),
-    "volume.detach": (attached, detach, 28),
-    "volume.grow": (attached, grow, 35),
+    "volume.attach": (detached, attach, 38),
+    "volume.attach again": (attached_before, attach, 35),
+    "volume.detach": (attached, detach, 31),
+    "volume.grow": (attached, grow, 38),
     "volume.grow detached": (attached_before, grow, 23),
     "volume.delete": (attached_before, delete_volume, 19),
     "image.import": (on_the_web, import_image, 41),
     "image.finish": (uploaded, finish_upload, 30),
     "instance.delete with a volume": (attached, delete, 32),
+    "instance.delete with a port": (with_a_port_attached, purge, 35),
+    "instance.soft_delete with a port": (with_a_port_attached, delete, 28),
+    "port.attach": (with_a_port, attach_port, 38),
+    "port.detach": (with_a_port_attached, detach_port, 34),
+    "port.move": (with_a_port_and_two_instances, move_port, 60),
 }
 """What is there before, what is done, and in how many ways it is broken."""
 

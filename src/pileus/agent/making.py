@@ -80,6 +80,7 @@ class Making:
             if record.power is not Power.STOPPED and is_up(await self.find(spec.id)):
                 await self.hypervisor.change_disks(spec, disks)
                 await self.hypervisor.change_media(spec, media)
+                await self.hypervisor.change_nics(spec, plugs)
                 if spec.limits is not None:
                     await self.hypervisor.change_limits(spec)
             for port in record.former_ports:

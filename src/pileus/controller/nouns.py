@@ -18,6 +18,7 @@ from pileus.cloud.instances.model import FIRST_BOOTS
 from pileus.cloud.instances.operations import instances
 from pileus.cloud.keypairs.operations import keypairs
 from pileus.cloud.nat.operations import port_forwardings, snat_rules
+from pileus.cloud.networks import workflows as of_networks
 from pileus.cloud.networks.operations import networks, ports, routers, subnets
 from pileus.cloud.pools.operations import pools
 from pileus.cloud.projects.operations import projects
@@ -60,7 +61,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     events,
 )
 
-WORKFLOWS = (*of_instances.WORKFLOWS, *of_volumes.WORKFLOWS, *of_images.WORKFLOWS)
+WORKFLOWS = (*of_instances.WORKFLOWS, *of_volumes.WORKFLOWS, *of_networks.WORKFLOWS, *of_images.WORKFLOWS)
 
 KINDS: tuple[Kind[Any], ...] = (
     *(noun.kind for noun in NOUNS if noun is not events),

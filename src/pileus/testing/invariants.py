@@ -4,15 +4,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, SECOND_FACTORS, TOKEN_SECRETS, TOKENS, USERS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, InstanceState
+from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, PortState
+from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
@@ -21,7 +25,7 @@ from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.state.kinds import Kind
 from pileus.state.state import State
-from pileus.workflow.task import TASKS, UNFINISHED
+from pileus.workflow.task import TASKS, UNFINISHED, Task
 
 # What an instance or a volume was made from (flavor, image, keypairs) may go: it is history. So is whose a task was.
 REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
@@ -96,6 +100,7 @@ def dangling(state: State) -> list[str]:
         _addresses,
         _instances,
         _volumes,
+        _ports,
         _within_projects,
     )
     return [wrong for check in checks for wrong in check(state)]
@@ -144,7 +149,7 @@ def _addresses(state: State) -> Iterator[str]:
 def _instances(state: State) -> Iterator[str]:
     worked_on = _worked_on(state)
     for instance in state[INSTANCES]:
-        ports = state[PORTS].by("instance_id", instance.id)
+        ports = [each for each in state[PORTS].by("instance_id", instance.id) if each.is_attached]
         if sorted(instance.addresses) != sorted(each.address for port in ports for each in port.addresses):
             yield f"instance {instance.id} shows {instance.addresses}, which its ports do not have"
         floating = [each.address for port in ports for each in state[FLOATING_IPS].by("port_id", port.id)]
@@ -157,7 +162,8 @@ def _instances(state: State) -> Iterator[str]:
         attached = {each.id for each in state[VOLUMES].by("instance", instance.id) if _is_attached(each)}
         if instance.state is not InstanceState.DELETING and set(instance.attached_volume_ids) != attached:
             yield f"instance {instance.id} shows the volumes {instance.attached_volume_ids} and has {attached}"
-        worked_on_it = {instance.id, *(each.id for each in state[VOLUMES].by("instance", instance.id))} & worked_on
+        about = {each.id for each in (*state[VOLUMES].by("instance", instance.id), *ports_of(state, instance))}
+        worked_on_it = {instance.id, *about} & worked_on
         if instance.busy_with and not worked_on_it:
             yield f"instance {instance.id} is busy ({instance.busy_with}), and no task is at work on it"
 
@@ -174,13 +180,33 @@ def _volumes(state: State) -> Iterator[str]:
     yield from (f"slot {slot} of instance {id} is taken {n} times" for (id, slot), n in taken.items() if n > 1)
 
 
+def _ports(state: State) -> Iterator[str]:
+    worked_on = _worked_on(state)
+    for port in state[PORTS]:
+        if port.state not in PORT_SETTLED and port.id not in worked_on:
+            yield f"port {port.id} is {port.state}, and no task is at work on it"
+        if (port.state is PortState.FREE) != (port.instance_id is None):
+            yield f"port {port.id} is {port.state}, and of instance {port.instance_id}"
+    taken = Counter(
+        (port.instance_id, port.slot) for port in state[PORTS] if port.instance_id and port.slot is not None
+    )
+    yield from (f"NIC slot {slot} of instance {id} is taken {n} times" for (id, slot), n in taken.items() if n > 1)
+
+
 def _worked_on(state: State) -> set[str]:
     """What unfinished tasks are about."""
     return {
         id
         for each in UNFINISHED
-        for id in (state[TASKS].get(task).subject_id for task in state[TASKS].ids_by("state", each))
+        for task in (state[TASKS].get(id) for id in state[TASKS].ids_by("state", each))
+        for id in (task.subject_id, *_named(task))
     }
+
+
+def _named(task: Task) -> list[str]:
+    """The ids in a task's arguments: one may be about two instances."""
+    arguments: dict[str, object] | None = msgspec.json.decode(task.arguments, type=dict[str, object] | None)
+    return [value for value in (arguments or {}).values() if isinstance(value, str)]
 
 
 def _is_attached(volume: Volume) -> bool:
@@ -197,7 +223,7 @@ def _within_projects(state: State) -> Iterator[str]:
                 yield f"router {router.id} joins subnet {id} of another project"
     for port in state[PORTS]:
         network = state[NETWORKS].find(port.network_id)
-        if network is not None and network.project_id != port.project_id:
+        if network is not None and network.project_id != port.project_id and not network.shared:
             yield f"port {port.id} is in network {network.id} of another project"
     for floating in state[FLOATING_IPS]:
         port = state[PORTS].find(floating.port_id or "")

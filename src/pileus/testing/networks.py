@@ -79,6 +79,7 @@ def port(
     groups: Sequence[str] = (),
     host: str | None = None,
     hostname: str = "",
+    speaks_for: Sequence[str] = (),
 ) -> Port:
     """A port of a network; `at` are pairs of subnet and address."""
     return Port(
@@ -89,6 +90,7 @@ def port(
         name=id,
         mac=mac,
         addresses=tuple(FixedAddress(subnet_id=SubnetId(each), address=address) for each, address in at),
+        allowed_prefixes=tuple(speaks_for),
         security_group_ids=tuple(map(SecurityGroupId, groups)),
         host_id=None if host is None else HostId(host),
         hostname=hostname,
@@ -227,7 +229,15 @@ def small_cloud() -> list[NetworkRecord]:
             host="host-1",
             hostname="one",
         ),
-        port("p-two", of="blue", mac="02:00:00:00:00:02", at=[("blue-1", "10.0.1.12")], groups=["web"], hostname="two"),
+        port(
+            "p-two",
+            of="blue",
+            mac="02:00:00:00:00:02",
+            at=[("blue-1", "10.0.1.12")],
+            groups=["web"],
+            hostname="two",
+            speaks_for=["10.9.0.0/16"],
+        ),
         port("p-far", of="green", mac="02:00:00:00:00:01", at=[("green-0", "10.0.0.11")], hostname="one"),
         floating_ip("fip-one", of="outside", address="172.24.0.111", port="p-one", fixed="10.0.0.11", by="edge"),
         floating_ip("fip-free", of="outside", address="172.24.0.112", mbit=20),

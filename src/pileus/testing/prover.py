@@ -26,13 +26,14 @@ from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES, ImageState
 from pileus.cloud.instances.model import INSTANCES, SETTLED, InstanceState
 from pileus.cloud.instances.specs import guest_spec
-from pileus.cloud.networks.model import PORTS
+from pileus.cloud.networks.model import PORTS, PortState
+from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.compose import Settings
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, PileusError
-from pileus.kernel.ids import VolumeId
+from pileus.kernel.ids import PortId, VolumeId
 from pileus.kernel.units import GIB
 from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
 from pileus.testing.fleet import SimulatedAgent, SimulatedFleet
@@ -225,8 +226,11 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
     found += [f"instance {each.id} is {each.state}" for each in state[INSTANCES] if each.state not in SETTLED]
     found += [f"instance {each.id} is busy: {each.busy_with}" for each in state[INSTANCES] if each.busy_with]
     found += [f"volume {each.id} is {each.state}" for each in state[VOLUMES] if each.state not in VOLUME_SETTLED]
+    found += [f"port {each.id} is {each.state}" for each in state[PORTS] if each.state not in PORT_SETTLED]
     found += [
-        f"port {each.id} belongs to nobody" for each in state[PORTS] if (each.instance_id or "") not in state[INSTANCES]
+        f"port {each.id} belongs to nobody"
+        for each in state[PORTS]
+        if each.state is not PortState.FREE and (each.instance_id or "") not in state[INSTANCES]
     ]
     found += [
         f"volume {each.id} belongs to nobody"
@@ -266,6 +270,9 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
                 found += _differ(f"the guest of instance {id}", {now}, {guest_spec(state, instances[id])})
             if guest.state is not GuestState.SHUT_DOWN and defined.plugged != wanted:
                 found.append(f"guest {id} sees the disks {defined.plugged} instead of {wanted}")
+            ports = frozenset(map(PortId, state[PORTS].ids_by("instance_id", id)))
+            if guest.state is not GuestState.SHUT_DOWN and defined.connected != ports:
+                found.append(f"guest {id} has the ports {defined.connected} instead of {ports}")
     return found
 
 

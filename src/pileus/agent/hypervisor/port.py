@@ -101,6 +101,14 @@ class Hypervisor(Protocol):
         """Have a running guest take no more of its host than is specified; one that does not run starts with that."""
         ...
 
+    async def change_nics(self, guest: GuestSpec, plugs: Mapping[PortId, Plug]) -> None:
+        """Plug in and unplug network interfaces of a running guest until they are as specified.
+
+        A guest that does not run has them at its next start, so that there is nothing to do. Raises Conflict if a
+        guest does not let go of one in time: it may do so later, and asking again is right.
+        """
+        ...
+
     async def start(self, id: InstanceId) -> None:
         """Start the guest; one that was suspended goes on where it was."""
         ...

@@ -35,6 +35,8 @@ class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     """What is in its drives while it runs."""
     limits: GuestLimits | None = None
     """What it may take while it runs."""
+    connected: frozenset[PortId] = frozenset()
+    """The network interfaces that it has while it runs."""
 
 
 class SimulatedHypervisor:
@@ -44,7 +46,7 @@ class SimulatedHypervisor:
         self.faults = faults or Faults()
         self.guests: dict[InstanceId, DefinedGuest] = {}
         self.deaf: set[InstanceId] = set()
-        """Guests that do not end when they are asked to, nor let go of a disk."""
+        """Guests that do not end when they are asked to, nor let go of a device."""
         self._lost = False
         self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
         self.consoles = SimulatedConsoles(self._hostname)
@@ -78,6 +80,7 @@ class SimulatedHypervisor:
                 plugged=known.plugged,
                 inserted=known.inserted,
                 limits=known.limits,
+                connected=known.connected,
             )
         self.guests[guest.id] = defined
         self.faults.after("hypervisor.define")
@@ -108,6 +111,17 @@ class SimulatedHypervisor:
             self.guests[guest.id] = structs.replace(known, limits=guest.limits)
         self.faults.after("hypervisor.change_limits")
 
+    async def change_nics(self, guest: GuestSpec, plugs: Mapping[PortId, Plug]) -> None:  # noqa: ARG002
+        await self._before("change_nics")
+        known = self._guest(guest.id)
+        wanted = _connected(guest)
+        if known.state in _UP and known.connected != wanted:
+            check_hot_plug(guest)
+            if known.connected - wanted and guest.id in self.deaf:
+                raise Conflict("the guest does not let go of a network interface")
+            self.guests[guest.id] = structs.replace(known, connected=wanted)
+        self.faults.after("hypervisor.change_nics")
+
     async def start(self, id: InstanceId) -> None:
         await self._before("start")
         guest = self._guest(id)
@@ -120,6 +134,7 @@ class SimulatedHypervisor:
                 plugged=_plugged(guest.spec),
                 inserted=guest.media,
                 limits=guest.spec.limits,
+                connected=_connected(guest.spec),
             )
             self._become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.start")
@@ -256,3 +271,7 @@ class SimulatedHypervisor:
 
 def _plugged(guest: GuestSpec) -> dict[VolumeId, int]:
     return {disk.volume: disk.size_bytes for disk in guest.disks}
+
+
+def _connected(guest: GuestSpec) -> frozenset[PortId]:
+    return frozenset(nic.port for nic in guest.nics)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp, without_port
 from pileus.cloud.instances.model import INSTANCES, InstanceState
+from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.nat.model import PortForwarding, SnatRule, rules_at, rules_of
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, NetworkKind, Port
@@ -150,7 +151,7 @@ def _port(ask: Ask, floating: FloatingIp, instance_id: str | None, port_id: str 
     if instance_id is None:
         raise Invalid("name an instance or a port", fields={"instance_id": "missing"})
     instance = ask.see(INSTANCES, instance_id, "instance_id", of=floating.project_id)
-    found = ask.state[PORTS].by("instance_id", instance.id)
+    found = [each for each in ports_of(ask.state, instance) if each.is_attached]
     if not found:
         raise Conflict(f"instance {instance.name} has no port")
     return found[0]
@@ -188,7 +189,7 @@ def _dissociated(ask: Ask, floating: FloatingIp) -> tuple[FloatingIp, list[Chang
 def _shown_on(ask: Ask, port: Port, more: tuple[str, ...], gone: str = "") -> list[Change]:
     """The instance of a port shows its floating IPs, so that a list of instances needs no second question."""
     instance = ask.state[INSTANCES].find(port.instance_id) if port.instance_id else None
-    if instance is None:
+    if instance is None or not port.is_attached:
         return []
     addresses = tuple(each for each in instance.floating_addresses if each != gone) + more
     return [put(msgspec.structs.replace(instance, floating_addresses=addresses))]

@@ -142,11 +142,20 @@ class Port(Record, frozen=True, kw_only=True):
             raise Conflict(f"port {self.name} is {self.state} and cannot become {state}")
         return msgspec.structs.replace(self, state=state)
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether its addresses are its instance's."""
+        return self.state in (PortState.ATTACHED, PortState.DETACHING)
+
     def released(self) -> "Port":
         """The same port without an instance, its addresses kept."""
         return msgspec.structs.replace(
             self.to(PortState.FREE), instance_id=None, slot=None, host_id=None, hostname="", kept=True
         )
+
+
+SETTLED = frozenset({_S.FREE, _S.ATTACHED})
+"""The states in which no task is at work on the port."""
 
 
 def in_slots(ports: Iterable[Port]) -> list[Port]:

@@ -13,7 +13,7 @@ from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
-from pileus.cloud.networks.model import NETWORKS, ROUTERS, SUBNETS, Network, NetworkKind
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind
 from pileus.cloud.networks.operations import default_network
 from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
@@ -34,6 +34,7 @@ KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, VOLUMES, IMAGES, FLOATING_IP
 GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
     PORT_FORWARDINGS,
     SNAT_RULES,
+    PORTS,
     ROUTERS,
     SUBNETS,
     NETWORKS,

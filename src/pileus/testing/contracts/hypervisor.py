@@ -13,7 +13,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
-from pileus.link.records import GuestDisk, GuestLimits, GuestSpec
+from pileus.link.records import GuestDisk, GuestLimits, GuestSpec, NicSpec
 from pileus.link.templates import GuestTemplate
 from pileus.testing.links import until
 
@@ -21,6 +21,7 @@ Crash = Callable[[InstanceId], Awaitable[None]]
 Plugged = Callable[[InstanceId], Awaitable[set[VolumeId]]]
 Limited = Callable[[InstanceId], Awaitable[GuestLimits]]
 Inserted = Callable[[InstanceId], Awaitable[dict[int, str]]]
+Connected = Callable[[InstanceId], Awaitable[set[str]]]
 
 
 class HypervisorContract:
@@ -34,6 +35,8 @@ class HypervisorContract:
     * `inserted`: a function that says which files are in the drives of a running guest, without asking the driver.
     * `limited`: a function that says what a running guest may take, without asking the driver.
     * `plugged`: a function that says which volumes a running guest has, without asking the driver.
+    * `another_nic`: a port that the guest does not have, in slot 1, and its plug.
+    * `connected`: a function that says which MAC addresses a running guest has, without asking the driver.
     """
 
     patience_s: ClassVar[float] = 10.0
@@ -180,6 +183,39 @@ class HypervisorContract:
         await hypervisor.stop(guest.id)
         await hypervisor.start(guest.id)
         assert await limited(guest.id) == GuestLimits(cpu_percent=50)
+
+    async def test_a_network_interface_is_plugged_into_a_running_guest_however_often_it_is_asked_for(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        plugs: Mapping[PortId, Plug],
+        another_nic: tuple[NicSpec, Plug],
+        defined: Callable[..., Awaitable[InstanceId]],
+        connected: Connected,
+    ) -> None:
+        id = await defined()
+        await hypervisor.start(id)
+        nic, plug = another_nic
+        more = structs.replace(guest, nics=(*guest.nics, nic))
+        for _ in range(2):
+            await hypervisor.change_nics(more, {**plugs, nic.port: plug})
+            assert await connected(id) == {each.mac for each in more.nics}
+
+    async def test_a_guest_that_does_not_run_gets_its_network_interfaces_at_its_next_start(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        another_nic: tuple[NicSpec, Plug],
+        connected: Connected,
+    ) -> None:
+        nic, plug = another_nic
+        more = structs.replace(guest, nics=(*guest.nics, nic))
+        await hypervisor.define(more, disks, {**plugs, nic.port: plug})
+        await hypervisor.change_nics(more, {**plugs, nic.port: plug})
+        await hypervisor.start(guest.id)
+        assert await connected(guest.id) == {each.mac for each in more.nics}
 
     async def test_starting_twice_is_starting_once(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]

@@ -14,7 +14,7 @@ from pileus.agent.hypervisor.libvirt.buses import add_root_ports
 from pileus.agent.hypervisor.libvirt.disks import add_controllers, disk_element, drive_element
 from pileus.agent.hypervisor.libvirt.elements import add
 from pileus.agent.hypervisor.libvirt.limits import add_cpu_limit
-from pileus.agent.hypervisor.libvirt.nics import add_nic
+from pileus.agent.hypervisor.libvirt.nics import nic_element
 from pileus.agent.hypervisor.libvirt.templates import Hardware, hardware_of
 from pileus.agent.hypervisor.port import NOTHING_IN
 from pileus.agent.network.port import Plug
@@ -106,9 +106,8 @@ def domain_xml(
         boot = order.get((BootDevice.CDROM, drive))
         devices.append(drive_element(hardware, drive, media.get(drive), boot=boot))
     for place, nic in enumerate(guest.nics):
-        slot = place if nic.slot is None else nic.slot
         boot = order.get((BootDevice.NETWORK, place))
-        add_nic(devices, nic, plugs[nic.port], hardware, slot, boot=boot)
+        devices.append(nic_element(nic, plugs[nic.port], hardware, place, boot=boot))
     _add_console(devices, guest.id, ground)
     add_fixtures(devices, hardware)
     add_watchdog(devices, guest.watchdog, hardware)

@@ -134,6 +134,9 @@ class LibvirtHypervisor:
     async def change_limits(self, guest: GuestSpec) -> None:
         await self._plugging.change_limits(guest)
 
+    async def change_nics(self, guest: GuestSpec, plugs: Mapping[PortId, Plug]) -> None:
+        await self._plugging.change_nics(guest, plugs)
+
     async def start(self, id: InstanceId) -> None:
         def start(domain: VirDomain) -> None:
             self._unless(domain.isActive, lambda: domain.createWithFlags(0))

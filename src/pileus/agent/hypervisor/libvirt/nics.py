@@ -1,23 +1,29 @@
 """Network cards of a guest, as libvirt is told of them."""
 
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from pileus.agent.hypervisor.libvirt.buses import FIRST_NIC_BUS, put_on
 from pileus.agent.hypervisor.libvirt.elements import add
-from pileus.agent.hypervisor.libvirt.templates import Hardware
+from pileus.agent.hypervisor.libvirt.templates import Hardware, hardware_of
 from pileus.agent.network.port import Plug
-from pileus.link.records import NicSpec
+from pileus.kernel.errors import Invalid
+from pileus.link.records import NIC_SLOTS, GuestSpec, NicSpec
 
 # The whole of virtio's offload: what one side does not offer, the other must not leave undone.
 _HOST_OFFLOADS = ("csum", "gso", "tso4", "tso6", "ecn", "ufo")
 _GUEST_OFFLOADS = ("csum", "tso4", "tso6", "ecn", "ufo")
 
 
-def add_nic(
-    devices: ET.Element, nic: NicSpec, plug: Plug, hardware: Hardware, slot: int, *, boot: int | None = None
-) -> None:
-    """A network card; `slot` is its place among the guest's, `boot` in the order that the firmware goes by."""
-    interface = add(devices, "interface", type="ethernet")
+def nic_element(nic: NicSpec, plug: Plug, hardware: Hardware, place: int, *, boot: int | None = None) -> ET.Element:
+    """A network card.
+
+    `place` is where it is among the guest's if it has no slot of its own, `boot` in the firmware's order.
+    """
+    slot = place if nic.slot is None else nic.slot
+    if not 0 <= slot < NIC_SLOTS:
+        raise Invalid(f"a guest has no slot {slot} for network interfaces", fields={"slot": f"0 to {NIC_SLOTS - 1}"})
+    interface = ET.Element("interface", type="ethernet")
     add(interface, "mac", address=nic.mac)
     # The tap is there already, and plugged into its network.
     add(interface, "target", dev=plug.device, managed="no")
@@ -34,3 +40,20 @@ def add_nic(
         add(interface, "boot", order=str(boot))
     if hardware.is_q35:
         put_on(interface, FIRST_NIC_BUS + slot)
+    return interface
+
+
+def nic_xml(guest: GuestSpec, nic: NicSpec, plug: Plug) -> str:
+    """One network card of a guest's definition, to be plugged in while it runs."""
+    element = nic_element(nic, plug, hardware_of(guest.template), guest.nics.index(nic))
+    return ET.tostring(element, encoding="unicode")
+
+
+def nics_of(definition: str) -> Mapping[str, str]:
+    """The aliases of a running domain's network cards, by its XML, by the tap devices that they are behind."""
+    found: dict[str, str] = {}
+    for interface in ET.fromstring(definition).iterfind("devices/interface"):  # noqa: S314 - libvirt's own
+        alias, target = interface.find("alias"), interface.find("target")
+        if alias is not None and target is not None:
+            found[target.get("dev", "")] = alias.get("name", "")
+    return found

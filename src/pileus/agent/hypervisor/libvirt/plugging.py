@@ -9,9 +9,11 @@ import structlog
 from pileus.agent.hypervisor.libvirt.binding import Library, VirDomain
 from pileus.agent.hypervisor.libvirt.disks import disk_alias, disk_xml, disks_of, drive_xml, media_of
 from pileus.agent.hypervisor.libvirt.limits import cpu_parameters, disk_parameters
+from pileus.agent.hypervisor.libvirt.nics import nic_xml, nics_of
+from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict
-from pileus.kernel.ids import InstanceId, VolumeId
+from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestLimits, GuestSpec
 from pileus.link.templates import check_hot_plug
 
@@ -43,14 +45,13 @@ class Plugging:
 
     async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
         """Plug in, unplug and enlarge disks; see the port."""
-        wanted = frozenset(disk.volume for disk in guest.disks)
+        wanted = {disk.volume for disk in guest.disks}
 
-        def check(domain: VirDomain) -> None:
-            if domain.isActive() and disks_of(domain.XMLDesc(0)).keys() ^ wanted:
-                check_hot_plug(guest)
+        def unwanted(definition: str) -> set[str]:
+            return {disk_alias(volume) for volume in disks_of(definition) if volume not in wanted}
 
-        await self._do_to("look at the guest's disks", guest.id, check)
-        await self._unplug_all_but(wanted, guest.id)
+        await self._must_be_pluggable(guest, lambda definition: set(disks_of(definition)) != wanted)
+        await self._unplug(unwanted, guest.id, "disk")
         library = self._library
 
         def plug(domain: VirDomain) -> None:
@@ -110,26 +111,57 @@ class Plugging:
 
         await self._do_to("limit the guest", guest.id, change)
 
-    async def _unplug_all_but(self, kept: frozenset[VolumeId], id: InstanceId) -> None:
-        """Raises Conflict if the guest does not let go of a disk in time."""
-        asked: set[VolumeId] = set()
+    async def change_nics(self, guest: GuestSpec, plugs: Mapping[PortId, Plug]) -> None:
+        """Plug in and unplug network cards; see the port."""
+        devices = {plug.device for plug in plugs.values()}
+
+        def unwanted(definition: str) -> set[str]:
+            return {alias for device, alias in nics_of(definition).items() if device not in devices}
+
+        await self._must_be_pluggable(guest, lambda definition: set(nics_of(definition)) != devices)
+        await self._unplug(unwanted, guest.id, "network card")
+
+        def plug(domain: VirDomain) -> None:
+            has = nics_of(domain.XMLDesc(0)) if domain.isActive() else devices
+            for nic in guest.nics:
+                if plugs[nic.port].device not in has:
+                    xml = nic_xml(guest, nic, plugs[nic.port])
+                    domain.attachDeviceFlags(xml, self._library.VIR_DOMAIN_AFFECT_LIVE)
+
+        await self._do_to("change the guest's network cards", guest.id, plug)
+
+    async def _must_be_pluggable(self, guest: GuestSpec, differs: Callable[[str], bool]) -> None:
+        """Raises Conflict if the running guest has other devices, and none can come or go."""
+
+        def check(domain: VirDomain) -> None:
+            if domain.isActive() and differs(domain.XMLDesc(0)):
+                check_hot_plug(guest)
+
+        await self._do_to("look at the guest's devices", guest.id, check)
+
+    async def _unplug(self, unwanted: Callable[[str], set[str]], id: InstanceId, what: str) -> None:
+        """Take away the devices whose aliases are unwanted in the guest's definition.
+
+        Raises Conflict if the guest does not let go of one in time.
+        """
+        asked: set[str] = set()
 
         def unplug(domain: VirDomain) -> bool:
-            """Ask for each disk once; whether all are gone."""
-            has = disks_of(domain.XMLDesc(0)).keys() if domain.isActive() else set[VolumeId]()
-            for volume in has - kept - asked:
-                asked.add(volume)
+            """Ask for each device once; whether all are gone."""
+            there = unwanted(domain.XMLDesc(0)) if domain.isActive() else set[str]()
+            for alias in there - asked:
+                asked.add(alias)
                 try:
-                    domain.detachDeviceAlias(disk_alias(volume), self._library.VIR_DOMAIN_AFFECT_LIVE)
+                    domain.detachDeviceAlias(alias, self._library.VIR_DOMAIN_AFFECT_LIVE)
                 except self._library.libvirtError as error:
                     # Most likely it has been asked before, and has not answered yet.
-                    log.info("disk not unplugged at once", guest=id, volume=volume, why=str(error))
-            return not has - kept
+                    log.info("device not unplugged at once", guest=id, device=alias, why=str(error))
+            return not there
 
         try:
             async with asyncio.timeout(_LETS_GO_S):
                 # libvirt tells when a device is gone, but not to one who has lost it in between.
-                while not await self._do_to("unplug a disk of the guest", id, unplug):  # noqa: ASYNC110
+                while not await self._do_to(f"unplug a {what} of the guest", id, unplug):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_AGAIN_S)
         except TimeoutError as late:
-            raise Conflict("the guest does not let go of the disk; it may be only just starting") from late
+            raise Conflict(f"the guest does not let go of the {what}; it may be only just starting") from late

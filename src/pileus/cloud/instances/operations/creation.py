@@ -19,7 +19,7 @@ from pileus.cloud.instances.workflows import create_instance
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.keypairs.model import KEYPAIRS, Keypair
 from pileus.cloud.networks.connecting import new_port, security_groups_of
-from pileus.cloud.networks.model import NETWORKS, Network, NetworkKind, Port, PortState
+from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, Port, PortState
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.volumes.model import BOOT_SLOT, Volume
@@ -54,6 +54,9 @@ class InstanceCreate(Wire):
     memory_mib: MemoryMib | None = None
     disk_gib: DiskGib | None = None
     network_ids: Annotated[tuple[Annotated[Id, ref("network")], ...], Field(max_length=NIC_SLOTS)] = ()
+    """It gets a port of its own in each; without any and without ports, in the project's only or default one."""
+    port_ids: Annotated[tuple[Annotated[Id, ref("port")], ...], Field(max_length=NIC_SLOTS)] = ()
+    """Ports that there are already: they keep their security groups, and stay when the instance is deleted."""
     security_group_ids: Annotated[tuple[Annotated[Id, ref("security-group")], ...], Field(max_length=16)] = ()
     keypair_ids: Annotated[tuple[Annotated[Id, ref("keypair")], ...], Field(max_length=16)] = ()
     user_data: Annotated[str, Field(max_length=MAX_USER_DATA)] = ""
@@ -96,13 +99,13 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     demand = demand_for(
         ask.state, project, size, pool, zone=wish.zone, server_group_id=wish.server_group_id, template=template
     )
-    networks = _networks(ask, wish.network_ids)
-    check_nics(template, len(networks))
+    networks = _networks(ask, wish.network_ids) if wish.network_ids or not wish.port_ids else []
+    check_nics(template, len(networks) + len(wish.port_ids))
     groups = security_groups_of(ask, wish.security_group_ids, project)
     placement = fleet.place(demand)
     id = InstanceId(ask.new_id())
     hostname = hostname_of(wish.name)
-    ports = _ports(ask, id, networks, groups, hostname)
+    ports = _ports(ask, id, networks, groups, hostname) + _named_ports(ask, wish, id, hostname, len(networks))
     vcpus, memory_mib, disk_gib = size
     instance = Instance(
         id=id,
@@ -228,6 +231,18 @@ def _ports(
             msgspec.structs.replace(port, state=PortState.ATTACHED, instance_id=instance, slot=slot, hostname=hostname)
         )
     return made
+
+
+def _named_ports(ask: Ask, wish: InstanceCreate, instance: InstanceId, hostname: str, first_slot: int) -> list[Port]:
+    """The ports that a wish names, plugged into the instance behind those that are made for it."""
+    found: list[Port] = []
+    for slot, id in enumerate(dict.fromkeys(wish.port_ids), first_slot):
+        port = ask.see(PORTS, id, "port_ids", of=ask.caller.project_id)
+        if port.state is not PortState.FREE:
+            raise Conflict(f"port {port.name} is {port.state}: detach it first", fields={"port_ids": "in use"})
+        to = {"instance_id": instance, "slot": slot, "hostname": hostname}
+        found.append(msgspec.structs.replace(port.to(PortState.ATTACHED), **to))
+    return found
 
 
 def hostname_of(name: str) -> str:

@@ -30,7 +30,8 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 def delete(ask: Ask, instance: Instance) -> Plan:
     """Delete an instance. For a day it can be had back: its disk, its addresses and its first boot's data are kept.
 
-    Its floating IPs and its other volumes are set free and kept. What it had in memory is lost.
+    Its floating IPs, its other volumes, and ports that were made or detached before are set free and kept. What it had
+    in memory is lost.
     """
     if instance.state is InstanceState.DELETED:
         raise Conflict(f"instance {instance.name} is deleted already; purge it to be rid of its disk")
@@ -51,7 +52,7 @@ def delete(ask: Ask, instance: Instance) -> Plan:
 def purge(ask: Ask, instance: Instance) -> Plan:
     """Delete an instance for good, at once, with the disk that it boots from; also one that is deleted already.
 
-    Its floating IPs and its other volumes are kept.
+    Its floating IPs, its other volumes, and ports that were made or detached before are kept.
     """
     changed = _on_its_way_out(ask, instance)
     return Plan(
@@ -67,7 +68,7 @@ def purge(ask: Ask, instance: Instance) -> Plan:
 def undelete(ask: Ask, instance: Instance) -> Plan:
     """Have a deleted instance back, stopped: with its disk, its addresses and its name.
 
-    Floating IPs and other volumes that it had do not come back with it.
+    Floating IPs, other volumes and ports that were set free do not come back with it.
     """
     changed = msgspec.structs.replace(
         instance.to(InstanceState.UNDELETING), deleted_at=None, generation=instance.generation + 1
@@ -100,7 +101,7 @@ def _on_its_way_out(ask: Ask, instance: Instance) -> Instance:
 
 
 def _without_floating_ips(ask: Ask, instance: Instance) -> list[Change]:
-    ports = ask.state[PORTS].by("instance_id", instance.id)
+    ports = [each for each in ask.state[PORTS].by("instance_id", instance.id) if not each.kept]
     return [
         put(without_port(floating)) for port in ports for floating in ask.state[FLOATING_IPS].by("port_id", port.id)
     ]

@@ -44,17 +44,19 @@ def forget(state: State, wish: OfInstance) -> list[Change]:
     instance = state[INSTANCES].find(wish.instance)
     gone: list[Record] = [] if instance is None else [instance]
     ports = state[PORTS].by("instance_id", wish.instance)
-    gone += ports
+    kept, own = [each for each in ports if each.kept], [each for each in ports if not each.kept]
+    gone += own
     volumes = state[VOLUMES].by("instance", wish.instance)
-    gone += [rule for port in ports for rule in rules_at(state, port.id)]
+    gone += [rule for port in own for rule in rules_at(state, port.id)]
     gone += [volume for volume in volumes if volume.slot == BOOT_SLOT]
     if (told := state[FIRST_BOOTS].find(wish.instance)) is not None:
         gone.append(told)
     # A floating IP may have been given to the instance while it was on its way in or out.
-    floating = [each for port in ports for each in state[FLOATING_IPS].by("port_id", port.id)]
+    floating = [each for port in own for each in state[FLOATING_IPS].by("port_id", port.id)]
     return [
         *(remove(record) for record in gone),
         *(put(volume.released()) for volume in volumes if volume.slot != BOOT_SLOT),
+        *(put(port.released()) for port in kept),
         *(put(without_port(each)) for each in floating),
     ]
 

@@ -6,6 +6,7 @@ import msgspec
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
 from pileus.cloud.instances.model import INSTANCES, InstanceState
+from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.instances.workflows.creation import forget
 from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_guest, remove_boot_disk, remove_guest
 from pileus.cloud.networks.model import PORTS
@@ -37,16 +38,19 @@ async def soft_delete_instance(run: Run[World], wish: OfInstance) -> None:
 def laid_aside(state: State, wish: OfInstance) -> Changes:
     instance = state[INSTANCES].get(wish.instance).to(InstanceState.DELETED)
     others = [each for each in state[VOLUMES].by("instance", wish.instance) if each.slot != BOOT_SLOT]
+    ports = ports_of(state, instance)
+    left = tuple(each.address for port in ports if not port.kept for each in port.addresses)
     return [
-        put(msgspec.structs.replace(instance, attached_volume_ids=(), floating_addresses=())),
+        put(msgspec.structs.replace(instance, addresses=left, attached_volume_ids=(), floating_addresses=())),
         *(put(volume.released()) for volume in others),
+        *(put(port.released()) for port in ports if port.kept),
         *_ports_laid_aside(state, wish),
     ]
 
 
 def _ports_laid_aside(state: State, wish: OfInstance) -> list[Change]:
-    """The ports keep their addresses, but no name in DNS, which another may have meanwhile, and no floating IP."""
-    ports = state[PORTS].by("instance_id", wish.instance)
+    """Its own ports keep their addresses, but no name in DNS, which another may have meanwhile, and no floating IP."""
+    ports = [each for each in state[PORTS].by("instance_id", wish.instance) if not each.kept]
     return [
         *(put(msgspec.structs.replace(port, host_id=None, hostname="")) for port in ports),
         *(put(without_port(each)) for port in ports for each in state[FLOATING_IPS].by("port_id", port.id)),

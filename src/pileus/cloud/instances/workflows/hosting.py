@@ -8,6 +8,7 @@ import msgspec
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.specs import guest_spec, image_source, root_volume, volume_spec
+from pileus.cloud.networks.model import Port
 from pileus.cloud.volumes.model import Volume
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import InstanceId, VolumeId
@@ -36,10 +37,15 @@ class OfInstance(msgspec.Struct, frozen=True):
 
 
 async def ensure_guest(
-    world: World, instance: Instance, volumes: Sequence[Volume] | None = None, *, timeout_s: float = GUEST_S
+    world: World,
+    instance: Instance,
+    volumes: Sequence[Volume] | None = None,
+    ports: Sequence[Port] | None = None,
+    *,
+    timeout_s: float = GUEST_S,
 ) -> None:
-    """Have the guest as its records say: with these volumes, or else with all that are to stay."""
-    await ensure_spec(world, instance, guest_spec(world.state, instance, volumes), timeout_s=timeout_s)
+    """Have the guest as its records say: with these volumes and ports, or else with all that are to stay."""
+    await ensure_spec(world, instance, guest_spec(world.state, instance, volumes, ports), timeout_s=timeout_s)
 
 
 async def ensure_spec(world: World, instance: Instance, spec: GuestSpec, *, timeout_s: float = GUEST_S) -> None:
