@@ -62,13 +62,49 @@ def test_a_picture_of_the_guest_is_had_by_command(cloud: CloudHost) -> None:
     assert min(struct.unpack(">II", picture[16:24])) > 300
 
 
+def test_a_password_is_set_by_the_guest_itself_and_kept_nowhere(cloud: CloudHost) -> None:
+    """By its real qemu-guest-agent, and seen on its serial console."""
+    answer = json.loads(until(lambda: attempt(cloud), "the guest's agent answers", within_s=120))
+    assert answer["user"] == "root"
+    assert set(answer) == {"user", "password"}
+    assert "root:$" in guest_says(cloud, "cat /etc/shadow")
+    assert "no such user" in cloud.refused("instance reset-password hello --user nobody-here", status=5)
+    for log in (
+        *(cloud.data / "log").rglob("*"),
+        *(cloud.data / "controller").rglob("*"),
+        *(cloud.data / "agent").rglob("*"),
+    ):
+        if log.is_file():
+            assert answer["password"].encode() not in log.read_bytes(), log
+
+
+def attempt(cloud: CloudHost) -> str | None:
+    done = cloud.run("pileus", "instance", "reset-password", "hello", "-o", "json", accept=(0, 5))
+    return done.stdout if done.returncode == 0 else None
+
+
+def guest_says(cloud: CloudHost, command: str) -> str:
+    """What a command says on the guest's serial console, where somebody is signed in."""
+    said = cloud.folder / "console.log"
+    console = cloud.start("pileus", "instance", "console", "hello", log=said)
+    until(lambda: "Ctrl-] leaves" in said.read_text(), "the console is open", within_s=20)
+    assert console.stdin is not None
+    console.stdin.write(f"{command}; echo $((6*7))end\r")
+    console.stdin.flush()
+    until(lambda: "42end" in said.read_text(), f"{command} is done", within_s=30)
+    console.stdin.write("\x1d")
+    console.stdin.flush()
+    assert console.wait(timeout=20) == 0
+    return said.read_text()
+
+
 def test_the_log_outlives_the_guests_run_and_the_log_of_events_tells_who_was_there(cloud: CloudHost) -> None:
     said = cloud.cli("instance log hello")
     cloud.cli("instance stop hello")
     assert cloud.cli("instance log hello").startswith(said)
     assert len(cloud.cli("instance log hello --tail 2").splitlines()) <= 2
     events = json.loads(cloud.cli("event list --kind console -o json"))
-    assert [each["operation"] for each in events] == ["instance.console", "instance.console_closed"] * 2
+    assert [each["operation"] for each in events] == ["instance.console", "instance.console_closed"] * 3
     assert "no console" in cloud.refused("instance vnc hello", status=5)
 
 

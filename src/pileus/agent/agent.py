@@ -23,6 +23,7 @@ from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import PortId
 from pileus.link.records import (
     GuestObserved,
+    GuestPassword,
     GuestReboot,
     GuestRemoval,
     GuestSpec,
@@ -110,6 +111,9 @@ class Agent:
 
     async def port_traffic(self, port: PortId) -> PortTraffic:
         return await self._engines.network.traffic(port)
+
+    async def set_password(self, wish: GuestPassword) -> None:
+        await self._guests.set_password(wish)
 
     @property
     def consoles(self) -> GuestConsoles:

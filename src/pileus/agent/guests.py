@@ -14,7 +14,7 @@ from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, VolumeId
-from pileus.link.records import GuestObserved, GuestReboot, GuestRemoval, GuestSpec, Power
+from pileus.link.records import GuestObserved, GuestPassword, GuestReboot, GuestRemoval, GuestSpec, Power
 
 
 class Guests:
@@ -119,6 +119,18 @@ class Guests:
                 raise Conflict(f"guest {record.spec.name!r} does not run")
             await self._hypervisor.reboot(wish.id, hard=wish.hard)
             return as_observed(record, found)
+
+    async def set_password(self, wish: GuestPassword) -> None:
+        """Have a running guest change a user's password.
+
+        Raises:
+            NotFound: there is no such guest here.
+            Conflict: it does not run, has no agent that answers, or refuses.
+        """
+        record = self._making.known(wish.id)
+        if not is_up(await self._making.find(wish.id)):
+            raise Conflict(f"guest {record.spec.name!r} does not run")
+        await self._hypervisor.set_password(wish.id, wish.user, wish.password)
 
     async def observe(self, *, or_last: bool = False) -> list[GuestObserved]:
         """Every guest that is here or ought to be; one without a record is as the hypervisor has it.

@@ -22,6 +22,7 @@ from pileus.link.records import (
     ConsoleLogRequest,
     ConsoleRequest,
     GuestObserved,
+    GuestPassword,
     GuestReboot,
     GuestRemoval,
     GuestSpec,
@@ -64,6 +65,7 @@ class AgentService:
         self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
         self.handlers.add(Method.PORT_TRAFFIC, TrafficAsked, self._port_traffic)
+        self.handlers.add(Method.GUEST_PASSWORD, GuestPassword, self._set_password)
         self.handlers.add(Method.COPIES_KEPT, Message, self._copies_kept)
         self.handlers.add(Method.COPIES_UPDATE, CopiesUpdate, self._update_copies)
         self.handlers.add(Method.RECALL, Recall, self._recall)
@@ -141,6 +143,9 @@ class AgentService:
 
     async def _port_traffic(self, asked: TrafficAsked, _call: Call) -> PortTraffic:
         return await self._agent.port_traffic(asked.port)
+
+    async def _set_password(self, wish: GuestPassword, _call: Call) -> None:
+        await self._agent.set_password(wish)
 
     async def _copies_kept(self, _body: Message, _call: Call) -> CopiesKept:
         return self._agent.copies.kept()

@@ -28,6 +28,7 @@ from pileus.cloud.images.web import PublicWeb, Web, prefixes
 from pileus.cloud.instances.consoles import ConsoleTokens
 from pileus.cloud.instances.operations.console import Consoles
 from pileus.cloud.instances.operations.deletion import Retention
+from pileus.cloud.instances.operations.password import GuestPasswords
 from pileus.cloud.instances.placement import Placer
 from pileus.cloud.instances.reconcilers import PurgeDeleted
 from pileus.cloud.networks.addresses import Addresses
@@ -230,6 +231,7 @@ async def composed(
             Hosts: hosts,
             ConsoleTokens: ConsoleTokens(clock),
             Consoles: consoles,
+            GuestPasswords: consoles,
         }
         performer = Performer(state, engine, clock, usage, limits, views, History(state, clock), services)
         performer.views = {**views, Undoing: Undoing(NOUNS, performer.authorise)}

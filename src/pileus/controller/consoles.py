@@ -1,4 +1,4 @@
-"""Consoles of guests, from a caller's WebSocket through the link to the host and back."""
+"""Consoles of guests, from a caller's WebSocket through the link to the host and back; and passwords of guests."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
@@ -15,7 +15,15 @@ from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Forbidden, TimedOut, TooMany, Unavailable
 from pileus.kernel.ids import InstanceId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import ConsoleLogRequest, ConsoleRequest, Message, Method, ScreenPassword, ScreenshotRequest
+from pileus.link.records import (
+    ConsoleLogRequest,
+    ConsoleRequest,
+    GuestPassword,
+    Message,
+    Method,
+    ScreenPassword,
+    ScreenshotRequest,
+)
 from pileus.link.streams import Stream
 from pileus.operations.caller import Caller
 from pileus.operations.declare import Socket
@@ -25,6 +33,7 @@ from pileus.state.state import Origin, State, put, remove
 OPEN_AT_MOST: Final = 32
 """Consoles that a user may have open at once."""
 _OPEN_S = 10.0
+_PASSWORD_S = 30.0
 _LARGEST_PICTURE = 16 * MIB
 _FETCHED_AT_ONCE = 8
 """Pictures and logs, each held in memory."""
@@ -66,6 +75,11 @@ class LinkedConsoles:
         """See `pileus.cloud.instances.operations.console.Consoles`."""
         wish = ScreenPassword(id=InstanceId(instance.id), password=password, good_for_s=int(good_for.total_seconds()))
         await self._hosts.ask(instance.host_id, Method.SCREEN_ACCESS, wish, Nothing, timeout_s=_OPEN_S)
+
+    async def set_password(self, instance: Instance, user: str, password: str) -> None:
+        """See `pileus.cloud.instances.operations.password.GuestPasswords`."""
+        wish = GuestPassword(id=InstanceId(instance.id), user=user, password=password)
+        await self._hosts.ask(instance.host_id, Method.GUEST_PASSWORD, wish, Nothing, timeout_s=_PASSWORD_S)
 
     async def screenshot(self, instance: Instance) -> bytes:
         """See `pileus.cloud.instances.operations.console.Consoles`."""

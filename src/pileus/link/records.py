@@ -79,6 +79,7 @@ class Method(StrEnum):
     GUEST_ENSURE = "guest.ensure"  # controller: GuestSpec -> GuestObserved
     GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
     GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved
+    GUEST_PASSWORD = "guest.password"  # noqa: S105 - no secret; controller: GuestPassword -> None
     CONSOLE = "console"  # controller: a stream; ConsoleRequest
     PORT_TRAFFIC = "port.traffic"  # controller: TrafficAsked -> PortTraffic
     COPIES_KEPT = "copies.kept"  # controller: Message -> CopiesKept
@@ -251,6 +252,14 @@ class GuestReboot(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     id: InstanceId
     hard: bool = False
+
+
+class GuestPassword(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Have a running guest change a user's password. Kept nowhere."""
+
+    id: InstanceId
+    user: str
+    password: str
 
 
 class GuestObserved(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -144,6 +144,13 @@ class Hypervisor(Protocol):
         """Restart a running guest: by asking it, or (hard) as by the reset button."""
         ...
 
+    async def set_password(self, id: InstanceId, user: str, password: str) -> None:
+        """Have a running guest change a user's password, through the agent in it.
+
+        Raises Conflict if it does not run, has no agent that answers, or refuses.
+        """
+        ...
+
     async def undefine(self, id: InstanceId) -> None:
         """Stop the guest and forget it; its disks are left alone."""
         ...

@@ -47,6 +47,8 @@ class SimulatedHypervisor:
         self.guests: dict[InstanceId, DefinedGuest] = {}
         self.deaf: set[InstanceId] = set()
         """Guests that do not end when they are asked to, nor let go of a device."""
+        self.passwords: dict[tuple[InstanceId, str], str] = {}
+        """By guest and user, those that were set."""
         self._lost = False
         self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
         self.consoles = SimulatedConsoles(self._hostname)
@@ -182,6 +184,12 @@ class SimulatedHypervisor:
         if hard or id not in self.deaf:
             self.guests[id] = structs.replace(guest, starts=guest.starts + 1)
         self.faults.after("hypervisor.reboot")
+
+    async def set_password(self, id: InstanceId, user: str, password: str) -> None:
+        await self._before("set_password")
+        if self._up(id).state is not GuestState.RUNNING or id in self.deaf:
+            raise Conflict("the guest's agent does not answer")
+        self.passwords[id, user] = password
 
     async def undefine(self, id: InstanceId) -> None:
         await self._before("undefine")

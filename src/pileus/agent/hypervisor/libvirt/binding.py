@@ -53,6 +53,7 @@ class VirDomain(Protocol):
     def blockResize(self, disk: str, size: int, flags: int = 0) -> int: ...
     def undefineFlags(self, flags: int = 0) -> int: ...
     def openGraphicsFD(self, idx: int, flags: int = 0) -> int: ...
+    def setUserPassword(self, user: str, password: str, flags: int = 0) -> int: ...
     def screenshot(self, stream: "VirStream", screen: int, flags: int = 0) -> str: ...
 
 
@@ -102,6 +103,9 @@ class Library(Protocol):
     VIR_DOMAIN_UNDEFINE_MANAGED_SAVE: int
     VIR_DOMAIN_UNDEFINE_NVRAM: int
     VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA: int
+    VIR_ERR_AGENT_UNRESPONSIVE: int
+    VIR_ERR_ARGUMENT_UNSUPPORTED: int
+    VIR_ERR_INTERNAL_ERROR: int
     VIR_ERR_NO_DOMAIN: int
     VIR_ERR_NO_DOMAIN_METADATA: int
     VIR_ERR_OPERATION_INVALID: int

@@ -14,6 +14,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
 
+from pileus.agent.hypervisor.libvirt import guestagent
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
 from pileus.agent.hypervisor.libvirt.connection import Connection
 from pileus.agent.hypervisor.libvirt.consoles import LibvirtConsoles
@@ -202,6 +203,13 @@ class LibvirtHypervisor:
                 domain.reboot(button)
 
         await self._do_to("reboot the guest", id, reboot)
+
+    async def set_password(self, id: InstanceId, user: str, password: str) -> None:
+        def set_it(libvirt: VirConnect) -> None:
+            guestagent.set_password(self._library, libvirt.lookupByUUIDString(id), user, password)
+
+        # Not in the guest's turn: the agent in it may take its time, and nothing else is to wait for that.
+        await self._connection.call("set a password in the guest", set_it, timeout_s=_DEED_S)
 
     async def undefine(self, id: InstanceId) -> None:
         library = self._library

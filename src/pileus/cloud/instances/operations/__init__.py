@@ -14,6 +14,7 @@ from pileus.cloud.instances.operations import rebuild
 from pileus.cloud.instances.operations import media
 from pileus.cloud.instances.operations import limits
 from pileus.cloud.instances.operations import console
+from pileus.cloud.instances.operations import password
 
 __all__ = [
     "batch",
@@ -24,6 +25,7 @@ __all__ = [
     "instances",
     "limits",
     "media",
+    "password",
     "power",
     "rebuild",
     "recovery",
