@@ -1,6 +1,7 @@
 """The life of a guest on a real QEMU: suspended to disk and resumed, reset by its watchdog."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 
 import cache
@@ -41,15 +42,33 @@ async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
     await hypervisor.close()
 
 
+async def size_of(guest: Guest) -> tuple[int, int]:
+    """How many CPUs a guest sees, and how many KiB of memory."""
+    said = await guest.answers("echo has $(nproc) $(grep MemTotal /proc/meminfo)")
+    vcpus, kib = re.findall(r"has (\d+) MemTotal: (\d+)", said)[-1]
+    return int(vcpus), int(kib)
+
+
 async def test_a_guest_goes_on_where_it_was_suspended_and_its_watchdog_resets_it_when_it_hangs(
     hypervisor: LibvirtHypervisor, host: LibvirtHost
 ) -> None:
     image = await asyncio.to_thread(cache.mini)
     guest = Guest(host, hypervisor)
     await run("qemu-img", "convert", "-O", "raw", str(image.path), str(guest.disk))
-    await guest.changed(watchdog=Watchdog.RESET)
+    await guest.changed(watchdog=Watchdog.RESET, memory_mib=160, max_memory_mib=256, max_vcpus=3)
     await guest.start()
     await guest.booted()
+
+    # Given vCPUs and memory while it runs, and less memory again.
+    sizes = [await size_of(guest)]
+    for vcpus, memory_mib in ((3, 256), (3, 192)):
+        await guest.changed(vcpus=vcpus, memory_mib=memory_mib)
+        await hypervisor.change_size(guest.spec)
+        until = f"until [ $(nproc) = {vcpus} ]; do :; done; echo followed"
+        assert "followed" in await guest.answers(until)
+        sizes.append(await size_of(guest))
+    assert [vcpus for vcpus, _ in sizes] == [1, 3, 3]
+    assert [round((kib - sizes[0][1]) / 1024) for _, kib in sizes] == [0, 96, 32]
 
     # Suspended, also over a restart of libvirtd and a change of its definition; then it counts on.
     boot = await guest.answers(BOOT)

@@ -85,6 +85,17 @@ async def resize(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/resize", {"vcpus": 2, "memory_mib": 512, "disk_gib": 20})
 
 
+async def with_room(cloud: SimulatedCloud) -> None:
+    image = cloud.state[IMAGES].ids[0]
+    most = {"max_vcpus": 4, "max_memory_mib": 1024}
+    await ask(cloud, "POST", "", {"name": "hello", "image_id": image, "vcpus": 1, "memory_mib": 256, **most})
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def resize_running(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/resize", {"vcpus": 3, "memory_mib": 512})
+
+
 async def rebuild(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/rebuild")
 
@@ -270,6 +281,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.reboot": (running, reboot, 19),
     "instance.set_recovery": (running, set_recovery, 31),
     "instance.resize": (stopped, resize, 29),
+    "instance.resize_running": (with_room, resize_running, 31),
     "instance.rebuild": (running, rebuild, 55),
     "instance.change_media": (with_an_iso, insert, 44),
     "instance.change_media out": (inserted, eject, 35),

@@ -5,7 +5,7 @@ from typing import Final
 
 from pileus.agent.hypervisor.port import GuestFound, GuestState
 from pileus.agent.records import GuestRecord, Removed
-from pileus.link.records import GuestObserved, Power, Restart
+from pileus.link.records import GuestObserved, GuestSpec, Power, Restart
 
 FINAL_ENDS: Final[Mapping[Restart, frozenset[GuestState]]] = {
     Restart.ALWAYS: frozenset[GuestState](),
@@ -17,6 +17,11 @@ FINAL_ENDS: Final[Mapping[Restart, frozenset[GuestState]]] = {
 
 def generation_of(record: GuestRecord | Removed) -> int:
     return record.spec.generation if isinstance(record, GuestRecord) else record.generation
+
+
+def size_of(spec: GuestSpec) -> tuple[int, int]:
+    """vCPUs, and memory in MiB."""
+    return spec.vcpus, spec.memory_mib
 
 
 def is_up(found: GuestFound | None) -> bool:

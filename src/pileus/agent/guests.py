@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pileus.agent.comparing import as_observed, differs, generation_of, is_up
+from pileus.agent.comparing import as_observed, differs, generation_of, is_up, size_of
 from pileus.agent.consoles import GuestConsoles
 from pileus.agent.hypervisor.port import Hypervisor
 from pileus.agent.keeping import Keeping
@@ -171,12 +171,13 @@ class Guests:
         return next((spec for spec in self._making.specs() for disk in spec.disks if disk.volume == volume), None)
 
     def _next_record(self, spec: GuestSpec, before: GuestRecord | Removed | None) -> GuestRecord:
-        since, former = self._clock.now(), ()
+        since, former, resized = self._clock.now(), (), False
         if isinstance(before, GuestRecord):
             kept = {nic.port for nic in spec.nics}
             former = tuple(port for port in dict.fromkeys(before.ports) if port not in kept)
             since = before.since if before.power is spec.power else since
-        return GuestRecord(spec=spec, power=spec.power, since=since, former_ports=former)
+            resized = before.resized or size_of(before.spec) != size_of(spec)
+        return GuestRecord(spec=spec, power=spec.power, since=since, former_ports=former, resized=resized)
 
     # What must stay so.
 

@@ -78,6 +78,9 @@ class Making:
             media = await self._media.sources(spec.media)
             await self.hypervisor.define(spec, disks, plugs, media)
             if record.power is not Power.STOPPED and is_up(await self.find(spec.id)):
+                if record.resized:
+                    # Only then: a guest that is just starting has not come to its size yet, and holds nobody up.
+                    await self.hypervisor.change_size(spec)
                 await self.hypervisor.change_disks(spec, disks)
                 await self.hypervisor.change_media(spec, media)
                 await self.hypervisor.change_nics(spec, plugs)
@@ -89,6 +92,7 @@ class Making:
         record = structs.replace(
             record,
             made=True,
+            resized=False,
             boot=self.boot,
             former_ports=(),
             since=self.clock.now() if changed else record.since,

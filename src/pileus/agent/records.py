@@ -35,6 +35,8 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Why it is so, if nobody asked for it."""
     made: bool = False
     """Whether it has been brought to this specification; if not, that is still to be done."""
+    resized: bool = False
+    """Whether its size is another than at the last specification; a running guest is to be given that."""
     boot: str = ""
     """The boot of the host in which it was last brought up."""
     former_ports: tuple[PortId, ...] = ()

@@ -225,6 +225,10 @@ class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     project: ProjectId
     vcpus: int
     memory_mib: int
+    max_vcpus: int = 0
+    """Up to how many it may be given while it runs; 0 for no more than it has."""
+    max_memory_mib: int = 0
+    """Up to how much it may be given while it runs; 0 for no more than it has."""
     power: Power
     disks: tuple[GuestDisk, ...]
     nics: tuple[NicSpec, ...]

@@ -268,6 +268,9 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
                 # A change that was taken back before the host heard of it counts in the record only.
                 now = structs.replace(defined.spec, generation=instances[id].generation)
                 found += _differ(f"the guest of instance {id}", {now}, {guest_spec(state, instances[id])})
+            size = defined.spec.vcpus, defined.spec.memory_mib
+            if guest.state is not GuestState.SHUT_DOWN and defined.size != size:
+                found.append(f"guest {id} has {defined.size} vCPUs and MiB instead of {size}")
             if guest.state is not GuestState.SHUT_DOWN and defined.plugged != wanted:
                 found.append(f"guest {id} sees the disks {defined.plugged} instead of {wanted}")
             ports = frozenset(map(PortId, state[PORTS].ids_by("instance_id", id)))

@@ -109,6 +109,14 @@ class Hypervisor(Protocol):
         """
         ...
 
+    async def change_size(self, guest: GuestSpec) -> None:
+        """Give a running guest its vCPUs and its memory, up to the most that it was started with.
+
+        A guest that does not run has them at its next start, so that there is nothing to do. Raises Conflict if it was
+        started with less as its most, or if the guest does not let go of what it has too much in time.
+        """
+        ...
+
     async def start(self, id: InstanceId) -> None:
         """Start the guest; one that was suspended goes on where it was."""
         ...

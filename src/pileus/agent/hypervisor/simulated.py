@@ -30,6 +30,10 @@ class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 0
     plugged: dict[VolumeId, int] = {}
     """The disks that it has while it runs, each with its size in bytes as the guest sees it."""
+    size: tuple[int, int] = (0, 0)
+    """The vCPUs and the MiB of memory that it has while it runs."""
+    most: tuple[int, int] = (0, 0)
+    """Up to which it can be given more until its next start."""
     media: dict[int, DiskSource] = {}
     inserted: dict[int, DiskSource] = {}
     """What is in its drives while it runs."""
@@ -80,6 +84,8 @@ class SimulatedHypervisor:
                 cause=known.cause,
                 starts=known.starts,
                 plugged=known.plugged,
+                size=known.size,
+                most=known.most,
                 inserted=known.inserted,
                 limits=known.limits,
                 connected=known.connected,
@@ -124,6 +130,18 @@ class SimulatedHypervisor:
             self.guests[guest.id] = structs.replace(known, connected=wanted)
         self.faults.after("hypervisor.change_nics")
 
+    async def change_size(self, guest: GuestSpec) -> None:
+        await self._before("change_size")
+        known = self._guest(guest.id)
+        wanted = guest.vcpus, guest.memory_mib
+        if known.state in _UP:
+            if any(want > most for want, most in zip(wanted, known.most, strict=True)):
+                raise Conflict("the guest was started with less than that as its most")
+            if guest.id in self.deaf and any(want < has for want, has in zip(wanted, known.size, strict=True)):
+                raise Conflict("the guest does not let go of it")
+            self.guests[guest.id] = structs.replace(known, size=wanted)
+        self.faults.after("hypervisor.change_size")
+
     async def start(self, id: InstanceId) -> None:
         await self._before("start")
         guest = self._guest(id)
@@ -134,6 +152,8 @@ class SimulatedHypervisor:
                 guest,
                 starts=guest.starts + 1,
                 plugged=_plugged(guest.spec),
+                size=(guest.spec.vcpus, guest.spec.memory_mib),
+                most=_most(guest.spec),
                 inserted=guest.media,
                 limits=guest.spec.limits,
                 connected=_connected(guest.spec),
@@ -275,6 +295,10 @@ class SimulatedHypervisor:
     def _tell(self, id: InstanceId) -> None:
         for watcher in self._watchers:
             watcher.put_nowait(id)
+
+
+def _most(guest: GuestSpec) -> tuple[int, int]:
+    return max(guest.vcpus, guest.max_vcpus), max(guest.memory_mib, guest.max_memory_mib)
 
 
 def _plugged(guest: GuestSpec) -> dict[VolumeId, int]:

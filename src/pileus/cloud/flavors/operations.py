@@ -12,6 +12,8 @@ from pileus.operations.wire import Description, Name, Wire
 from pileus.state.state import put, remove
 
 Vcpus = Annotated[int, Field(ge=1, le=1024)]
+MaxVcpus = Annotated[int, Field(ge=1, le=255)]
+"""What a guest can have plugged in at the most: more take another interrupt controller."""
 MemoryMib = Annotated[int, Field(ge=64, le=32 * 1024 * 1024)]
 DiskGib = Annotated[int, Field(ge=1, le=65_536)]
 

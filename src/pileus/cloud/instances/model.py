@@ -97,6 +97,10 @@ class Instance(Record, frozen=True, kw_only=True):
     """Why it is in this state, if nobody asked for it."""
     vcpus: int
     memory_mib: int
+    max_vcpus: int | None = None
+    """Up to how many it can be given while it runs; None for no more than it has."""
+    max_memory_mib: int | None = None
+    """Up to how much it can be given while it runs; None for no more than it has. It is promised all of it."""
     disk_gib: int
     flavor_id: FlavorId | None = None
     image_id: ImageId
@@ -135,6 +139,11 @@ class Instance(Record, frozen=True, kw_only=True):
         """What fits into its guest."""
         return FRAMES[self.template]
 
+    @property
+    def promised_memory_mib(self) -> int:
+        """What its host has to have for it: a guest alone decides whether it gives back what it could have had."""
+        return self.max_memory_mib or self.memory_mib
+
     def busy(self, doing: str) -> "Instance":
         """The same instance while a task changes something about it, or Conflict if it must not be changed now."""
         if self.state not in (InstanceState.RUNNING, InstanceState.STOPPED):
@@ -169,15 +178,16 @@ def _since_version_3(instance: dict[str, Any]) -> dict[str, Any]:
     It knows what recovers a guest, templates and media.
     """
     kept = {name: value for name, value in instance.items() if name != "started_at"}
+    most = {"max_vcpus": None, "max_memory_mib": None}
     devices = {"template": "linux", "media": (), "boot_order": ("disk", "cdrom"), "limits": None}
-    return {**kept, "restart": "on-failure", "watchdog": "none", "deleted_at": None, **devices}
+    return {**kept, "restart": "on-failure", "watchdog": "none", "deleted_at": None, **devices, **most}
 
 
 def _counts(instance: Instance) -> Mapping[str, int]:
     """A deleted instance takes nothing but its disk, which counts as a volume."""
     if instance.state is InstanceState.DELETED:
         return {}
-    return {"instances": 1, "vcpus": instance.vcpus, "memory_mib": instance.memory_mib}
+    return {"instances": 1, "vcpus": instance.vcpus, "memory_mib": instance.promised_memory_mib}
 
 
 INSTANCES = Kind(

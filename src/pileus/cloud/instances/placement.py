@@ -92,7 +92,7 @@ class Placer:
         group = instance.server_group_id
         return Demand(
             vcpus=instance.vcpus,
-            memory_mib=instance.memory_mib,
+            memory_mib=instance.promised_memory_mib,
             disk_mib=instance.disk_gib * _GIB_IN_MIB,
             project=instance.project_id,
             pool=instance.pool_id,
@@ -104,7 +104,14 @@ class Placer:
 
 def _takes(instance: Instance) -> tuple[object, ...]:
     deleted = instance.state is InstanceState.DELETED
-    return instance.host_id, instance.vcpus, instance.memory_mib, instance.disk_gib, instance.server_group_id, deleted
+    return (
+        instance.host_id,
+        instance.vcpus,
+        instance.promised_memory_mib,
+        instance.disk_gib,
+        instance.server_group_id,
+        deleted,
+    )
 
 
 def view_of(host: Host, pool: Pool) -> HostView:
@@ -192,7 +199,9 @@ def reasons(fleet: Fleet, demand: Demand, chosen: HostId) -> Sequence[Reason]:
 def refitted(placer: Placer, instance: Instance, changed: Instance) -> Sequence[Reason]:
     """What its host says to an instance that is to take more of it. Raises NoCapacity if it has no room."""
     has_it = instance.state is not InstanceState.DELETED
-    if has_it and all(getattr(changed, of) <= getattr(instance, of) for of in ("vcpus", "memory_mib", "disk_gib")):
+    if has_it and all(
+        getattr(changed, of) <= getattr(instance, of) for of in ("vcpus", "promised_memory_mib", "disk_gib")
+    ):
         return ()
     verdict = placer.fleet.refit(instance.id, placer.demand_of(changed))
     return [Reason(about=verdict.host.name, says=verdict.words, chosen=True)]

@@ -58,6 +58,8 @@ def guest_spec(
         project=instance.project_id,
         vcpus=instance.vcpus,
         memory_mib=instance.memory_mib,
+        max_vcpus=instance.max_vcpus or 0,
+        max_memory_mib=instance.max_memory_mib or 0,
         power=_power(instance),
         disks=tuple(
             GuestDisk(

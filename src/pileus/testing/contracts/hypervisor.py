@@ -217,6 +217,28 @@ class HypervisorContract:
         await hypervisor.start(guest.id)
         assert await connected(guest.id) == {each.mac for each in more.nics}
 
+    async def test_a_running_guest_is_given_vcpus_up_to_its_most(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+    ) -> None:
+        small = structs.replace(guest, max_vcpus=guest.vcpus + 1)
+        await hypervisor.define(small, disks, plugs)
+        await hypervisor.start(guest.id)
+        larger = structs.replace(small, vcpus=guest.vcpus + 1)
+        await hypervisor.define(larger, disks, plugs)
+        for _ in range(2):
+            await hypervisor.change_size(larger)
+        assert (await hypervisor.list())[guest.id].state is GuestState.RUNNING
+        too_large = structs.replace(guest, vcpus=guest.vcpus + 2, max_vcpus=guest.vcpus + 2)
+        await hypervisor.define(too_large, disks, plugs)
+        with pytest.raises(Conflict):
+            await hypervisor.change_size(too_large)
+        await hypervisor.stop(guest.id)
+        await hypervisor.change_size(too_large)
+
     async def test_starting_twice_is_starting_once(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
     ) -> None:

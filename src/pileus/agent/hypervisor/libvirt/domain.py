@@ -78,8 +78,7 @@ def domain_xml(
     add(domain, "name", text=domain_name(guest.id))
     add(domain, "uuid", text=guest.id)
     _add_metadata(domain, guest)
-    add(domain, "memory", text=str(guest.memory_mib), unit="MiB")
-    add(domain, "vcpu", text=str(guest.vcpus), placement="static")
+    _add_size(domain, guest)
     if kvm:
         add(domain, "iothreads", text="1")
     add_cpu_limit(domain, guest.limits)
@@ -126,6 +125,21 @@ def _boot_order(guest: GuestSpec, hardware: Hardware) -> dict[tuple[BootDevice, 
     numbers = {BootDevice.DISK: range(1), BootDevice.CDROM: range(drives), BootDevice.NETWORK: range(1)}
     devices = [(device, number) for device in dict.fromkeys(guest.boot) for number in numbers[device]]
     return {device: place for place, device in enumerate(devices, start=1)}
+
+
+def _add_size(domain: ET.Element, guest: GuestSpec) -> None:
+    memory, vcpus = max(guest.memory_mib, guest.max_memory_mib), max(guest.vcpus, guest.max_vcpus)
+    add(domain, "memory", text=str(memory), unit="MiB")
+    if memory > guest.memory_mib:
+        add(domain, "currentMemory", text=str(guest.memory_mib), unit="MiB")
+    add(domain, "vcpu", text=str(vcpus), placement="static")
+    if vcpus > guest.vcpus:
+        domain[-1].set("current", str(guest.vcpus))
+        each = add(domain, "vcpus")
+        for id in range(vcpus):
+            # Those that it starts with can be taken away again too, but for the first.
+            there = {"enabled": "yes" if id < guest.vcpus else "no", "hotpluggable": "yes" if id else "no"}
+            add(each, "vcpu", id=str(id), **there)
 
 
 def _add_metadata(domain: ET.Element, guest: GuestSpec) -> None:

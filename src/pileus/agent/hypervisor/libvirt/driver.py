@@ -28,6 +28,7 @@ from pileus.agent.hypervisor.libvirt.domain import (
 )
 from pileus.agent.hypervisor.libvirt.firmware import traits
 from pileus.agent.hypervisor.libvirt.plugging import Plugging
+from pileus.agent.hypervisor.libvirt.sizing import Sizing
 from pileus.agent.hypervisor.libvirt.states import (
     CHANGES,
     DomainState,
@@ -91,6 +92,7 @@ class LibvirtHypervisor:
         self._looking = asyncio.Lock()
         self._recalled: dict[InstanceId, Recalled] = {}
         kvm = ground.accelerator == "kvm"
+        self._sizing = Sizing(library, self._do_to)
         self._plugging = Plugging(library, self._do_to, takes_direct_io=_takes_direct_io, iothread=kvm)
         self._listeners: WeakSet[_Changes] = WeakSet()
 
@@ -137,6 +139,9 @@ class LibvirtHypervisor:
 
     async def change_nics(self, guest: GuestSpec, plugs: Mapping[PortId, Plug]) -> None:
         await self._plugging.change_nics(guest, plugs)
+
+    async def change_size(self, guest: GuestSpec) -> None:
+        await self._sizing.change_size(guest)
 
     async def start(self, id: InstanceId) -> None:
         def start(domain: VirDomain) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from pileus.cloud.flavors.model import FLAVORS
-from pileus.cloud.flavors.operations import DiskGib, MemoryMib, Vcpus
+from pileus.cloud.flavors.operations import DiskGib, MaxVcpus, MemoryMib, Vcpus
 from pileus.cloud.images.model import Image
 from pileus.cloud.images.operations.noun import image_with_data, usable_medium
 from pileus.cloud.instances.model import FirstBootData, Instance
@@ -52,6 +52,10 @@ class InstanceCreate(Wire):
     flavor_id: Annotated[Id, ref("flavor")] | None = None
     vcpus: Vcpus | None = None
     memory_mib: MemoryMib | None = None
+    max_vcpus: MaxVcpus | None = None
+    """Up to how many it can be given while it runs."""
+    max_memory_mib: MemoryMib | None = None
+    """Up to how much it can be given while it runs. All of it is promised, and taken of the quota."""
     disk_gib: DiskGib | None = None
     network_ids: Annotated[tuple[Annotated[Id, ref("network")], ...], Field(max_length=NIC_SLOTS)] = ()
     """It gets a port of its own in each; without any and without ports, in the project's only or default one."""
@@ -89,6 +93,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     image = image_with_data(ask, wish.image_id)
     media = [usable_medium(ask, id, "media_ids") for id in dict.fromkeys(wish.media_ids)]
     size = _size(ask, wish, image)
+    check_most(size[0], size[1], wish.max_vcpus, wish.max_memory_mib)
     pool = _pool(ask, wish.pool_id)
     if wish.server_group_id is not None:
         ask.see(SERVER_GROUPS, wish.server_group_id, "server_group_id", of=ask.caller.project_id)
@@ -96,8 +101,9 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     fleet = ask.view(Placer).fleet
     project = ask.caller.project_id
     template = wish.template or image.template
+    promised = size[0], wish.max_memory_mib or size[1], size[2]
     demand = demand_for(
-        ask.state, project, size, pool, zone=wish.zone, server_group_id=wish.server_group_id, template=template
+        ask.state, project, promised, pool, zone=wish.zone, server_group_id=wish.server_group_id, template=template
     )
     networks = _networks(ask, wish.network_ids) if wish.network_ids or not wish.port_ids else []
     check_nics(template, len(networks) + len(wish.port_ids))
@@ -116,6 +122,8 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         labels=wish.labels,
         vcpus=vcpus,
         memory_mib=memory_mib,
+        max_vcpus=wish.max_vcpus,
+        max_memory_mib=wish.max_memory_mib,
         disk_gib=disk_gib,
         flavor_id=FlavorId(wish.flavor_id) if wish.flavor_id else None,
         image_id=ImageId(image.id),
@@ -160,6 +168,17 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         because=reasons(fleet, demand, placement.host) if ask.dry_run else (),
         undo="delete the instance",
     )
+
+
+def check_most(vcpus: int, memory_mib: int, max_vcpus: int | None, max_memory_mib: int | None) -> None:
+    """Raises Invalid if what an instance is to have at the most is less than it is to have."""
+    wrong: dict[str, str] = {}
+    if max_vcpus is not None and max_vcpus < vcpus:
+        wrong["max_vcpus"] = f"less than the {vcpus} that it is to have"
+    if max_memory_mib is not None and max_memory_mib < memory_mib:
+        wrong["max_memory_mib"] = f"less than the {memory_mib} that it is to have"
+    if wrong:
+        raise Invalid("some fields are wrong", fields=wrong)
 
 
 def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from pileus.cloud.instances.workflows.power import (
 )
 from pileus.cloud.instances.workflows.rebuild import rebuild_instance
 from pileus.cloud.instances.workflows.recovery import set_recovery
-from pileus.cloud.instances.workflows.resize import resize_instance
+from pileus.cloud.instances.workflows.resize import resize_instance, resize_running_instance
 from pileus.cloud.world import World
 from pileus.workflow.workflow import Workflow
 
@@ -30,6 +30,7 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     reboot_instance,
     set_recovery,
     resize_instance,
+    resize_running_instance,
     rebuild_instance,
     change_media,
     set_limits,

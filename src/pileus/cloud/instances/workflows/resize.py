@@ -1,4 +1,4 @@
-"""Giving a stopped instance another size."""
+"""Giving an instance another size."""
 
 import msgspec
 
@@ -19,6 +19,8 @@ class ResizeInstance(OfInstance, frozen=True):
     memory_mib: int
     disk_gib: int
     flavor_id: FlavorId | None
+    max_vcpus: int | None = None
+    max_memory_mib: int | None = None
 
 
 @workflow("instance.resize")
@@ -66,16 +68,48 @@ async def promise_as_before(world: World, wish: ResizeInstance) -> None:
 
 
 def _of_former_size(instance: Instance, wish: ResizeInstance) -> Instance:
+    return msgspec.structs.replace(_former_size(instance, wish).to(InstanceState.STOPPED), disk_gib=wish.disk_gib)
+
+
+def _former_size(instance: Instance, wish: ResizeInstance) -> Instance:
     return msgspec.structs.replace(
-        instance.to(InstanceState.STOPPED),
+        instance,
         vcpus=wish.vcpus,
         memory_mib=wish.memory_mib,
-        disk_gib=wish.disk_gib,
+        max_vcpus=wish.max_vcpus,
+        max_memory_mib=wish.max_memory_mib,
         flavor_id=wish.flavor_id,
         generation=instance.generation + 1,
+        busy_with="",
     )
 
 
 def _former_root(state: State, instance: Instance, wish: ResizeInstance) -> Volume:
     volume = root_volume(state, instance)
     return msgspec.structs.replace(volume, size_gib=wish.disk_gib, generation=volume.generation + 1)
+
+
+@workflow("instance.resize_running")
+async def resize_running_instance(run: Run[World], wish: ResizeInstance) -> None:
+    """Give the running guest other vCPUs and memory."""
+    await run(change_size, wish)
+
+
+@resize_running_instance.finish
+def size_changed(state: State, wish: ResizeInstance) -> list[Change]:
+    return [put(msgspec.structs.replace(state[INSTANCES].get(wish.instance), busy_with=""))]
+
+
+@resize_running_instance.withdraw
+def size_not_changed(state: State, wish: ResizeInstance) -> list[Change]:
+    return [put(_former_size(state[INSTANCES].get(wish.instance), wish))]
+
+
+@step
+async def change_size(world: World, wish: ResizeInstance) -> None:
+    await ensure_guest(world, world.state[INSTANCES].get(wish.instance))
+
+
+@change_size.undo
+async def change_size_back(world: World, wish: ResizeInstance) -> None:
+    await ensure_guest(world, _former_size(world.state[INSTANCES].get(wish.instance), wish))
