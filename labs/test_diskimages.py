@@ -4,22 +4,32 @@ Where it can be, the attack is first shown to work on a qemu-img without walls: 
 not happen would prove nothing.
 """
 
+import asyncio
 import os
 import shutil
 import struct
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 
+from pileus.cloud.images.web import PublicWeb
+from pileus.controller.compose import composed
 from pileus.diskimages.headers import DiskFormat
 from pileus.diskimages.jail import CANNOT, Limits, jailed
 from pileus.diskimages.qemuimg import QemuImg
+from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.units import GIB, KIB, MIB
+from pileus.testing.cloud import SETTINGS, administrator, client_of
 from pileus.testing.diskimages import iso, qcow2, vmdk_descriptor
+from pileus.testing.memorystore import MemoryStore
 
 pytestmark = [
     pytest.mark.lab,
@@ -260,3 +270,74 @@ async def test_garbage_of_every_kind_is_refused_and_leaves_nothing(tmp_path: Pat
             with suppress(Invalid):
                 assert await tool.inspect(tmp_path / "image", format) > 0
     assert [each.name for each in tmp_path.iterdir()] == ["image"]
+
+
+async def test_a_cloud_takes_in_what_people_send_and_what_it_is_told_to_fetch(tmp_path: Path) -> None:
+    """By the real controller over its API: a vmdk in parts, a vhdx from a web server, and one that is hostile."""
+    content = os.urandom(MIB) + bytes(30 * MIB) + os.urandom(MIB)
+    (tmp_path / "disk").write_bytes(content)
+    for format in ("vmdk", "vhdx"):
+        qemu_img("convert", "-f", "raw", "-O", format, tmp_path / "disk", tmp_path / format)
+    web = PublicWeb([ip_network("127.0.0.0/8")], lambda: ())
+    clock = SystemClock()
+    async with (
+        composed(tmp_path / "controller", SETTINGS, clock=clock, store=MemoryStore(), web=web) as controller,
+        client_of(controller, await administrator(controller, clock)) as client,
+        served(tmp_path / "vhdx") as url,
+    ):
+        sent = await begun(client, "/v1/images", name="sent", format="vmdk")
+        path = f"/v1/images/{sent['id']}/upload"
+        data = (tmp_path / "vmdk").read_bytes()
+        for at in range(0, len(data), MIB):
+            headers = {"upload-offset": str(at)}
+            assert (await client.patch(path, content=data[at : at + MIB], headers=headers)).status_code == 200
+        task = await begun(client, f"{path}/finish")
+        assert (await ended(client, task))["state"] == "done"
+        fetched = await begun(client, "/v1/images/import", name="fetched", format="vhdx", url=url)
+        assert (await ended(client, fetched))["state"] == "done"
+        for id in (sent["id"], fetched["image"]["id"]):
+            image = (await client.get(f"/v1/images/{id}")).json()
+            assert (image["state"], image["format"], image["virtual_size_bytes"]) == ("active", "qcow2", 32 * MIB)
+            (tmp_path / "made").write_bytes((await client.get(f"/v1/images/{id}/data")).content)
+            qemu_img("convert", "-f", "qcow2", "-O", "raw", tmp_path / "made", tmp_path / "back")
+            assert (tmp_path / "back").read_bytes() == content
+        bad = await begun(client, "/v1/images", name="bad", format="vmdk")
+        path = f"/v1/images/{bad['id']}/upload"
+        await client.patch(path, content=vmdk_descriptor('RW 14 FLAT "/etc/shadow" 0'), headers={"upload-offset": "0"})
+        refused = await ended(client, await begun(client, f"{path}/finish"))
+        assert (refused["state"], refused["cause"]["code"]) == ("undone", "invalid")
+    kept = sorted(each.name for each in (tmp_path / "controller" / "images").iterdir())
+    assert kept == sorted([sent["id"], fetched["image"]["id"], f"{bad['id']}.part"])
+
+
+async def begun(client: httpx2.AsyncClient, path: str, **wish: str) -> dict[str, Any]:
+    answer = await client.post(path, json=wish)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+async def ended(client: httpx2.AsyncClient, begun: dict[str, Any]) -> dict[str, Any]:
+    """The task when it has ended."""
+    seen = ""
+    async with asyncio.timeout(60):
+        while True:
+            answer = await client.get(f"/v1/tasks/{begun['task_id']}?wait_s=5&seen={seen}")
+            if answer.json()["state"] in ("done", "undone"):
+                return answer.json()
+            seen = answer.headers["pileus-seen"]
+
+
+@asynccontextmanager
+async def served(file: Path) -> AsyncGenerator[str]:
+    """A web server that knows one file, and its URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        data = file.read_bytes()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(data) + data)
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/{file.name}"

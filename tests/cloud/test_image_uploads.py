@@ -241,6 +241,23 @@ async def test_an_upload_is_refused_before_the_controller_is_full(
     assert await offset(cloud, id) == 0
 
 
+async def test_administrators_see_what_images_take_of_the_controllers_disk(
+    cloud: SimulatedCloud, people: People
+) -> None:
+    before = await shown(cloud.client, "images/storage")
+    id = await image(cloud)
+    await part(cloud.client, id, 0, os.urandom(MIB))
+    arriving = await shown(cloud.client, "images/storage")
+    assert arriving["arriving_bytes"] - before["arriving_bytes"] >= MIB
+    await finish(cloud, id)
+    complete = await shown(cloud.client, "images/storage")
+    assert complete["images_bytes"] - before["images_bytes"] >= MIB
+    assert complete["arriving_bytes"] == before["arriving_bytes"]
+    assert 0 < complete["free_bytes"] < complete["total_bytes"]
+    member = await people.person(Role.ADMIN, await people.project("one"))
+    assert refusal(await member.client.get("/v1/images/storage"))[:2] == (403, "forbidden")
+
+
 async def test_an_abandoned_upload_gives_back_its_room_and_its_quota(tmp_path: Path) -> None:
     clock = FrozenClock()
     async with simulated_cloud(tmp_path, store=MemoryStore(), clock=clock, hosts=1) as cloud:

@@ -7,5 +7,6 @@ from pileus.cloud.images.operations import records
 from pileus.cloud.images.operations import data
 from pileus.cloud.images.operations import arrival
 from pileus.cloud.images.operations import importing
+from pileus.cloud.images.operations import storage
 
-__all__ = ["arrival", "data", "images", "importing", "records"]
+__all__ = ["arrival", "data", "images", "importing", "records", "storage"]
