@@ -281,7 +281,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.reboot": (running, reboot, 19),
     "instance.set_recovery": (running, set_recovery, 31),
     "instance.resize": (stopped, resize, 29),
-    "instance.resize_running": (with_room, resize_running, 31),
+    "instance.resize_running": (with_room, resize_running, 34),
     "instance.rebuild": (running, rebuild, 55),
     "instance.change_media": (with_an_iso, insert, 44),
     "instance.change_media out": (inserted, eject, 35),
