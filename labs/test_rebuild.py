@@ -22,7 +22,7 @@ def cloud() -> Iterator[CloudHost]:
 
 def daemon(cloud: CloudHost, name: str) -> int:
     if name == "supervisor":
-        return int((cloud.layout.run / "supervisor.pid").read_text())
+        return int((cloud.layout.run / "supervisor.pid").read_text().split()[0])
     return int((cloud.layout.run / f"{name}.daemon").read_text().split()[0])
 
 

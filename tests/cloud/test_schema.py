@@ -18,6 +18,7 @@ from pileus.cloud.identity.model import TOKENS
 from pileus.controller.nouns import NOUNS
 from pileus.controller.openapi import written
 from pileus.kernel.ids import new_id
+from pileus.link.foreign import ForeignGuest
 from pileus.operations.caller import Role
 from pileus.state.kinds import Kind
 from pileus.state.state import State
@@ -161,6 +162,9 @@ def _reference(field: Any) -> str:
 async def test_the_api_keeps_what_its_document_promises(cloud: SimulatedCloud, people: People, role: Role) -> None:
     person = await people.person(role, await people.project("one"))
     await furnished(cloud, person.client)
+    host = cloud.fleet.hosts[0]
+    host.hypervisor.others["other"] = ForeignGuest(id="other", name="other", running=True, vcpus=1, memory_mib=64)
+    await made(cloud.client, "foreign-guests", host_id=host.id)
     asker = Asker(cloud.state, person, asyncio.get_running_loop())
     await asyncio.to_thread(asker.everything)
     unfinished = [id for state in UNFINISHED for id in cloud.state[TASKS].ids_by("state", state)]

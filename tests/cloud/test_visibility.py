@@ -12,13 +12,14 @@ from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import NOUNS
 from pileus.kernel.ids import new_id
+from pileus.link.foreign import ForeignGuest
 from pileus.operations.caller import Role, allows
 from pileus.operations.declare import Operation
 from pileus.testing.asgi import status_of
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until
 from pileus.testing.people import People, Person
-from pileus.testing.requests import KEY, items
+from pileus.testing.requests import KEY, items, made
 
 SEEN_BY_ALL = {"flavor", "pool", "event", "policy"}
 """Nouns without records of a project."""
@@ -60,7 +61,10 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
         found[noun] = own[0]["id"]
     found["security_rule"] = (await items(client, "security-rules"))[0]["id"]
     found["grant"] = (await items(client, "grants"))[0]["id"]
-    found["host"] = cloud.fleet.hosts[0].id
+    host = cloud.fleet.hosts[0]
+    found["host"] = host.id
+    host.hypervisor.others["other"] = ForeignGuest(id="other", name="other", running=True, vcpus=1, memory_mib=64)
+    found["foreign_guest"] = (await made(cloud.client, "foreign-guests", host_id=host.id))["items"][0]["id"]
     return found
 
 
@@ -101,7 +105,7 @@ async def test_lists_show_nothing_of_another_project(cloud: SimulatedCloud, peop
     theirs = await a_record_of_every_noun(cloud, await people.person(Role.ADMIN, await people.project("theirs")))
     stranger = await people.person(Role.ADMIN, await people.project("ours"))
     for noun in NOUNS:
-        if noun.name in SEEN_BY_ALL | {"host"}:
+        if noun.name in SEEN_BY_ALL | {"host", "foreign_guest"}:
             continue
         shown = {each["id"] for each in await items(stranger.client, noun.plural)}
         assert theirs[noun.name] not in shown, noun.name
@@ -211,7 +215,8 @@ async def test_what_a_list_shows_can_be_shown_by_itself(cloud: SimulatedCloud, p
     await a_record_of_every_noun(cloud, theirs)
     for client in (cloud.client, theirs.client):
         for noun in NOUNS:
-            if noun.name in ("event", "policy") or (noun.name == "host" and client is theirs.client):
+            hidden = noun.name in {"host", "foreign_guest"} and client is theirs.client
+            if noun.name in {"event", "policy"} or hidden:
                 continue
             listed = await client.get(f"/v1/{noun.plural}?all_projects={str(client is cloud.client).lower()}")
             for each in listed.json()["items"]:

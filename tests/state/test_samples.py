@@ -16,6 +16,7 @@ from pileus.cloud.identity.model import TOKENS
 from pileus.cloud.instances.consoles import OpenConsole
 from pileus.controller.nouns import KINDS
 from pileus.kernel.ids import InstanceId, new_id
+from pileus.link.foreign import ForeignGuest
 from pileus.link.records import ConsoleKind
 from pileus.state.kinds import Kind
 from pileus.state.state import put
@@ -65,6 +66,9 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make(f"users/{me}/enrol-second-factor")
     assert (await cloud.client.put("/v1/policy", json={"second_factor": "optional"})).is_success
     await make("hosts/tokens")
+    other = ForeignGuest(id=new_id(), name="old", running=True, vcpus=1, memory_mib=512)
+    cloud.fleet.hosts[0].hypervisor.others[other.id] = other
+    await make("foreign-guests", host_id=cloud.fleet.hosts[0].id)
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
     await make("image-shares", image_id=image, to_group_id=group["id"])
     made = await make("instances", name="hello", image_id=image, vcpus=1, memory_mib=256)

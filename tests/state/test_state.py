@@ -55,6 +55,17 @@ async def test_what_is_committed_is_there_after_a_restart() -> None:
         assert state.sequence == 3
 
 
+async def test_a_transaction_without_changes_is_none() -> None:
+    store = MemoryStore()
+    told: list[Sequence[Event]] = []
+    async with state_on(store) as state:
+        state.listen(told.append)
+        await state.commit([], SOMEBODY)
+        await state.commit([put(cap("a"))], SOMEBODY)
+    assert [len(events) for events in told] == [1]
+    assert store.appends == 1
+
+
 async def test_records_that_were_loaded_share_what_they_have_in_common() -> None:
     store = MemoryStore()
     async with state_on(store) as state:

@@ -21,6 +21,7 @@ from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import PortId
+from pileus.link.foreign import ForeignGuests
 from pileus.link.records import (
     GuestObserved,
     GuestPassword,
@@ -128,6 +129,14 @@ class Agent:
             Unavailable: the hypervisor does not answer.
         """
         return Inventory(guests=tuple(await self._guests.observe()), volumes=tuple(await self._volumes.observe()))
+
+    async def foreign_guests(self) -> ForeignGuests:
+        """The guests here that are not of Pileus.
+
+        Raises:
+            Unavailable: the hypervisor does not answer.
+        """
+        return ForeignGuests(guests=tuple(await self._engines.hypervisor.foreign()))
 
     async def hello(self) -> Hello:
         """What is said on a new connection; of a hypervisor that is away just now, what was last seen.

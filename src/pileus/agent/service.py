@@ -17,6 +17,7 @@ from pileus.agent.volumes import Tell
 from pileus.kernel.errors import Unavailable
 from pileus.link.channel import Channel
 from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
+from pileus.link.foreign import ForeignGuests
 from pileus.link.handlers import Call, Handlers, Opening
 from pileus.link.records import (
     ConsoleLogRequest,
@@ -66,6 +67,7 @@ class AgentService:
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
         self.handlers.add(Method.PORT_TRAFFIC, TrafficAsked, self._port_traffic)
         self.handlers.add(Method.GUEST_PASSWORD, GuestPassword, self._set_password)
+        self.handlers.add(Method.FOREIGN_GUESTS, Message, self._foreign_guests)
         self.handlers.add(Method.COPIES_KEPT, Message, self._copies_kept)
         self.handlers.add(Method.COPIES_UPDATE, CopiesUpdate, self._update_copies)
         self.handlers.add(Method.RECALL, Recall, self._recall)
@@ -146,6 +148,9 @@ class AgentService:
 
     async def _set_password(self, wish: GuestPassword, _call: Call) -> None:
         await self._agent.set_password(wish)
+
+    async def _foreign_guests(self, _body: Message, _call: Call) -> ForeignGuests:
+        return await self._agent.foreign_guests()
 
     async def _copies_kept(self, _body: Message, _call: Call) -> CopiesKept:
         return self._agent.copies.kept()

@@ -16,6 +16,7 @@ import uvicorn
 
 from pileus.cloud.events.feed import Feed
 from pileus.cloud.events.undo import Undoing
+from pileus.cloud.foreign.reconcilers import FollowShadows
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.hosts.operations import Admissions, Loads
 from pileus.cloud.identity.factors import SecondFactorGuesses
@@ -245,6 +246,7 @@ async def composed(
                     tasks.create_task(engine.serve(), name="workflow engine"),
                     tasks.create_task(housekeeping.run(), name="housekeeping"),
                     tasks.create_task(CopyKeeper(state, hosts).run(), name="copies"),
+                    tasks.create_task(FollowShadows(state, hosts).run(), name="shadows"),
                     tasks.create_task(_renew(identity, settings), name="certificates"),
                     tasks.create_task(_end_with_the_log(state), name="log watch"),
                 ]

@@ -5,6 +5,7 @@ from typing import Any
 from pileus.cloud.events.operations import events
 from pileus.cloud.flavors.operations import flavors
 from pileus.cloud.floatingips.operations import floating_ips
+from pileus.cloud.foreign.operations import foreign_guests
 from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.hosts.operations import hosts
 from pileus.cloud.identity.model import PASSWORDS, SECOND_FACTORS, TOKEN_SECRETS
@@ -57,6 +58,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     tokens,
     pools,
     hosts,
+    foreign_guests,
     tasks,
     events,
 )

@@ -82,6 +82,7 @@ class Method(StrEnum):
     GUEST_PASSWORD = "guest.password"  # noqa: S105 - no secret; controller: GuestPassword -> None
     CONSOLE = "console"  # controller: a stream; ConsoleRequest
     PORT_TRAFFIC = "port.traffic"  # controller: TrafficAsked -> PortTraffic
+    FOREIGN_GUESTS = "guests.foreign"  # controller: Message -> ForeignGuests
     COPIES_KEPT = "copies.kept"  # controller: Message -> CopiesKept
     COPIES_UPDATE = "copies.update"  # controller: CopiesUpdate -> None
     RECALL = "recall"  # controller: Recall -> Recalled

@@ -179,6 +179,8 @@ class State:
         if self._broken is not None:
             raise self._broken
         changes = list(changes)
+        if not changes:
+            return
         self._check(changes)
         at = self._clock.now()
         if self._group is None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, SECOND_FACTORS, TOKEN_SECRETS, TOKENS, USERS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
@@ -89,6 +90,7 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (TOKENS, "user_id", USERS),
     (TOKEN_SECRETS, "token_id", TOKENS),
     (HOSTS, "pool_id", POOLS),
+    (SHADOWS, "host_id", HOSTS),
     (INVITATIONS, "pool_id", POOLS),
 )
 

@@ -1,6 +1,6 @@
 """The port through which an agent reaches what runs its guests."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol
@@ -11,6 +11,7 @@ from pileus.agent.hypervisor.consoles import Consoles
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.link.foreign import ForeignGuest
 from pileus.link.records import GuestSpec
 
 NOTHING_IN: Mapping[int, DiskSource] = MappingProxyType({})
@@ -165,6 +166,10 @@ class Hypervisor(Protocol):
 
     async def list(self) -> dict[InstanceId, GuestFound]:
         """Every guest of Pileus that it has, running or not; those of others are not its business."""
+        ...
+
+    async def foreign(self) -> Sequence[ForeignGuest]:
+        """Every guest that it has and that is not of Pileus; they are looked at and left alone."""
         ...
 
     def changes(self) -> AsyncIterator[InstanceId]:

@@ -1,7 +1,7 @@
 """A hypervisor in memory. It outlives its agent as a real one does: hand the same one to the next agent."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import structs
@@ -13,6 +13,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.link.foreign import ForeignGuest
 from pileus.link.records import GuestLimits, GuestSpec
 from pileus.link.templates import TPM, UEFI, check_hot_plug
 
@@ -53,6 +54,8 @@ class SimulatedHypervisor:
         """Guests that do not end when they are asked to, nor let go of a device."""
         self.passwords: dict[tuple[InstanceId, str], str] = {}
         """By guest and user, those that were set."""
+        self.others: dict[str, ForeignGuest] = {}
+        """Guests that somebody made without Pileus, by the hypervisor's ids."""
         self._lost = False
         self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
         self.consoles = SimulatedConsoles(self._hostname)
@@ -218,6 +221,10 @@ class SimulatedHypervisor:
             self._tell(id)
         self.faults.after("hypervisor.undefine")
 
+    async def foreign(self) -> Sequence[ForeignGuest]:
+        await self._before("foreign")
+        return tuple(self.others.values())
+
     async def list(self) -> dict[InstanceId, GuestFound]:
         await self._before("list")
         return {
@@ -263,6 +270,8 @@ class SimulatedHypervisor:
             watcher.put_nowait(None)
 
     def come_back(self) -> None:
+        self.others: dict[str, ForeignGuest] = {}
+        """Guests that somebody made without Pileus, by the hypervisor's ids."""
         self._lost = False
 
     async def _before(self, call: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 import msgspec
 from pydantic import Field
 
+from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS, Host, HostState, Invited
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.pools.model import POOLS
@@ -114,7 +115,8 @@ def delete(ask: Ask, host: Host) -> Plan:
         raise Conflict(f"the host has {kept} instances")
     if kept := ask.state[VOLUMES].count_by("host", host.id):
         raise Conflict(f"the host has {kept} volumes, whose data nobody else has")
-    return Plan(summary=f"remove host {host.name}", changes=(remove(host),), undo="let it join again")
+    shadows = [remove(each) for each in ask.state[SHADOWS].by("host_id", host.id)]
+    return Plan(summary=f"remove host {host.name}", changes=(remove(host), *shadows), undo="let it join again")
 
 
 @hosts.special("GET", "/{id}/load", least=Role.PLATFORM, answers=HostLoad)

@@ -7,7 +7,7 @@ finds it again.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 from weakref import WeakSet, WeakValueDictionary
@@ -27,6 +27,7 @@ from pileus.agent.hypervisor.libvirt.domain import (
     generation_of,
 )
 from pileus.agent.hypervisor.libvirt.firmware import traits
+from pileus.agent.hypervisor.libvirt.others import Others
 from pileus.agent.hypervisor.libvirt.plugging import Plugging
 from pileus.agent.hypervisor.libvirt.sizing import Sizing
 from pileus.agent.hypervisor.libvirt.states import (
@@ -43,6 +44,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
+from pileus.link.foreign import ForeignGuest
 from pileus.link.records import GuestSpec
 
 T = TypeVar("T")
@@ -235,6 +237,10 @@ class LibvirtHypervisor:
     async def list(self) -> dict[InstanceId, GuestFound]:
         looked = await self._connection.call("list its guests", self._look, timeout_s=_LOOK_S, turn=self._looking)
         return {id: self._judged(id, seen) for id, seen in looked.items()}
+
+    async def foreign(self) -> Sequence[ForeignGuest]:
+        others = Others(self._library, self._generation)
+        return await self._connection.call("look at other guests", others.look, timeout_s=_DEED_S)
 
     def changes(self) -> AsyncIterator[InstanceId]:
         changes = _Changes(self._connection)
