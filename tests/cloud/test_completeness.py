@@ -10,7 +10,7 @@ from pileus.cloud.identity.model import USERS
 from pileus.cloud.images.model import IMAGE_SHARES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS
-from pileus.cloud.networks.model import NETWORKS, PORTS, NetworkKind
+from pileus.cloud.networks.model import NETWORKS, NetworkKind
 from pileus.cloud.projects.model import DEFAULT_QUOTA
 from pileus.cloud.projects.operations import GO_WITH_A_PROJECT, KEEP_A_PROJECT
 from pileus.controller.nouns import KINDS, NOUNS
@@ -37,7 +37,6 @@ GO_OTHERWISE = {
     CONSOLES.name: "goes with its instance",
     FIRST_BOOTS.name: "goes with its instance",
     IMAGE_SHARES.name: "goes with its image, which keeps the project",
-    PORTS.name: "goes with its instance, without which no network is left either",
     USERS.name: "goes with all that is a user's: `with_a_project`",
 }
 MAY_BE_GONE = {

@@ -9,9 +9,12 @@ from cyclopts import Parameter
 
 from pileus.cli.commands import Command, command_of, described
 from pileus.cli.options import flag
-from pileus.cli.output import local
+from pileus.cli.output import NO_NAMES, local
 from pileus.cli.session import Common, Session
+from pileus.client.document import Operation
 from pileus.client.records import Record
+
+_AUDITED = ("at", "actor", "operation", "result", "source", "kind", "id")
 
 
 def commands(session: Session) -> Mapping[str, Command]:
@@ -33,6 +36,12 @@ def commands(session: Session) -> Mapping[str, Command]:
     async def undone(sequence: int, **given: Any) -> None:  # noqa: ANN401 - what the signature says
         await undo(sequence=sequence, **given)
 
+    async def audited(**given: Any) -> None:  # noqa: ANN401 - what the signature says
+        await _audit(session, operations["audit"], given)
+
+    async def exported(**given: Any) -> None:  # noqa: ANN401 - what the signature says
+        await _export(session, operations["export"], given)
+
     signature = inspect.signature(plain)
     of_undo = inspect.signature(undo)
     number = Annotated[int, Parameter(name="SEQUENCE", help="The number of any event of the request.")]
@@ -43,13 +52,41 @@ def commands(session: Session) -> Mapping[str, Command]:
     without_limit = signature.replace(
         parameters=[each for each in signature.parameters.values() if each.name != "limit"]
     )
+    of_audit, of_export = operations["audit"], operations["export"]
     return {
+        "audit": described(audited, inspect.signature(command_of(of_audit, session)), of_audit.about),
+        "export": described(exported, inspect.signature(command_of(of_export, session)), of_export.about),
         "list": described(listed, with_follow, operations["list"].about),
         "follow": described(followed, without_limit, operations["follow"].about),
         "undo": described(
             undone, of_undo.replace(parameters=[numbered, *rest]), operations["undo"].about, operations["undo"].more
         ),
     }
+
+
+def _query(given: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: value for name, value in given.items() if name != "common" and value is not None}
+    return {name: str(value).lower() if isinstance(value, bool) else value for name, value in known.items()}
+
+
+async def _audit(session: Session, operation: Operation, given: Mapping[str, Any]) -> None:
+    from pileus.cli.names import Names
+
+    session.use(given.get("common", Common()))
+    async with session.client() as client:
+        records: list[Record] = (await client.get(operation.path, _query(given))).body["items"]
+        columns = session.printer.wanted(_AUDITED)
+        called = NO_NAMES
+        if session.printer.for_people:
+            called = await Names(client, session.document).of("event", records, columns)
+        session.printer.records(records, columns, called)
+
+
+async def _export(session: Session, operation: Operation, given: Mapping[str, Any]) -> None:
+    session.use(given.get("common", Common()))
+    async with session.client() as client, client.stream("GET", operation.path, query=_query(given)) as response:
+        async for line in response.aiter_lines():
+            session.terminal.out(line)
 
 
 async def _follow(session: Session, given: Mapping[str, Any]) -> None:

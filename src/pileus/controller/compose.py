@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 
 from pileus.cloud.events.feed import Feed
+from pileus.cloud.events.refusals import Refusals
 from pileus.cloud.events.undo import Undoing
 from pileus.cloud.foreign.reconcilers import FollowShadows
 from pileus.cloud.hosts.model import HOSTS
@@ -214,7 +215,8 @@ async def composed(
         )
         engine = Engine(state, world, clock, WORKFLOWS, on_progress=watch.progress)
         deleted, events_kept = PurgeDeleted(state, engine, retention, clock), timedelta(days=settings.events_kept_days)
-        housekeeping = Housekeeping(state, files, watch, uses, clock, events_kept, deleted)
+        refusals = Refusals(state, clock.monotonic)
+        housekeeping = Housekeeping(state, files, watch, uses, refusals, clock, events_kept, deleted)
         admissions = _Admissions(authority, settings, clock)
         consoles = LinkedConsoles(state, permissions, hosts, clock)
         await consoles.forget_former()
@@ -251,12 +253,13 @@ async def composed(
                     tasks.create_task(_end_with_the_log(state), name="log watch"),
                 ]
                 await hosts.ready.wait()
+                authenticator = TokenAuthenticator(state, permissions, clock, uses)
                 yield Controller(
                     state=state,
                     authority=authority,
                     engine=engine,
                     hosts=hosts,
-                    api=Api(performer, NOUNS, TokenAuthenticator(state, permissions, clock, uses), _Mounted(authority)),
+                    api=Api(performer, NOUNS, authenticator, _Mounted(authority), refusals.note),
                     first=first if begun else None,
                     housekeeping=housekeeping,
                     admissions=admissions,

@@ -7,6 +7,7 @@ from datetime import timedelta
 import msgspec
 import structlog
 
+from pileus.cloud.events.refusals import Refusals
 from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS
 from pileus.cloud.identity.tokens import TokenUses
@@ -44,6 +45,7 @@ class Housekeeping:
         files: ImageFiles,
         watch: TaskWatch,
         uses: TokenUses,
+        refusals: Refusals,
         clock: Clock,
         events_kept: timedelta,
         deleted: PurgeDeleted,
@@ -52,6 +54,7 @@ class Housekeeping:
         self._files = files
         self._watch = watch
         self._uses = uses
+        self._refusals = refusals
         self._clock = clock
         self._events_kept = events_kept
         self._deleted = deleted
@@ -75,7 +78,7 @@ class Housekeeping:
     async def once(self) -> None:
         """Everything there is to do now; doing it twice is doing it once."""
         deeds: tuple[Callable[[], Awaitable[None]], ...] = (
-            self._tokens,
+            self._told,
             self._records,
             self._instances,
             self._images,
@@ -89,7 +92,8 @@ class Housekeeping:
                     raise
                 log.warning("housekeeping put off", reason=refused.detail, internal=refused.internal)
 
-    async def _tokens(self) -> None:
+    async def _told(self) -> None:
+        self._refusals.tell_of_the_repeated()
         if used := self._uses.taken(self._state):
             await self._state.commit(used, ORIGIN)
 

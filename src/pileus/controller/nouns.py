@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pileus.cloud.events.operations import events
+from pileus.cloud.events.audit import events
 from pileus.cloud.flavors.operations import flavors
 from pileus.cloud.floatingips.operations import floating_ips
 from pileus.cloud.foreign.operations import foreign_guests

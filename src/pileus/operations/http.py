@@ -77,6 +77,10 @@ class Mounted(Protocol):
     async def __call__(self, path: str) -> Answer | None: ...
 
 
+Refused = Callable[[Operation, Caller, str, PileusError], None]
+"""Is told what was not done for whom, with the id of what it was about, and why."""
+
+
 class _Route:
     """The operations of one path, by method, in a tree of path segments."""
 
@@ -97,10 +101,12 @@ class Api:
         nouns: Iterable[Noun[Any]],
         authenticator: Authenticator,
         mounted: Mounted | None = None,
+        refused: Refused | None = None,
     ) -> None:
         self._performer = performer
         self._authenticator = authenticator
         self._mounted = mounted
+        self._refused = refused
         self._root = _Route()
         for noun in nouns:
             for operation in noun.declared:
@@ -215,18 +221,25 @@ class Api:
             return self._not_allowed(route, request_id)
         operation, noun = route.by_method[method]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        request = Request(
-            operation=operation,
-            noun=noun,
-            caller=self._caller(operation, scope, headers, request_id),
-            target=target,
-            query=_query(scope["query_string"]),
-            headers=headers,
-        )
+        caller = nobody(_source(scope), request_id)
+        try:
+            caller = self._caller(operation, scope, headers, request_id)
+            query = _query(scope["query_string"])
+            request = Request(
+                operation=operation, noun=noun, caller=caller, target=target, query=query, headers=headers
+            )
+            return await self._performed(request, receive)
+        except PileusError as refused:
+            if self._refused is not None:
+                self._refused(operation, caller, target, refused)
+            raise
+
+    async def _performed(self, request: Request, receive: Receive) -> Answer:
+        operation = request.operation
         if operation.special is not None:
             return await self._special(request, receive)
-        if method not in ("GET", "HEAD"):
-            body = await _whole_body(receive, headers, operation.max_body)
+        if operation.method not in ("GET", "HEAD"):
+            body = await _whole_body(receive, request.headers, operation.max_body)
             request = msgspec.structs.replace(request, body=body)
         return await self._performer.perform(request)
 
@@ -253,7 +266,7 @@ class Api:
         return answer
 
     def _caller(self, operation: Operation, scope: Scope, headers: Mapping[str, str], request_id: str) -> Caller:
-        source = scope["client"][0] if scope.get("client") else ""
+        source = _source(scope)
         authorization = headers.get("authorization", "")
         if operation.least is None:
             return nobody(source, request_id)
@@ -354,6 +367,11 @@ class _PlainSocket:
 def _reason(detail: str) -> str:
     """As much of it as a closing frame may say: 123 bytes (RFC 6455, section 5.5)."""
     return detail.encode()[:_LONGEST_REASON].decode(errors="ignore")
+
+
+def _source(scope: Scope) -> str:
+    """The address that a request comes from."""
+    return scope["client"][0] if scope.get("client") else ""
 
 
 def nobody(source: str, request_id: str) -> Caller:

@@ -216,6 +216,13 @@ class PostgresqlStore:
 
     async def events(self, after: int, limit: int, where: EventFilter) -> list[Event]:
         """The first `limit` events behind this sequence number, oldest first."""
+        return await self._page(after, sys.maxsize, limit, where)
+
+    async def latest(self, before: int, limit: int, where: EventFilter) -> list[Event]:
+        """The last `limit` events before this sequence number, newest first."""
+        return await self._page(0, before - 1, limit, where, order="DESC")
+
+    async def _page(self, after: int, upto: int, limit: int, where: EventFilter, *, order: str = "ASC") -> list[Event]:
         arguments: list[int | str] = []
 
         def argument(value: int | str) -> str:
@@ -226,8 +233,9 @@ class PostgresqlStore:
             async with self._reader() as on:
                 return await on.fetchval(query.format("$1"), value)
 
-        condition = wanted(await span(after, where, ask), where, argument)
-        return await self._events(f"{condition} ORDER BY sequence LIMIT {limit:d}", arguments)
+        first, last = await span(after, where, ask)
+        condition = wanted((first, min(last, upto)), where, argument)
+        return await self._events(f"{condition} ORDER BY sequence {order} LIMIT {limit:d}", arguments)
 
     async def history(self, kind: str, id: str) -> list[Event]:
         """Every event of one record that is still kept, oldest first."""

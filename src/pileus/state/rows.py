@@ -1,12 +1,12 @@
 """How events and records become rows: the same columns in every store."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from pileus.kernel.errors import PileusError
-from pileus.state.store import Event, EventFilter
+from pileus.state.store import REFUSAL, Event, EventFilter, Result
 
 EVENT_COLUMNS = (
     "sequence",
@@ -118,17 +118,35 @@ def wanted(span: tuple[int, int], where: EventFilter, argument: Callable[[int | 
         conditions.append("false")
     if where.kind:
         narrow.append(("kind", f"= {argument(where.kind)}"))
+    if where.result is Result.REFUSED:
+        narrow.append(("kind", f"= {argument(REFUSAL)}"))
     conditions += [f"{column} {test}" for column, test in narrow[:1]]
     conditions += [f"coalesce({column}, '') {test}" for column, test in narrow[1:]]
     if where.task:
         conditions.append("task <> ''")  # the condition of the index, which a planner does not see in an argument
-    if where.actor:
-        conditions.append(f"actor = {argument(where.actor)}")
-    if where.since:
-        conditions.append(f"+at >= {argument(microseconds(where.since))}")
-    if where.until:
-        conditions.append(f"+at < {argument(microseconds(where.until))}")
+    conditions += _without_index(where, argument)
     return " AND ".join(conditions)
+
+
+def _without_index(where: EventFilter, argument: Callable[[int | str], str]) -> Iterator[str]:
+    """The conditions that no index helps with: they are looked at event by event."""
+    if where.actor:
+        yield f"actor = {argument(where.actor)}"
+    if where.operation:
+        itself, steps = where.operation, f"{where.operation}:"
+        # Arguments stand in the order in which they are taken.
+        begins = f"operation = {argument(itself)} OR substr(operation, 1, {argument(len(steps))}) = {argument(steps)}"
+        yield f"({begins})"
+    if where.noun:
+        yield f"substr(operation, 1, {argument(len(where.noun) + 1)}) = {argument(f'{where.noun}.')}"
+    if where.source:
+        yield f"source = {argument(where.source)}"
+    if where.result is Result.DONE:
+        yield f"coalesce(kind, '') <> {argument(REFUSAL)}"
+    if where.since:
+        yield f"+at >= {argument(microseconds(where.since))}"
+    if where.until:
+        yield f"+at < {argument(microseconds(where.until))}"
 
 
 def one_of_each(pick: str, condition: str) -> str:

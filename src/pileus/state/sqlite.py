@@ -40,6 +40,7 @@ _T = TypeVar("_T")
 
 _BATCH = 1000
 _TRIM_AT_ONCE = 2000
+_END = 2**63 - 1
 
 _APPEND = f"""
 CREATE TEMP VIEW batch AS SELECT
@@ -67,7 +68,7 @@ _READ = f"""
 SELECT CAST(json_group_array(json_array(
     {", ".join(EVENT_COLUMNS[:-2])}, CAST(before AS TEXT), CAST(after AS TEXT))) AS BLOB)
 FROM (
-    SELECT * FROM events WHERE sequence IN (SELECT sequence FROM events WHERE %s ORDER BY sequence LIMIT ?)
+    SELECT * FROM events WHERE sequence IN (SELECT sequence FROM events WHERE %s ORDER BY sequence %s LIMIT ?)
     ORDER BY sequence
 )
 """  # noqa: S608 - our own columns
@@ -146,6 +147,13 @@ class SqliteStore:
 
     async def events(self, after: int, limit: int, where: EventFilter) -> list[Event]:
         """The first `limit` events behind this sequence number, oldest first."""
+        return await self._page(after, _END, limit, where)
+
+    async def latest(self, before: int, limit: int, where: EventFilter) -> list[Event]:
+        """The last `limit` events before this sequence number, newest first."""
+        return (await self._page(0, before - 1, limit, where, order="DESC"))[::-1]
+
+    async def _page(self, after: int, upto: int, limit: int, where: EventFilter, *, order: str = "ASC") -> list[Event]:
         arguments: list[int | str] = []
 
         def argument(value: int | str) -> str:
@@ -155,8 +163,9 @@ class SqliteStore:
         async def ask(query: str, value: int) -> int:
             return await self._reader.run(lambda on: _number(on, query.format("?"), value))
 
-        condition = wanted(await span(after, where, ask), where, argument)
-        return await self._events(condition, (*arguments, limit))
+        first, last = await span(after, where, ask)
+        condition = wanted((first, min(last, upto)), where, argument)
+        return await self._events(condition, (*arguments, limit), order)
 
     async def history(self, kind: str, id: str) -> list[Event]:
         """Every event of one record that is still kept, oldest first."""
@@ -220,8 +229,8 @@ class SqliteStore:
         condition = one_of_each(pick, wanted(between, where, argument))
         return await self._events(condition, (*arguments, -1))
 
-    async def _events(self, condition: str, arguments: Sequence[int | str]) -> list[Event]:
-        (text,) = await self._reader.run(lambda on: on.execute(_READ % condition, arguments).fetchone())
+    async def _events(self, condition: str, arguments: Sequence[int | str], order: str = "ASC") -> list[Event]:
+        (text,) = await self._reader.run(lambda on: on.execute(_READ % (condition, order), arguments).fetchone())
         return [event_from((*row[:-2], row[-2].encode(), row[-1].encode())) for row in _rows.decode(text)]
 
     def _open_writer(self) -> sqlite3.Connection:

@@ -213,6 +213,37 @@ class State:
             )
             self._group.events.append(event)
 
+    def tell(self, kind: str, id: str, what: bytes, origin: Origin, *, project: str = "") -> None:
+        """Have it in the log what changed no record; nobody waits for it.
+
+        Args:
+            kind: what it is; of no kind of records.
+            id: what it is about.
+            what: the JSON of it. It goes where events have what was before: what is after would be kept as a record.
+            origin: who, by what, from where.
+            project: who may see it.
+        """
+        if self._broken is not None:
+            return
+        if self._group is None:
+            self._group = _Group()
+            self._wake.set()
+        self._sequence += 1
+        event = Event(
+            sequence=self._sequence,
+            at=self._clock.now(),
+            actor=origin.actor,
+            operation=origin.operation,
+            request=origin.request,
+            source=origin.source,
+            project=project,
+            kind=kind,
+            id=id,
+            revision=0,
+            before=msgspec.Raw(what),
+        )
+        self._group.events.append(event)
+
     def _check(self, changes: Sequence[Change]) -> None:
         seen: set[tuple[str, str]] = set()
         claimed: dict[tuple[str, str, Any], str] = {}

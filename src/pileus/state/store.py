@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,18 @@ class StoredRecord(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
 
+REFUSAL = "refusal"
+"""The kind of events that tell of no change, but of an attempt that was refused; what it was is in `before`."""
+
+
+class Result(StrEnum):
+    """What came of what somebody did or tried."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    ANY = "any"
+
+
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which events are wanted; what is empty does not restrict."""
 
@@ -56,6 +69,12 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     task: str = ""
     actor: str = ""
+    operation: str = ""
+    """With its steps."""
+    noun: str = ""
+    """Of the operation."""
+    source: str = ""
+    result: Result = Result.DONE
     since: datetime | None = None
     until: datetime | None = None
 
@@ -68,6 +87,10 @@ def matches(event: Event, where: EventFilter) -> bool:
         and where.id in ("", event.id)
         and where.task in ("", event.task)
         and where.actor in ("", event.actor)
+        and where.operation in ("", event.operation, event.operation.partition(":")[0])
+        and where.noun in ("", event.operation.partition(".")[0])
+        and where.source in ("", event.source)
+        and (where.result is Result.ANY or (event.kind == REFUSAL) == (where.result is Result.REFUSED))
         and (where.since is None or event.at >= where.since)
         and (where.until is None or event.at < where.until)
     )
@@ -108,6 +131,10 @@ class Store(Protocol):
 
     async def events(self, after: int, limit: int, where: EventFilter) -> list[Event]:
         """The first `limit` events behind this sequence number, oldest first."""
+        ...
+
+    async def latest(self, before: int, limit: int, where: EventFilter) -> list[Event]:
+        """The last `limit` events before this sequence number, newest first."""
         ...
 
     async def history(self, kind: str, id: str) -> list[Event]:

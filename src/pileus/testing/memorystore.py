@@ -79,6 +79,10 @@ class MemoryStore:
         found = [event for event in self.disk.events if event.sequence > after and matches(event, where)]
         return found[:limit]
 
+    async def latest(self, before: int, limit: int, where: EventFilter) -> list[Event]:
+        found = [event for event in self.disk.events if event.sequence < before and matches(event, where)]
+        return found[::-1][:limit]
+
     async def history(self, kind: str, id: str) -> list[Event]:
         return [event for event in self.disk.events if (event.kind, event.id) == (kind, id)]
 

@@ -25,6 +25,7 @@ from pileus.state.store import Event, EventFilter
 
 _KEEPALIVE_S = 15.0
 _MOST = 1000
+_END = (1 << 62) - 1
 
 
 class EventRecord(Record, frozen=True, kw_only=True):
@@ -55,11 +56,11 @@ class ShownEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Events(msgspec.Struct, frozen=True):
-    """Some events, oldest first."""
+    """Some events, in the order that was asked for."""
 
     items: list[ShownEvent]
     next: int
-    """The sequence number to go on after."""
+    """The sequence number to go on after; with the newest first, before."""
 
 
 class Undo(Wire):
@@ -75,7 +76,7 @@ class Undone(msgspec.Struct, frozen=True, kw_only=True):
     """How many were changed for it."""
 
 
-_WHICH = (
+WHICH = (
     Parameter(name="after", about="Only events behind this sequence number", schema={"type": "integer", "minimum": 0}),
     Parameter(name="kind", about="Only of records of this kind"),
     Parameter(name="id", about="Only of this record"),
@@ -103,29 +104,44 @@ events = Noun(
     least=Role.READER,
     answers=Events,
     parameters=(
-        *_WHICH,
+        *WHICH,
+        Parameter(name="newest_first", about="Begin with the newest", schema={"type": "boolean"}),
+        Parameter(
+            name="before",
+            about="Only before this sequence number; with the newest first",
+            schema={"type": "integer", "minimum": 1},
+        ),
         Parameter(name="limit", about="How many at most", schema={"type": "integer", "minimum": 1, "maximum": _MOST}),
     ),
 )
 async def list_events(exchange: Exchange) -> Answer:
-    """List events, oldest first."""
+    """List events, the oldest first, or the newest."""
     wrong: dict[str, str] = {}
-    after = _number(exchange, wrong, "after", 0)
-    limit = _number(exchange, wrong, "limit", 100, least=1, most=_MOST)
-    found = await exchange.ask.state.store.events(after, limit, _where(exchange, wrong))
-    shown = Events([_shown(event, exchange) for event in found], found[-1].sequence if found else after)
+    after = position(exchange, wrong, "after", 0)
+    before = position(exchange, wrong, "before", _END, least=1)
+    limit = position(exchange, wrong, "limit", 100, least=1, most=_MOST)
+    newest_first = flag(exchange.query("newest_first", "false"))
+    if newest_first is None:
+        wrong["newest_first"] = "true or false"
+    elif exchange.query("after" if newest_first else "before"):
+        wrong["after" if newest_first else "before"] = "goes with the other order"
+    where = which(exchange, wrong)
+    store = exchange.ask.state.store
+    found = await (store.latest(before, limit, where) if newest_first else store.events(after, limit, where))
+    edge = before if newest_first else after
+    shown = Events([_shown(event, exchange) for event in found], found[-1].sequence if found else edge)
     return Answer(status=200, body=msgspec.json.encode(shown))
 
 
-@events.special("GET", "/follow", least=Role.READER, parameters=_WHICH)
+@events.special("GET", "/follow", least=Role.READER, parameters=WHICH)
 async def follow(exchange: Exchange) -> Answer:
     """Follow the log as it is written: server-sent events, to be resumed with `Last-Event-ID` or `after`."""
     feed: Feed = exchange.services[Feed]
     wrong: dict[str, str] = {}
     resumed = number(exchange.header("last-event-id"))
     newest = exchange.ask.state.sequence
-    after = resumed if resumed is not None else _number(exchange, wrong, "after", newest)
-    where = _where(exchange, wrong)
+    after = resumed if resumed is not None else position(exchange, wrong, "after", newest)
+    where = which(exchange, wrong)
     return Answer(
         status=200,
         media_type="text/event-stream",
@@ -188,7 +204,7 @@ def _shown(event: Event, exchange: Exchange) -> ShownEvent:
     )
 
 
-def _number(
+def position(
     exchange: Exchange, wrong: dict[str, str], name: str, default: int, *, least: int = 0, most: int = 1 << 62
 ) -> int:
     text = exchange.query(name)
@@ -201,7 +217,7 @@ def _number(
     return found
 
 
-def _where(exchange: Exchange, wrong: dict[str, str]) -> EventFilter:
+def which(exchange: Exchange, wrong: dict[str, str]) -> EventFilter:
     """Which events are asked for. Raises Invalid if anything is `wrong`, here or already."""
     caller = exchange.caller
     everywhere = flag(exchange.query("all_projects", "false"))

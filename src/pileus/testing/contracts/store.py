@@ -16,7 +16,7 @@ import pytest
 import pileus
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.state.rows import Damaged
-from pileus.state.store import Deposed, Event, EventFilter, Store, StoredRecord
+from pileus.state.store import REFUSAL, Deposed, Event, EventFilter, Result, Store, StoredRecord
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 EVERYTHING = EventFilter()
@@ -33,15 +33,17 @@ def entry(
     task: str = "",
     project: str = "",
     actor: str = "system",
+    operation: str = "",
+    source: str = "192.0.2.1",
 ) -> Event:
     """A change that leaves the record as `{"n":<sequence>}`, or as `after`; empty if it deletes it."""
     return Event(
         sequence=sequence,
         at=at or NOON + timedelta(seconds=sequence),
         actor=actor,
-        operation=f"{kind}.change",
+        operation=operation or f"{kind}.change",
         request=f"request {sequence}",
-        source="192.0.2.1",
+        source=source,
         task=task,
         project=project,
         kind=kind,
@@ -224,6 +226,14 @@ class StoreContract:
             (EventFilter(kind="port", id="b"), [4]),
             (EventFilter(task="t"), [4]),
             (EventFilter(actor="user:1"), [2]),
+            (EventFilter(operation="port.create"), [3, 4]),
+            (EventFilter(operation="port"), []),
+            (EventFilter(noun="port"), [3, 4]),
+            (EventFilter(noun="por"), []),
+            (EventFilter(source="192.0.2.9"), [2]),
+            (EventFilter(result=Result.REFUSED), [5]),
+            (EventFilter(result=Result.ANY, kind="refusal"), [5]),
+            (EventFilter(result=Result.ANY, noun="port"), [3, 4, 5]),
             (EventFilter(since=NOON + timedelta(seconds=3)), [3, 4]),
             (EventFilter(until=NOON + timedelta(seconds=3)), [1, 2]),
             (EventFilter(since=NOON + timedelta(seconds=2), until=NOON + timedelta(seconds=4)), [2, 3]),
@@ -235,12 +245,15 @@ class StoreContract:
         await store.append(
             [
                 entry(1),
-                entry(2, project="p", id="b", actor="user:1"),
-                entry(3, project="p", kind="port"),
-                entry(4, project="q", kind="port", id="b", task="t"),
+                entry(2, project="p", id="b", actor="user:1", source="192.0.2.9"),
+                entry(3, project="p", kind="port", operation="port.create"),
+                entry(4, project="q", kind="port", id="b", task="t", operation="port.create: plug"),
+                entry(5, project="z", kind=REFUSAL, id="z", operation="port.delete", after=""),
             ]
         )
         assert numbers(await store.events(0, 10, where)) == expected
+        assert numbers(await store.latest(9, 10, where)) == expected[::-1]
+        assert numbers(await store.latest(4, 1, where)) == [n for n in expected if n < 4][-1:]
         assert numbers(await store.events(3, 10, where)) == [n for n in expected if n > 3]
 
     async def test_a_clock_that_went_back_hides_no_event(self, store: Store) -> None:

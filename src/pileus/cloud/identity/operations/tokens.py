@@ -112,7 +112,7 @@ async def sign_in(exchange: Exchange, wish: SignIn) -> Answer:
     fitting = await fits(wish.password, password.hash if password else None)
     # The check takes its time: a password that was changed meanwhile is a wrong one.
     if not fitting or user is None or ask.state[PASSWORDS].find(user.id) is not password:
-        raise Unauthenticated("user name or password is wrong")
+        raise Unauthenticated("user name or password is wrong", internal=wish.user)
     ask = exchange.ask
     user = ask.state[USERS].get(user.id)
     factor = confirmed(ask.state, user)
