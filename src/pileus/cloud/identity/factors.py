@@ -7,7 +7,7 @@ from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.sealing import Sealer
 from pileus.cloud.identity.totp import DIGITS, recovery_hash, step_of
 from pileus.cloud.projects.model import PROJECTS
-from pileus.kernel.errors import Unauthenticated
+from pileus.kernel.errors import Forbidden, Unauthenticated
 from pileus.kernel.ids import ProjectId
 from pileus.operations.declare import Exchange
 from pileus.state.state import State
@@ -56,7 +56,7 @@ def spent(exchange: Exchange, factor: SecondFactor, code: str) -> SecondFactor:
     To be committed without anything in between, or the code could be used twice.
 
     Raises:
-        Unauthenticated: the code is wrong, too old, or used already.
+        Unauthenticated: the code is wrong, too old, or used already; Forbidden, if the caller is signed in.
         TooMany: too many were wrong.
     """
     guesses: SecondFactorGuesses = exchange.services[SecondFactorGuesses]
@@ -64,7 +64,8 @@ def spent(exchange: Exchange, factor: SecondFactor, code: str) -> SecondFactor:
     guesses.begin(who)
     after = _by_clock(exchange, factor, code) if len(code) == DIGITS and code.isdecimal() else _by_paper(factor, code)
     if after is None:
-        raise Unauthenticated("the code is wrong, or was used already")
+        wrong = "the code is wrong, or was used already"
+        raise Forbidden(wrong) if exchange.caller.user_id else Unauthenticated(wrong)
     guesses.right(who)
     return after
 
