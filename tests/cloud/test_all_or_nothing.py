@@ -10,6 +10,7 @@ from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.model import NETWORKS, PORTS
+from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import WORKFLOWS
 from pileus.testing.cloud import KEEPING, SETTINGS, SimulatedCloud
@@ -228,6 +229,60 @@ async def ask_port(cloud: SimulatedCloud, path: str, body: dict[str, Any] | None
     assert answer.status_code in (202, 503), answer.text
 
 
+async def at_rest(cloud: SimulatedCloud) -> None:
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def snapshot(cloud: SimulatedCloud, **more: Any) -> None:
+    wish = {"name": "before", "instance_id": the_instance(cloud), **more}
+    answer = await cloud.client.post("/v1/snapshots", json=wish)
+    assert answer.status_code in (202, 503), answer.text
+
+
+async def snapshot_with_memory(cloud: SimulatedCloud) -> None:
+    await snapshot(cloud, memory=True)
+
+
+async def snapshotted(cloud: SimulatedCloud) -> None:
+    await attached(cloud)
+    await snapshot(cloud)
+    await at_rest(cloud)
+
+
+async def snapshotted_with_memory(cloud: SimulatedCloud) -> None:
+    await running(cloud)
+    await snapshot_with_memory(cloud)
+    await at_rest(cloud)
+
+
+async def snapshotted_and_stopped(cloud: SimulatedCloud) -> None:
+    await snapshotted(cloud)
+    await stop(cloud)
+    await at_rest(cloud)
+
+
+async def ask_snapshot(cloud: SimulatedCloud, method: str, path: str = "") -> None:
+    answer = await cloud.client.request(method, f"/v1/snapshots/{cloud.state[SNAPSHOTS].ids[0]}{path}")
+    assert answer.status_code in (202, 503), answer.text
+
+
+async def revert(cloud: SimulatedCloud) -> None:
+    await ask_snapshot(cloud, "POST", "/revert")
+
+
+async def delete_snapshot(cloud: SimulatedCloud) -> None:
+    await ask_snapshot(cloud, "DELETE")
+
+
+async def clone(cloud: SimulatedCloud) -> None:
+    await ask_volume(cloud, "POST", "/clone", {"name": "copy"})
+
+
+async def clone_from_snapshot(cloud: SimulatedCloud) -> None:
+    kept = cloud.state[SNAPSHOTS].ids[0]
+    await ask_volume(cloud, "POST", "/clone", {"name": "copy", "snapshot_id": kept})
+
+
 async def ask_volume(cloud: SimulatedCloud, method: str, path: str, body: dict[str, Any] | None = None) -> None:
     volume = next(volume.id for volume in cloud.state[VOLUMES] if volume.name == "data")
     answer = await cloud.client.request(method, f"/v1/volumes/{volume}{path}", json=body)
@@ -299,6 +354,15 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "volume.delete": (attached_before, delete_volume, 19),
     "image.import": (on_the_web, import_image, 41),
     "image.finish": (uploaded, finish_upload, 30),
+    "snapshot.create": (attached, snapshot, 45),
+    "snapshot.create with memory": (running, snapshot_with_memory, 33),
+    "snapshot.create at rest": (stopped, snapshot, 30),
+    "snapshot.revert": (snapshotted, revert, 38),
+    "snapshot.revert with memory": (snapshotted_with_memory, revert, 41),
+    "snapshot.delete": (snapshotted, delete_snapshot, 40),
+    "snapshot.delete at rest": (snapshotted_and_stopped, delete_snapshot, 40),
+    "volume.clone": (attached, clone, 54),
+    "volume.clone from a snapshot": (snapshotted, clone_from_snapshot, 27),
     "instance.delete with a volume": (attached, delete, 32),
     "instance.delete with a port": (with_a_port_attached, purge, 35),
     "instance.soft_delete with a port": (with_a_port_attached, delete, 28),

@@ -9,6 +9,7 @@ from pileus.cloud.identity.model import TOKENS
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.model import PORTS
 from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import NOUNS
 from pileus.kernel.ids import new_id
@@ -55,6 +56,10 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     found["instance"], found["task"] = answer.json()["instance"]["id"], answer.json()["task_id"]
     await until(lambda: state[INSTANCES].get(found["instance"]).state == "running")
     found["volume"] = state[VOLUMES].by("instance", found["instance"])[0].id
+    answer = await client.post("/v1/snapshots", json={"name": "theirs", "volume_id": found["volume"]})
+    assert answer.status_code == 202, answer.text
+    found["snapshot"] = answer.json()["snapshot"]["id"]
+    await until(lambda: state[SNAPSHOTS].get(found["snapshot"]).state == "available")
     found["port"] = state[PORTS].by("instance_id", found["instance"])[0].id
     for plural, noun in (("subnets", "subnet"), ("routers", "router"), ("security-groups", "security_group")):
         own = [each for each in await items(client, plural) if each["project_id"] == owner.project_id]
@@ -163,6 +168,14 @@ async def test_a_wish_that_names_another_projects_record_is_refused_as_if_it_did
         ("POST", "floating-ips", "port_id", {"port_id": theirs["port"]}),
         ("POST", "floating-ips", "instance_id", {"instance_id": theirs["instance"]}),
         ("POST", f"floating-ips/{ours['floating_ip']}/associate", "port_id", {"port_id": theirs["port"]}),
+        ("POST", "snapshots", "instance_id", {"name": "x", "instance_id": theirs["instance"]}),
+        ("POST", "snapshots", "volume_id", {"name": "x", "volume_id": theirs["volume"]}),
+        (
+            "POST",
+            f"volumes/{ours['volume']}/clone",
+            "snapshot_id",
+            {"name": "x", "snapshot_id": theirs["snapshot"]},
+        ),
         ("POST", "security-rules", "group_id", {"group_id": theirs["security_group"]}),
         (
             "POST",

@@ -14,6 +14,7 @@ import pytest
 
 from pileus.cloud.identity.model import TOKENS
 from pileus.cloud.instances.consoles import OpenConsole
+from pileus.cloud.instances.model import INSTANCES
 from pileus.controller.nouns import KINDS
 from pileus.kernel.ids import InstanceId, new_id
 from pileus.link.foreign import ForeignGuest
@@ -22,6 +23,7 @@ from pileus.state.kinds import Kind
 from pileus.state.state import put
 from pileus.state.store import StoredRecord
 from pileus.testing.cloud import ORIGIN, SimulatedCloud, simulated_cloud
+from pileus.testing.links import until
 from pileus.testing.memorystore import MemoryStore
 
 SAMPLES = Path(__file__).parents[1] / "golden" / "records"
@@ -78,6 +80,8 @@ async def begun(cloud: SimulatedCloud) -> None:
     to = {"floating_ip_id": of_rules, "instance_id": made["instance"]["id"]}
     await make("port-forwardings", external_port=22, **to)
     await make("snat-rules", floating_ip_id=of_rules, cidr="10.0.0.0/24")
+    await until(lambda: cloud.state[INSTANCES].get(made["instance"]["id"]).state == "running", within_s=30)
+    await make("snapshots", name="before", instance_id=made["instance"]["id"])
     await make("floating-ips", instance_id=made["instance"]["id"])
     owner = cloud.state[TOKENS].by("project", made["instance"]["project_id"])[0]
     console = OpenConsole(

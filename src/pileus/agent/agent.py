@@ -38,6 +38,7 @@ from pileus.link.records import (
     VolumeRemoval,
     VolumeSpec,
 )
+from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec
 
 log = structlog.stdlib.get_logger()
 
@@ -82,6 +83,7 @@ class Agent:
             self._volumes,
             self._media,
             records.guests,
+            records.snapshots,
             clock,
             boot=engines.host.boot,
             patience_s=self._pace.shut_down_s,
@@ -100,6 +102,15 @@ class Agent:
 
     async def ensure_medium(self, spec: MediumSpec, tell: Tell) -> None:
         await self._media.ensure(spec, tell)
+
+    async def ensure_snapshot(self, spec: SnapshotSpec, tell: Tell) -> SnapshotObserved:
+        return await self._guests.snapshots.ensure(spec, tell)
+
+    async def remove_snapshot(self, removal: SnapshotRemoval, tell: Tell) -> None:
+        await self._guests.snapshots.remove(removal, tell)
+
+    async def revert_to_snapshot(self, wish: SnapshotRevert, tell: Tell) -> None:
+        await self._guests.snapshots.revert(wish, tell)
 
     async def ensure_guest(self, spec: GuestSpec, tell: Tell) -> GuestObserved:
         return await self._guests.ensure(spec, tell)
@@ -203,6 +214,7 @@ class Agent:
         """One round: compare what ought to be with what is, and correct it."""
         try:
             await self._volumes.settle()
+            await self._guests.snapshots.settle()
             await self._guests.settle()
             await self._media.settle()
         except PileusError as why:

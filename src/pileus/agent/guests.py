@@ -9,11 +9,12 @@ from pileus.agent.keeping import Keeping
 from pileus.agent.making import Making
 from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
-from pileus.agent.records import GuestRecord, Records, Removed
+from pileus.agent.records import GuestRecord, Records, Removed, SnapshotRecord
+from pileus.agent.snapshots import Snapshots
 from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Stale, Unavailable
-from pileus.kernel.ids import InstanceId, VolumeId
+from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
 from pileus.link.records import GuestObserved, GuestPassword, GuestReboot, GuestRemoval, GuestSpec, Power
 
 
@@ -27,6 +28,7 @@ class Guests:
         volumes: Volumes,
         media: Media,
         records: Records[InstanceId, GuestRecord | Removed],
+        snapshots: Records[SnapshotId, SnapshotRecord | Removed],
         clock: Clock,
         *,
         boot: str,
@@ -42,6 +44,7 @@ class Guests:
         self._records = records
         self._clock = clock
         self._making = Making(hypervisor, network, volumes, media, records, clock, boot=boot, patience_s=patience_s)
+        self.snapshots = Snapshots(self._making, volumes, snapshots)
         self._turns = self._making.turns
         self.consoles = GuestConsoles(hypervisor.consoles, self._making)
         self._keeping = Keeping(self._making, observed)

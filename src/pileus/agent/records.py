@@ -15,9 +15,10 @@ import structlog
 
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
-from pileus.kernel.ids import InstanceId, PortId, VolumeId, check_id, is_id
+from pileus.kernel.ids import InstanceId, PortId, SnapshotId, VolumeId, check_id, is_id
 from pileus.link.copies import Copy
 from pileus.link.records import GuestSpec, Power, VolumeSpec
+from pileus.link.snapshots import SnapshotObserved, SnapshotSpec
 
 R = TypeVar("R", bound=msgspec.Struct)
 Id = TypeVar("Id", bound=str)
@@ -72,8 +73,17 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """Where it is, if it is a volume."""
 
 
+class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="snapshot"):
+    """A snapshot that ought to be on this host."""
+
+    spec: SnapshotSpec
+    observed: SnapshotObserved | None = None
+    """As it was taken; None until it is."""
+
+
 _Guest = GuestRecord | Removed
 _Volume = VolumeRecord | Removed
+_Snapshot = SnapshotRecord | Removed
 
 
 class Records(Generic[Id, R]):
@@ -157,6 +167,9 @@ class AgentRecords:
         self.copies = Records(folder and folder / "copies", str, msgspec.json.Decoder(Copy).decode)
         """Of the controller's records, which nothing here reads."""
         self.volumes = Records(folder and folder / "volumes", VolumeId, msgspec.json.Decoder[_Volume](_Volume).decode)
+        self.snapshots = Records(
+            folder and folder / "snapshots", SnapshotId, msgspec.json.Decoder[_Snapshot](_Snapshot).decode
+        )
 
     def load(self) -> None:
         """Read all files; broken ones are set aside.
@@ -167,3 +180,4 @@ class AgentRecords:
         self.guests.load()
         self.volumes.load()
         self.copies.load()
+        self.snapshots.load()

@@ -41,6 +41,7 @@ from pileus.link.records import (
     VolumeSpec,
     Welcome,
 )
+from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec
 from pileus.link.streams import Stream
 
 _HELLO_TIMEOUT_S: Final = 30.0
@@ -62,6 +63,9 @@ class AgentService:
         self.handlers.add(Method.VOLUME_ENSURE, VolumeSpec, self._ensure_volume)
         self.handlers.add(Method.VOLUME_REMOVE, VolumeRemoval, self._remove_volume)
         self.handlers.add(Method.MEDIUM_ENSURE, MediumSpec, self._ensure_medium)
+        self.handlers.add(Method.SNAPSHOT_ENSURE, SnapshotSpec, self._ensure_snapshot)
+        self.handlers.add(Method.SNAPSHOT_REMOVE, SnapshotRemoval, self._remove_snapshot)
+        self.handlers.add(Method.SNAPSHOT_REVERT, SnapshotRevert, self._revert_to_snapshot)
         self.handlers.add(Method.GUEST_ENSURE, GuestSpec, self._ensure_guest)
         self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
@@ -133,6 +137,15 @@ class AgentService:
 
     async def _ensure_medium(self, spec: MediumSpec, call: Call) -> None:
         await self._carry_out(call, lambda tell: self._agent.ensure_medium(spec, tell))
+
+    async def _ensure_snapshot(self, spec: SnapshotSpec, call: Call) -> SnapshotObserved:
+        return await self._carry_out(call, lambda tell: self._agent.ensure_snapshot(spec, tell))
+
+    async def _remove_snapshot(self, removal: SnapshotRemoval, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.remove_snapshot(removal, tell))
+
+    async def _revert_to_snapshot(self, wish: SnapshotRevert, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.revert_to_snapshot(wish, tell))
 
     async def _ensure_guest(self, spec: GuestSpec, call: Call) -> GuestObserved:
         return await self._carry_out(call, lambda tell: self._agent.ensure_guest(spec, tell))

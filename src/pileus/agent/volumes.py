@@ -9,12 +9,13 @@ import structlog
 from msgspec import structs
 
 from pileus.agent.records import Records, Removed, VolumeRecord
-from pileus.agent.storage.port import DiskSource, Fetch, StoragePool
+from pileus.agent.storage.port import DiskSource, Fetch, Layering, StoragePool
 from pileus.agent.turns import Turns
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import NotFound, PileusError, Stale
+from pileus.kernel.errors import NotFound, PileusError, Stale, Unavailable
 from pileus.kernel.ids import VolumeId
 from pileus.link.records import Progress, VolumeObserved, VolumeRemoval, VolumeSpec
+from pileus.link.snapshots import VolumeOf
 
 Tell = Callable[[Progress], None]
 """Is told how far a request is; must return at once."""
@@ -151,8 +152,33 @@ class Volumes:
 
         Raises:
             NotFound: there is no such volume or pool.
+            Unavailable: it cannot be used at this moment.
         """
-        return await self._pool(pool).source(id)
+        found = self._pool(pool)
+        if (await found.layering.layers(id)).merging:
+            raise Unavailable("the volume's snapshots are being merged")
+        return await found.source(id)
+
+    def layering(self, pool: str) -> Layering:
+        """The snapshots of a pool's volumes.
+
+        Raises:
+            NotFound: there is no such pool.
+        """
+        return self._pool(pool).layering
+
+    async def has(self, id: VolumeId, pool: str) -> bool:
+        """Whether the volume is here."""
+        return id in await self._pool(pool).list()
+
+    async def in_layers(self) -> list[VolumeOf]:
+        """Every volume that has snapshots, or had some whose space is not given back yet."""
+        return [
+            VolumeOf(id=id, pool=name)
+            for name, pool in self._pools.items()
+            for id in await pool.list()
+            if (await pool.layering.layers(id)).below
+        ]
 
     async def observe(self) -> list[VolumeObserved]:
         """Every volume in every pool that can be reached, with or without a record."""

@@ -25,9 +25,11 @@ from pileus.cloud.pools.operations import pools
 from pileus.cloud.projects.operations import projects
 from pileus.cloud.securitygroups.operations import security_groups, security_rules
 from pileus.cloud.servergroups.operations import server_groups
+from pileus.cloud.snapshots import workflows as of_snapshots
+from pileus.cloud.snapshots.operations import snapshots
 from pileus.cloud.tasks.operations import tasks
 from pileus.cloud.volumes import workflows as of_volumes
-from pileus.cloud.volumes.operations import volumes
+from pileus.cloud.volumes.cloning import volumes
 from pileus.operations.declare import Noun
 from pileus.operations.idempotency import KEPT_ANSWERS
 from pileus.state.kinds import Kind
@@ -39,6 +41,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     flavors,
     keypairs,
     volumes,
+    snapshots,
     networks,
     subnets,
     routers,
@@ -63,7 +66,13 @@ NOUNS: tuple[Noun[Any], ...] = (
     events,
 )
 
-WORKFLOWS = (*of_instances.WORKFLOWS, *of_volumes.WORKFLOWS, *of_networks.WORKFLOWS, *of_images.WORKFLOWS)
+WORKFLOWS = (
+    *of_instances.WORKFLOWS,
+    *of_volumes.WORKFLOWS,
+    *of_snapshots.WORKFLOWS,
+    *of_networks.WORKFLOWS,
+    *of_images.WORKFLOWS,
+)
 
 KINDS: tuple[Kind[Any], ...] = (
     *(noun.kind for noun in NOUNS if noun is not events),

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pileus.kernel.ids import HostId, ImageId, InstanceId, NetworkId, PortId, ProjectId, VolumeId
+from pileus.kernel.ids import HostId, ImageId, InstanceId, NetworkId, PortId, ProjectId, SnapshotId, VolumeId
 
 DISK_SLOTS = 16
 """How many disks a guest may have, with the one that it boots from."""
@@ -76,6 +76,9 @@ class Method(StrEnum):
     VOLUME_ENSURE = "volume.ensure"  # controller: VolumeSpec -> VolumeObserved
     VOLUME_REMOVE = "volume.remove"  # controller: VolumeRemoval -> None
     MEDIUM_ENSURE = "medium.ensure"  # controller: MediumSpec -> None
+    SNAPSHOT_ENSURE = "snapshot.ensure"  # controller: SnapshotSpec -> SnapshotObserved
+    SNAPSHOT_REMOVE = "snapshot.remove"  # controller: SnapshotRemoval -> None
+    SNAPSHOT_REVERT = "snapshot.revert"  # controller: SnapshotRevert -> None
     GUEST_ENSURE = "guest.ensure"  # controller: GuestSpec -> GuestObserved
     GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
     GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved
@@ -105,6 +108,13 @@ class ImageSource(Message, frozen=True, kw_only=True, omit_defaults=True):
     """HTTPS, with a ticket in it; path only, if it is to be had from the controller that sent this."""
 
 
+class VolumeCopy(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What a volume is a copy of: another one of the same pool, as it was at a snapshot."""
+
+    volume: VolumeId
+    snapshot: SnapshotId
+
+
 class VolumeSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A volume as it ought to be on a host."""
 
@@ -115,6 +125,8 @@ class VolumeSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The name of the storage pool on the host."""
     image: ImageSource | None = None
     """What it is a copy of when it is made; empty without."""
+    copy_of: VolumeCopy | None = None
+    """What it is a copy of when it is made, instead of an image."""
 
 
 class VolumeRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):

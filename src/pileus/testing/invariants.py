@@ -22,6 +22,8 @@ from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.snapshots.model import SETTLED as SNAPSHOT_SETTLED
+from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.state.kinds import Kind
@@ -76,6 +78,10 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (VOLUMES, "project_id", PROJECTS),
     (VOLUMES, "instance_id", INSTANCES),
     (VOLUMES, "host_id", HOSTS),
+    (SNAPSHOTS, "project_id", PROJECTS),
+    (SNAPSHOTS, "host_id", HOSTS),
+    (SNAPSHOTS, "instance_id", INSTANCES),
+    (SNAPSHOTS, "volume_ids", VOLUMES),
     (PASSWORDS, "id", USERS),
     (SECOND_FACTORS, "id", USERS),
     (GRANTS, "project_id", PROJECTS),
@@ -103,6 +109,7 @@ def dangling(state: State) -> list[str]:
         _instances,
         _volumes,
         _ports,
+        _snapshots,
         _within_projects,
     )
     return [wrong for check in checks for wrong in check(state)]
@@ -157,24 +164,25 @@ def _instances(state: State) -> Iterator[str]:
         floating = [each.address for port in ports for each in state[FLOATING_IPS].by("port_id", port.id)]
         if instance.state is not InstanceState.DELETING and sorted(instance.floating_addresses) != sorted(floating):
             yield f"instance {instance.id} shows floating {instance.floating_addresses} and has {floating}"
-        if instance.state not in SETTLED and instance.id not in worked_on:
+        volumes = state[VOLUMES].by("instance", instance.id)
+        about = {instance.id, *(id for volume in volumes for id in _about(state, volume))}
+        if instance.state not in SETTLED and not about & worked_on:
             yield f"instance {instance.id} is {instance.state}, and no task is at work on it"
         if instance.id not in state[FIRST_BOOTS]:
             yield f"instance {instance.id} has nothing to be told at its first boot"
         attached = {each.id for each in state[VOLUMES].by("instance", instance.id) if _is_attached(each)}
         if instance.state is not InstanceState.DELETING and set(instance.attached_volume_ids) != attached:
             yield f"instance {instance.id} shows the volumes {instance.attached_volume_ids} and has {attached}"
-        about = {each.id for each in (*state[VOLUMES].by("instance", instance.id), *ports_of(state, instance))}
-        worked_on_it = {instance.id, *about} & worked_on
-        if instance.busy_with and not worked_on_it:
+        about |= {each.id for each in ports_of(state, instance)}
+        if instance.busy_with and not about & worked_on:
             yield f"instance {instance.id} is busy ({instance.busy_with}), and no task is at work on it"
 
 
 def _volumes(state: State) -> Iterator[str]:
     worked_on = _worked_on(state)
     for volume in state[VOLUMES]:
-        maker = volume.instance_id if volume.state is VolumeState.CREATING else volume.id
-        if volume.state not in VOLUME_SETTLED and maker not in worked_on:
+        makers = {volume.instance_id, *_about(state, volume)}
+        if volume.state not in VOLUME_SETTLED and not makers & worked_on:
             yield f"volume {volume.id} is {volume.state}, and no task is at work on it"
         if (volume.slot is None) != (volume.instance_id is None):
             yield f"volume {volume.id} is in slot {volume.slot} of instance {volume.instance_id}"
@@ -193,6 +201,14 @@ def _ports(state: State) -> Iterator[str]:
         (port.instance_id, port.slot) for port in state[PORTS] if port.instance_id and port.slot is not None
     )
     yield from (f"NIC slot {slot} of instance {id} is taken {n} times" for (id, slot), n in taken.items() if n > 1)
+
+
+def _snapshots(state: State) -> Iterator[str]:
+    worked_on = _worked_on(state)
+    for snapshot in state[SNAPSHOTS]:
+        copies = {each.id for each in state[VOLUMES].by("host", snapshot.host_id)}
+        if snapshot.state not in SNAPSHOT_SETTLED and not {snapshot.id, *copies} & worked_on:
+            yield f"snapshot {snapshot.id} is {snapshot.state}, and no task is at work on it"
 
 
 def _worked_on(state: State) -> set[str]:
@@ -214,7 +230,13 @@ def _named(task: Task) -> list[str]:
 def _is_attached(volume: Volume) -> bool:
     if volume.slot == BOOT_SLOT:
         return False
-    return volume.state in (VolumeState.IN_USE, VolumeState.DETACHING, VolumeState.GROWING)
+    return volume.state not in (VolumeState.CREATING, VolumeState.AVAILABLE, VolumeState.ATTACHING)
+
+
+def _about(state: State, volume: Volume) -> set[str]:
+    """What a task may be about that works on this volume: itself, its snapshots, and copies that are being made."""
+    copies = {each.id for each in state[VOLUMES].by("host", volume.host_id) if each.state is VolumeState.CREATING}
+    return {volume.id, *state[SNAPSHOTS].ids_by("volume", volume.id), *copies}
 
 
 def _within_projects(state: State) -> Iterator[str]:

@@ -28,6 +28,8 @@ from pileus.cloud.instances.model import INSTANCES, SETTLED, InstanceState
 from pileus.cloud.instances.specs import guest_spec
 from pileus.cloud.networks.model import PORTS, PortState
 from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
+from pileus.cloud.snapshots.model import SETTLED as SNAPSHOT_SETTLED
+from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.compose import Settings
@@ -202,7 +204,7 @@ def _refuse(fleet: SimulatedFleet, call: int) -> None:
 
 def _looks_only(call: str) -> bool:
     """Whether a driver's call changes nothing: agents look whenever they like, so that looks are no moments."""
-    return call.rpartition(".")[2] in ("facts", "list", "media", "source", "use", "console")
+    return call.rpartition(".")[2] in ("facts", "files", "list", "media", "source", "use", "console")
 
 
 async def _settled(cloud: SimulatedCloud) -> None:
@@ -227,6 +229,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
     found += [f"instance {each.id} is busy: {each.busy_with}" for each in state[INSTANCES] if each.busy_with]
     found += [f"volume {each.id} is {each.state}" for each in state[VOLUMES] if each.state not in VOLUME_SETTLED]
     found += [f"port {each.id} is {each.state}" for each in state[PORTS] if each.state not in PORT_SETTLED]
+    found += [f"snapshot {each.id} is {each.state}" for each in state[SNAPSHOTS] if each.state not in SNAPSHOT_SETTLED]
     found += [
         f"port {each.id} belongs to nobody"
         for each in state[PORTS]
@@ -259,6 +262,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
         found += _differ(
             f"ports of {host.name}", set(await host.network.list()), set(state[PORTS].ids_by("host_id", host.id))
         )
+        found += await _layers_differ(cloud, host)
         for id, guest in guests.items():
             if id in instances and _AS_FOUND[guest.state] is not instances[id].state:
                 found.append(f"instance {id} is {instances[id].state}, its guest {guest.state}")
@@ -276,6 +280,24 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
             ports = frozenset(map(PortId, state[PORTS].ids_by("instance_id", id)))
             if guest.state is not GuestState.SHUT_DOWN and defined.connected != ports:
                 found.append(f"guest {id} has the ports {defined.connected} instead of {ports}")
+    return found
+
+
+async def _layers_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[str]:
+    """Where the snapshots of a host's volumes are others than the records', or guests write where they should not."""
+    state, found = cloud.state, list[str]()
+    layers = {id: await host.storage.layering.layers(id) for id in await host.storage.list()}
+    for id, each in layers.items():
+        wanted = set(state[SNAPSHOTS].ids_by("volume", id))
+        found += _differ(f"snapshots of volume {id}", set(each.frozen), wanted)
+        if each.unconfirmed or each.to_merge() is not None:
+            found.append(f"volume {id} has layers that nobody needs: {each}")
+    for guest in host.hypervisor.guests.values():
+        if guest.state is not GuestState.SHUT_DOWN:
+            active = {id: (await host.storage.source(id)).path for id in guest.written if id in layers}
+            found += _differ(f"files of guest {guest.spec.id}", set(guest.written.items()), set(active.items()))
+    if host.hypervisor.layers.frozen:
+        found.append(f"guests are held still: {host.hypervisor.layers.frozen}")
     return found
 
 

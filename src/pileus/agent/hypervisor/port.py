@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -54,6 +55,40 @@ class GuestFound(msgspec.Struct, frozen=True, kw_only=True):
     """Why it ended, in words, if it has."""
 
 
+class LayeredDisks(Protocol):
+    """The disks of guests in layers, of which the agent keeps the order. Every call is idempotent.
+
+    Raises Unavailable if the hypervisor does not answer, NotFound for a guest or disk that it does not have.
+    """
+
+    async def files(self, id: InstanceId) -> Mapping[VolumeId, str]:
+        """The file that each disk is written to: now, of a guest that runs, else from its next start."""
+        ...
+
+    async def freeze(self, id: InstanceId) -> bool:
+        """Have a running guest write everything to its file systems and hold them still; whether it could and did."""
+        ...
+
+    async def thaw(self, id: InstanceId) -> None:
+        """Let the guest's file systems go on; a guest that cannot be asked has none that are held."""
+        ...
+
+    async def switch(self, id: InstanceId, disks: Mapping[VolumeId, DiskSource], *, memory: Path | None = None) -> None:
+        """Have a running guest write to these new layers from one moment on, of all its disks the same.
+
+        With `memory` it stops for as long as it takes to save what it has in memory at that moment.
+        """
+        ...
+
+    async def merge(self, id: InstanceId, volume: VolumeId, layer: DiskSource, into: DiskSource) -> None:
+        """Have a running guest's disk do without a layer, whose content goes into the one below it."""
+        ...
+
+    async def restore(self, id: InstanceId, disks: Mapping[VolumeId, DiskSource], memory: Path) -> None:
+        """Have a guest that does not run go on from the memory that was saved, with these disks of that moment."""
+        ...
+
+
 class Hypervisor(Protocol):
     """Runs guests. Every call is idempotent: asking twice is asking once.
 
@@ -64,6 +99,11 @@ class Hypervisor(Protocol):
     @property
     def consoles(self) -> Consoles:
         """What is in front of its guests."""
+        ...
+
+    @property
+    def layers(self) -> LayeredDisks:
+        """The layers of their disks."""
         ...
 
     async def facts(self) -> HypervisorFacts: ...

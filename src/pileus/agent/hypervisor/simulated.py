@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 from msgspec import structs
@@ -17,7 +18,7 @@ from pileus.link.foreign import ForeignGuest
 from pileus.link.records import GuestLimits, GuestSpec
 from pileus.link.templates import TPM, UEFI, check_hot_plug
 
-_UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
+UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
 
 
 class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +36,8 @@ class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     """The vCPUs and the MiB of memory that it has while it runs."""
     most: tuple[int, int] = (0, 0)
     """Up to which it can be given more until its next start."""
+    written: dict[VolumeId, str] = {}
+    """The file that it writes to, of each of these disks."""
     media: dict[int, DiskSource] = {}
     inserted: dict[int, DiskSource] = {}
     """What is in its drives while it runs."""
@@ -51,17 +54,18 @@ class SimulatedHypervisor:
         self.faults = faults or Faults()
         self.guests: dict[InstanceId, DefinedGuest] = {}
         self.deaf: set[InstanceId] = set()
-        """Guests that do not end when they are asked to, nor let go of a device."""
+        """Guests that do not end when they are asked to, nor let go of a device, nor hold their file systems still."""
         self.passwords: dict[tuple[InstanceId, str], str] = {}
         """By guest and user, those that were set."""
         self.others: dict[str, ForeignGuest] = {}
         """Guests that somebody made without Pileus, by the hypervisor's ids."""
+        self.layers = SimulatedLayers(self)
         self._lost = False
         self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
         self.consoles = SimulatedConsoles(self._hostname)
 
     async def facts(self) -> HypervisorFacts:
-        await self._before("facts")
+        await self.before("facts")
         return HypervisorFacts(
             name="simulated",
             version="1",
@@ -78,7 +82,7 @@ class SimulatedHypervisor:
         plugs: Mapping[PortId, Plug],
         media: Mapping[int, DiskSource] = NOTHING_IN,
     ) -> None:
-        await self._before("define")
+        await self.before("define")
         defined = DefinedGuest(spec=guest, disks=dict(disks), plugs=dict(plugs), media=dict(media))
         if (known := self.guests.get(guest.id)) is not None:
             defined = structs.replace(
@@ -89,6 +93,7 @@ class SimulatedHypervisor:
                 plugged=known.plugged,
                 size=known.size,
                 most=known.most,
+                written=known.written,
                 inserted=known.inserted,
                 limits=known.limits,
                 connected=known.connected,
@@ -96,37 +101,38 @@ class SimulatedHypervisor:
         self.guests[guest.id] = defined
         self.faults.after("hypervisor.define")
 
-    async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:  # noqa: ARG002
-        await self._before("change_disks")
-        known = self._guest(guest.id)
-        wanted = _plugged(guest)
-        if known.state in _UP and known.plugged != wanted:
+    async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
+        await self.before("change_disks")
+        known = self.guest(guest.id)
+        wanted = plugged(guest)
+        if known.state in UP and known.plugged != wanted:
             if known.plugged.keys() != wanted.keys():
                 check_hot_plug(guest)
             if known.plugged.keys() - wanted.keys() and guest.id in self.deaf:
                 raise Conflict("the guest does not let go of a disk")
-            self.guests[guest.id] = structs.replace(known, plugged=wanted)
+            files = {volume: known.written.get(volume, disks[volume].path) for volume in wanted}
+            self.guests[guest.id] = structs.replace(known, plugged=wanted, written=files)
         self.faults.after("hypervisor.change_disks")
 
     async def change_media(self, guest: GuestSpec, media: Mapping[int, DiskSource]) -> None:
-        await self._before("change_media")
-        known = self._guest(guest.id)
-        if known.state in _UP:
+        await self.before("change_media")
+        known = self.guest(guest.id)
+        if known.state in UP:
             self.guests[guest.id] = structs.replace(known, inserted=dict(media))
         self.faults.after("hypervisor.change_media")
 
     async def change_limits(self, guest: GuestSpec) -> None:
-        await self._before("change_limits")
-        known = self._guest(guest.id)
-        if known.state in _UP:
+        await self.before("change_limits")
+        known = self.guest(guest.id)
+        if known.state in UP:
             self.guests[guest.id] = structs.replace(known, limits=guest.limits)
         self.faults.after("hypervisor.change_limits")
 
     async def change_nics(self, guest: GuestSpec, plugs: Mapping[PortId, Plug]) -> None:  # noqa: ARG002
-        await self._before("change_nics")
-        known = self._guest(guest.id)
+        await self.before("change_nics")
+        known = self.guest(guest.id)
         wanted = _connected(guest)
-        if known.state in _UP and known.connected != wanted:
+        if known.state in UP and known.connected != wanted:
             check_hot_plug(guest)
             if known.connected - wanted and guest.id in self.deaf:
                 raise Conflict("the guest does not let go of a network interface")
@@ -134,10 +140,10 @@ class SimulatedHypervisor:
         self.faults.after("hypervisor.change_nics")
 
     async def change_size(self, guest: GuestSpec) -> None:
-        await self._before("change_size")
-        known = self._guest(guest.id)
+        await self.before("change_size")
+        known = self.guest(guest.id)
         wanted = guest.vcpus, guest.memory_mib
-        if known.state in _UP:
+        if known.state in UP:
             if any(want > most for want, most in zip(wanted, known.most, strict=True)):
                 raise Conflict("the guest was started with less than that as its most")
             if guest.id in self.deaf and any(want < has for want, has in zip(wanted, known.size, strict=True)):
@@ -146,87 +152,88 @@ class SimulatedHypervisor:
         self.faults.after("hypervisor.change_size")
 
     async def start(self, id: InstanceId) -> None:
-        await self._before("start")
-        guest = self._guest(id)
+        await self.before("start")
+        guest = self.guest(id)
         if guest.state is GuestState.SUSPENDED:
-            self._become(id, GuestState.RUNNING)
-        elif guest.state not in _UP:
+            self.become(id, GuestState.RUNNING)
+        elif guest.state not in UP:
             self.guests[id] = structs.replace(
                 guest,
                 starts=guest.starts + 1,
-                plugged=_plugged(guest.spec),
                 size=(guest.spec.vcpus, guest.spec.memory_mib),
                 most=_most(guest.spec),
+                plugged=plugged(guest.spec),
+                written=written(guest),
                 inserted=guest.media,
                 limits=guest.spec.limits,
                 connected=_connected(guest.spec),
             )
-            self._become(id, GuestState.RUNNING)
+            self.become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.start")
 
     async def shut_down(self, id: InstanceId) -> None:
-        await self._before("shut_down")
-        if self._guest(id).state is GuestState.RUNNING and id not in self.deaf:
-            self._become(id, GuestState.SHUT_DOWN)
+        await self.before("shut_down")
+        if self.guest(id).state is GuestState.RUNNING and id not in self.deaf:
+            self.become(id, GuestState.SHUT_DOWN)
         self.faults.after("hypervisor.shut_down")
 
     async def stop(self, id: InstanceId) -> None:
-        await self._before("stop")
-        if self._guest(id).state not in {GuestState.SHUT_DOWN, GuestState.SUSPENDED}:
-            self._become(id, GuestState.SHUT_DOWN)
+        await self.before("stop")
+        if self.guest(id).state not in {GuestState.SHUT_DOWN, GuestState.SUSPENDED}:
+            self.become(id, GuestState.SHUT_DOWN)
         self.faults.after("hypervisor.stop")
 
     async def pause(self, id: InstanceId) -> None:
-        await self._before("pause")
-        if self._up(id).state is GuestState.RUNNING:
-            self._become(id, GuestState.PAUSED)
+        await self.before("pause")
+        if self.up(id).state is GuestState.RUNNING:
+            self.become(id, GuestState.PAUSED)
         self.faults.after("hypervisor.pause")
 
     async def resume(self, id: InstanceId) -> None:
-        await self._before("resume")
-        if self._up(id).state is GuestState.PAUSED:
-            self._become(id, GuestState.RUNNING)
+        await self.before("resume")
+        if self.up(id).state is GuestState.PAUSED:
+            self.become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.resume")
 
     async def suspend(self, id: InstanceId) -> None:
-        await self._before("suspend")
-        if self._guest(id).state is not GuestState.SUSPENDED:
-            self._up(id)
-            self._become(id, GuestState.SUSPENDED)
+        await self.before("suspend")
+        if self.guest(id).state is not GuestState.SUSPENDED:
+            self.up(id)
+            self.become(id, GuestState.SUSPENDED)
         self.faults.after("hypervisor.suspend")
 
     async def forget_memory(self, id: InstanceId) -> None:
-        await self._before("forget_memory")
-        if self._guest(id).state is GuestState.SUSPENDED:
-            self._become(id, GuestState.SHUT_DOWN)
+        await self.before("forget_memory")
+        if self.guest(id).state is GuestState.SUSPENDED:
+            self.become(id, GuestState.SHUT_DOWN)
         self.faults.after("hypervisor.forget_memory")
 
     async def reboot(self, id: InstanceId, *, hard: bool) -> None:
-        await self._before("reboot")
-        guest = self._up(id)
+        await self.before("reboot")
+        guest = self.up(id)
         if hard or id not in self.deaf:
             self.guests[id] = structs.replace(guest, starts=guest.starts + 1)
         self.faults.after("hypervisor.reboot")
 
     async def set_password(self, id: InstanceId, user: str, password: str) -> None:
-        await self._before("set_password")
-        if self._up(id).state is not GuestState.RUNNING or id in self.deaf:
+        await self.before("set_password")
+        if self.up(id).state is not GuestState.RUNNING or id in self.deaf:
             raise Conflict("the guest's agent does not answer")
         self.passwords[id, user] = password
 
     async def undefine(self, id: InstanceId) -> None:
-        await self._before("undefine")
+        await self.before("undefine")
         if self.guests.pop(id, None) is not None:
             self.consoles.forget(id)
             self._tell(id)
         self.faults.after("hypervisor.undefine")
 
     async def foreign(self) -> Sequence[ForeignGuest]:
-        await self._before("foreign")
+        await self.before("foreign")
         return tuple(self.others.values())
 
     async def list(self) -> dict[InstanceId, GuestFound]:
-        await self._before("list")
+        await self.before("list")
         return {
             id: GuestFound(state=guest.state, generation=guest.spec.generation, cause=guest.cause)
             for id, guest in self.guests.items()
@@ -251,17 +258,17 @@ class SimulatedHypervisor:
 
     def crash(self, id: InstanceId, cause: str = "killed by signal 9") -> None:
         """The guest's process dies."""
-        self._become(id, GuestState.CRASHED, cause)
+        self.become(id, GuestState.CRASHED, cause)
 
     def shuts_itself_down(self, id: InstanceId) -> None:
         """Somebody in the guest switches it off."""
-        self._become(id, GuestState.SHUT_DOWN)
+        self.become(id, GuestState.SHUT_DOWN)
 
     def host_restarts(self) -> None:
         """The host is switched off and on again: it knows its guests, and none runs."""
         for id, guest in list(self.guests.items()):
             if guest.state is not GuestState.SUSPENDED:
-                self._become(id, GuestState.SHUT_DOWN)
+                self.become(id, GuestState.SHUT_DOWN)
 
     def lose(self) -> None:
         """The hypervisor answers no more; its guests run on."""
@@ -274,30 +281,30 @@ class SimulatedHypervisor:
         """Guests that somebody made without Pileus, by the hypervisor's ids."""
         self._lost = False
 
-    async def _before(self, call: str) -> None:
+    async def before(self, call: str) -> None:
         await self.faults.before(f"hypervisor.{call}")
         if self._lost:
             raise Unavailable("the hypervisor does not answer")
 
-    def _guest(self, id: InstanceId) -> DefinedGuest:
+    def guest(self, id: InstanceId) -> DefinedGuest:
         guest = self.guests.get(id)
         if guest is None:
             raise NotFound(f"the hypervisor has no guest {id}")
         return guest
 
-    def _up(self, id: InstanceId) -> DefinedGuest:
-        guest = self._guest(id)
-        if guest.state not in _UP:
+    def up(self, id: InstanceId) -> DefinedGuest:
+        guest = self.guest(id)
+        if guest.state not in UP:
             raise Conflict(f"guest {guest.spec.name!r} does not run")
         return guest
 
     async def _hostname(self, id: InstanceId, *, up: bool) -> str:
-        await self._before("console")
-        return (self._up(id) if up else self._guest(id)).spec.first_boot.hostname
+        await self.before("console")
+        return (self.up(id) if up else self.guest(id)).spec.first_boot.hostname
 
-    def _become(self, id: InstanceId, state: GuestState, cause: str = "") -> None:
+    def become(self, id: InstanceId, state: GuestState, cause: str = "") -> None:
         self.guests[id] = structs.replace(self.guests[id], state=state, cause=cause)
-        if state not in _UP:
+        if state not in UP:
             self.consoles.end(id)
         self._tell(id)
 
@@ -310,9 +317,75 @@ def _most(guest: GuestSpec) -> tuple[int, int]:
     return max(guest.vcpus, guest.max_vcpus), max(guest.memory_mib, guest.max_memory_mib)
 
 
-def _plugged(guest: GuestSpec) -> dict[VolumeId, int]:
+def written(guest: DefinedGuest) -> dict[VolumeId, str]:
+    """The file that it writes to from its next start, of each disk."""
+    return {volume: source.path for volume, source in guest.disks.items()}
+
+
+def plugged(guest: GuestSpec) -> dict[VolumeId, int]:
+    """The disks that it has from its next start, each with its size in bytes."""
     return {disk.volume: disk.size_bytes for disk in guest.disks}
 
 
 def _connected(guest: GuestSpec) -> frozenset[PortId]:
     return frozenset(nic.port for nic in guest.nics)
+
+
+class SimulatedLayers:
+    """Switches and merges the disks of simulated guests."""
+
+    def __init__(self, hypervisor: SimulatedHypervisor) -> None:
+        self._hypervisor = hypervisor
+        self.frozen: set[InstanceId] = set()
+        """Guests whose file systems are held."""
+        self.saved: set[Path] = set()
+        """Where the memory of guests is."""
+
+    async def files(self, id: InstanceId) -> Mapping[VolumeId, str]:
+        await self._hypervisor.before("files")
+        guest = self._hypervisor.guest(id)
+        return dict(guest.written) if guest.state in UP else written(guest)
+
+    async def freeze(self, id: InstanceId) -> bool:
+        await self._hypervisor.before("freeze")
+        self._hypervisor.up(id)
+        if id not in self._hypervisor.deaf:
+            self.frozen.add(id)
+        self._hypervisor.faults.after("hypervisor.freeze")
+        return id not in self._hypervisor.deaf
+
+    async def thaw(self, id: InstanceId) -> None:
+        await self._hypervisor.before("thaw")
+        self.frozen.discard(id)
+        self._hypervisor.faults.after("hypervisor.thaw")
+
+    async def switch(self, id: InstanceId, disks: Mapping[VolumeId, DiskSource], *, memory: Path | None = None) -> None:
+        await self._hypervisor.before("switch")
+        guest = self._hypervisor.up(id)
+        now = {volume: source.path for volume, source in disks.items()}
+        self._hypervisor.guests[id] = structs.replace(
+            guest, written={**guest.written, **now}, disks={**guest.disks, **disks}
+        )
+        if memory is not None:
+            self.saved.add(memory)
+        self._hypervisor.faults.after("hypervisor.switch")
+
+    async def merge(self, id: InstanceId, volume: VolumeId, layer: DiskSource, into: DiskSource) -> None:
+        await self._hypervisor.before("merge")
+        guest = self._hypervisor.up(id)
+        if guest.written[volume] == layer.path:
+            self._hypervisor.guests[id] = structs.replace(
+                guest, written={**guest.written, volume: into.path}, disks={**guest.disks, volume: into}
+            )
+        self._hypervisor.faults.after("hypervisor.merge")
+
+    async def restore(self, id: InstanceId, disks: Mapping[VolumeId, DiskSource], memory: Path) -> None:
+        await self._hypervisor.before("restore")
+        if memory not in self.saved:
+            raise NotFound("the memory that was saved is not there")
+        guest = self._hypervisor.guest(id)
+        if guest.state not in UP:
+            defined = structs.replace(guest, disks=dict(disks), plugged=plugged(guest.spec))
+            self._hypervisor.guests[id] = structs.replace(defined, written=written(defined))
+            self._hypervisor.become(id, GuestState.RUNNING)
+        self._hypervisor.faults.after("hypervisor.restore")

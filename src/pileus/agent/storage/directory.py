@@ -2,7 +2,9 @@
 
     images/<id>/    image.raw, image.json     for the agent alone
     media/<id>.iso                            another name of an image's file, for all guests to read
-    volumes/<id>/   disk.raw, volume.json     the way to the disk is open to QEMU's user, the disk is its own
+    volumes/<id>/   disk.raw, volume.json     the way to the disk is open to QEMU's user, the disk is its own;
+                                              with the layers of its snapshots, see `directory_layers.py`
+    memory/         <snapshot>.memory         what a guest had in memory when a snapshot was taken
     scratch/        what is being made or removed; emptied when the pool is opened
 
 A volume or image appears by one renaming of its folder and vanishes by another: there is no half of one, wherever the
@@ -15,38 +17,36 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from errno import EDQUOT, ENOSPC
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
-from pileus.agent.storage.port import DiskSource, Fetch, PoolUse, Told
-from pileus.agent.storage.sparse import SparseWriter, clone
+from pileus.agent.storage import overlays
+from pileus.agent.storage.directory_layers import DirectoryLayering
+from pileus.agent.storage.files import in_thread
+from pileus.agent.storage.layers import BASE
+from pileus.agent.storage.port import DiskSource, Fetch, Layering, PoolUse, Told
+from pileus.agent.storage.sparse import SparseWriter, clone, copy_extents
+from pileus.agent.storage.volumefolder import Note, VolumeFolder
 from pileus.agent.turns import Turns
 from pileus.diskimages.headers import DiskFormat
 from pileus.diskimages.qemuimg import QemuImg
-from pileus.kernel.errors import Conflict, Invalid, NotFound, Unavailable
+from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import ImageId, VolumeId, check_id, is_id, new_id
 from pileus.kernel.units import MIB, size_text
-from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
+from pileus.link.records import ImageSource, VolumeCopy, VolumeObserved, VolumeSpec
 
 _GATHER: Final = 1 * MIB
 """Bytes of an image that are written and hashed together."""
 _FORMATS: Final = frozenset({"raw", "qcow2", "iso"})
 
-T = TypeVar("T")
 log = structlog.stdlib.get_logger()
-
-
-class _Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """Beside a volume's disk: what its file cannot tell."""
-
-    generation: int
 
 
 class _Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,11 +62,13 @@ class DirectoryPool:
         self._images = folder / "images"
         self._media = folder / "media"
         self._volumes = folder / "volumes"
+        self._memory = folder / "memory"
         self._scratch = folder / "scratch"
         self._qemu_img = QemuImg()
         self._turns = Turns()
         self._promising = asyncio.Lock()
         self._reserved: dict[str, int] = {}
+        self._layering = DirectoryLayering(self._volumes, self._memory, self._turns, self._reserving)
 
     @classmethod
     def open(cls, folder: Path) -> "DirectoryPool":
@@ -83,11 +85,16 @@ class DirectoryPool:
             (pool._volumes, 0o711),
             (pool._media, 0o711),
             (pool._images, 0o700),
+            (pool._memory, 0o700),
             (pool._scratch, 0o700),
         ):
             place.mkdir(exist_ok=True)
             place.chmod(mode)
         return pool
+
+    @property
+    def layering(self) -> Layering:
+        return self._layering
 
     # Images.
 
@@ -102,19 +109,19 @@ class DirectoryPool:
         if image.format not in _FORMATS:
             raise Invalid("the image has an unknown format", fields={"format": f"must be one of {sorted(_FORMATS)}"})
         async with self._turns.of(image.id):
-            if await _in_thread(self._has_image, image):
+            if await in_thread(self._has_image, image):
                 return
             room = image.virtual_size_bytes + (image.size_bytes if image.format == DiskFormat.QCOW2 else 0)
             async with self._reserving(image.id, room), self._making() as made:
                 await self._bring(image, made, fetch, told)
-                await _in_thread(self._keep_image, image, made)
+                await in_thread(self._keep_image, image, made)
         log.info("image fetched", image=image.id, bytes=image.size_bytes)
 
     async def remove_image(self, id: ImageId) -> None:
         """Have the image no more."""
         check_id(id)
         async with self._turns.of(id):
-            await _in_thread(self._discard, self._images / id)
+            await in_thread(self._discard, self._images / id)
 
     # Media.
 
@@ -126,18 +133,18 @@ class DirectoryPool:
         """
         check_id(id)
         async with self._turns.of(id):
-            await _in_thread(self._link, id)
+            await in_thread(self._link, id)
         return DiskSource(kind="file", path=str(self._medium(id)), format="raw")
 
     async def withdraw(self, id: ImageId) -> None:
         """Have the medium no more."""
         check_id(id)
         async with self._turns.of(id):
-            await _in_thread(self._medium(id).unlink, True)
+            await in_thread(self._medium(id).unlink, True)
 
     async def media(self) -> frozenset[ImageId]:
         """Every medium."""
-        names = await _in_thread(lambda: [each.stem for each in self._media.iterdir()])
+        names = await in_thread(lambda: [each.stem for each in self._media.iterdir()])
         return frozenset(ImageId(name) for name in names if is_id(name))
 
     def _medium(self, id: ImageId) -> Path:
@@ -155,10 +162,10 @@ class DirectoryPool:
         arrived, raw = made / f"arrived.{image.format}", made / "image.raw"
         await _receive(image, arrived, fetch, told)
         if image.format != DiskFormat.QCOW2:
-            await _in_thread(arrived.rename, raw)
+            await in_thread(arrived.rename, raw)
         else:
             await self._convert(arrived, raw, DiskFormat(image.format), image.virtual_size_bytes)
-            await _in_thread(arrived.unlink)
+            await in_thread(arrived.unlink)
         if raw.stat().st_size > image.virtual_size_bytes:
             raise Conflict("the image is larger than was declared")
 
@@ -204,14 +211,14 @@ class DirectoryPool:
         if volume.image is not None:
             check_id(volume.image.id)
         async with self._turns.of(volume.id):
-            known = await _in_thread(self._look, volume.id)
+            known = await in_thread(self._look, volume.id)
             growth = volume.size_bytes - (known.size_bytes if known else 0)
             async with self._reserving(volume.id, growth):
                 if known is None:
                     await self._make(volume, told)
                 elif known.generation != volume.generation or growth > 0:
-                    await _in_thread(self._change, volume, max(volume.size_bytes, known.size_bytes))
-            observed = await _in_thread(self._look, volume.id)
+                    await self._change(volume, max(volume.size_bytes, known.size_bytes))
+            observed = await in_thread(self._look, volume.id)
             assert observed is not None
             return observed
 
@@ -219,11 +226,11 @@ class DirectoryPool:
         """Have the volume no more."""
         check_id(id)
         async with self._turns.of(id):
-            await _in_thread(self._discard, self._volumes / id)
+            await in_thread(self._discard, self._volumes / id)
 
     async def list(self) -> dict[VolumeId, VolumeObserved]:
         """Every volume."""
-        return await _in_thread(self._look_at_all)
+        return await in_thread(self._look_at_all)
 
     async def source(self, id: VolumeId) -> DiskSource:
         """The volume's file.
@@ -232,66 +239,72 @@ class DirectoryPool:
             NotFound: there is no such volume.
         """
         check_id(id)
-        disk = self._volumes / id / "disk.raw"
-        if not await _in_thread(disk.exists):
+        folder = VolumeFolder(self._volumes / id)
+        if not await in_thread(folder.file(BASE).exists):
             raise NotFound(f"there is no volume {id} on this host")
-        return DiskSource(kind="file", path=str(disk), format="raw")
+        note = await in_thread(folder.note)
+        active = folder.file(note.layers.active)
+        if note.size_bytes > await in_thread(overlays.size_of, active):
+            # It was to grow while a guest used it, which had to do that, and has ended before it did.
+            await overlays.enlarge(active, note.size_bytes)
+        return folder.source(note.layers.active)
 
     async def use(self) -> PoolUse:
         """How full the file system is, and what is promised of it."""
-        return await _in_thread(self._use)
+        return await in_thread(self._use)
 
     async def _make(self, volume: VolumeSpec, told: Told) -> None:
         async with self._making() as made:
             disk = made / "disk.raw"
-            if volume.image is None:
-                await _in_thread(lambda: disk.touch(mode=0o600))
-            else:
+            if volume.copy_of is not None:
+                await self._copy(volume, volume.copy_of, disk, told)
+            elif volume.image is not None:
                 await self._clone(volume, volume.image.id, disk, told)
-            await _in_thread(self._keep_volume, volume, made)
+            else:
+                await in_thread(lambda: disk.touch(mode=0o600))
+            await in_thread(self._keep_volume, volume, made)
         told(1.0)
 
     async def _clone(self, volume: VolumeSpec, image: ImageId, disk: Path, told: Told) -> None:
         source = self._images / image / "image.raw"
         try:
-            size = (await _in_thread(source.stat)).st_size
+            size = (await in_thread(source.stat)).st_size
         except NotFound:
             raise NotFound(f"image {image} is not on this host") from None
         if size > volume.size_bytes:
             raise Conflict(f"the image needs {size_text(size)}, the volume has {size_text(volume.size_bytes)}")
-        loop, stop = asyncio.get_running_loop(), threading.Event()
+        await _copying(told, lambda tell, stopped: clone(source, disk, tell, stopped))
 
-        def tell(part: float) -> None:
-            loop.call_soon_threadsafe(told, part)
-
-        try:
-            await _in_thread(clone, source, disk, tell, stop.is_set)
-        finally:
-            stop.set()
+    async def _copy(self, volume: VolumeSpec, copy: VolumeCopy, disk: Path, told: Told) -> None:
+        chain = await self._layering.chain(copy.volume, copy.snapshot)
+        size = await in_thread(overlays.size_of, chain[0])
+        if size > volume.size_bytes:
+            raise Conflict(f"the snapshot is of {size_text(size)}, the volume has {size_text(volume.size_bytes)}")
+        if len(chain) == 1:
+            await _copying(told, lambda tell, stopped: clone(chain[0], disk, tell, stopped))
+            return
+        extents = [each for each in await overlays.extents(chain) if each.data and not each.zero]
+        parts = [(chain[each.depth], each.offset or 0, each.start, each.length) for each in extents]
+        await _copying(told, lambda tell, stopped: copy_extents(parts, disk, tell, stopped))
 
     def _keep_volume(self, volume: VolumeSpec, made: Path) -> None:
         made.chmod(0o711)
         _resize(made / "disk.raw", volume.size_bytes)
-        write_atomically(made / "volume.json", msgspec.json.encode(_Generation(generation=volume.generation)))
+        VolumeFolder(made).keep(Note(generation=volume.generation))
         _publish(made, self._volumes / volume.id)
 
-    def _change(self, volume: VolumeSpec, size_bytes: int) -> None:
-        folder = self._volumes / volume.id
-        _resize(folder / "disk.raw", size_bytes)
-        write_atomically(folder / "volume.json", msgspec.json.encode(_Generation(generation=volume.generation)))
+    async def _change(self, volume: VolumeSpec, size_bytes: int) -> None:
+        folder = VolumeFolder(self._volumes / volume.id)
+        note = await in_thread(folder.note)
+        if note.layers.active == BASE:
+            await in_thread(_resize, folder.file(BASE), size_bytes)
+        else:
+            await overlays.enlarge(folder.file(note.layers.active), size_bytes)
+            note = replace(note, size_bytes=size_bytes)
+        await in_thread(folder.keep, replace(note, generation=volume.generation))
 
     def _look(self, id: VolumeId) -> VolumeObserved | None:
-        folder = self._volumes / id
-        try:
-            disk = (folder / "disk.raw").stat()
-        except FileNotFoundError:
-            return None
-        return VolumeObserved(
-            id=id,
-            generation=_generation(folder / "volume.json"),
-            size_bytes=disk.st_size,
-            allocated_bytes=disk.st_blocks * 512,
-        )
+        return VolumeFolder(self._volumes / id).look(id)
 
     def _look_at_all(self) -> dict[VolumeId, VolumeObserved]:
         ids = (VolumeId(entry.name) for entry in self._volumes.iterdir() if is_id(entry.name))
@@ -311,7 +324,7 @@ class DirectoryPool:
     async def _reserving(self, id: str, growth_bytes: int) -> AsyncGenerator[None, None]:
         """Keep room for what is being made, so that two do not count on the same."""
         async with self._promising:
-            growable = await _in_thread(self._growable)
+            growable = await in_thread(self._growable)
             if growth_bytes > 0 and growth_bytes > growable - sum(self._reserved.values()):
                 room = max(0, growable - sum(self._reserved.values()))
                 raise Conflict(
@@ -326,7 +339,8 @@ class DirectoryPool:
     def _growable(self) -> int:
         """What is free, less what the volumes there are may still take of it."""
         system = os.statvfs(self._volumes)
-        unused = (max(0, each.size_bytes - each.allocated_bytes) for each in self._look_at_all().values())
+        folders = (VolumeFolder(entry) for entry in self._volumes.iterdir() if is_id(entry.name))
+        unused = (folder.unused_bytes() for folder in folders)
         return system.f_bavail * system.f_frsize - sum(unused)
 
     # Appearing and vanishing.
@@ -335,7 +349,7 @@ class DirectoryPool:
     async def _making(self) -> AsyncGenerator[Path, None]:
         """A folder in which something is made; gone afterwards, unless it was published."""
         folder = self._scratch / new_id()
-        await _in_thread(folder.mkdir, 0o700)
+        await in_thread(folder.mkdir, 0o700)
         try:
             yield folder
         finally:
@@ -354,7 +368,7 @@ class DirectoryPool:
 
 async def _receive(image: ImageSource, target: Path, fetch: Fetch, told: Told) -> None:
     """Write what arrives to a file, and refuse it unless it is what was promised, byte for byte."""
-    writer, digest, gathered = await _in_thread(SparseWriter, target), hashlib.sha256(), bytearray()
+    writer, digest, gathered = await in_thread(SparseWriter, target), hashlib.sha256(), bytearray()
 
     def store() -> None:
         digest.update(gathered)
@@ -367,15 +381,28 @@ async def _receive(image: ImageSource, target: Path, fetch: Fetch, told: Told) -
             if writer.size + len(gathered) > image.size_bytes:
                 raise Conflict("more arrived than the image was promised to have")
             if len(gathered) >= _GATHER:
-                await _in_thread(store)
+                await in_thread(store)
                 told(writer.size / image.size_bytes)
-        await _in_thread(store)
+        await in_thread(store)
         if writer.size != image.size_bytes or digest.hexdigest() != image.sha256:
             raise Conflict("the image that arrived is not the one that was promised")
-        await _in_thread(writer.finish)
+        await in_thread(writer.finish)
         told(1.0)
     finally:
         writer.close()
+
+
+async def _copying(told: Told, copy: Callable[[Callable[[float], None], Callable[[], bool]], None]) -> None:
+    """Copy in a thread, tell how far it is, and stop it when nobody waits any more."""
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+
+    def tell(part: float) -> None:
+        loop.call_soon_threadsafe(told, part)
+
+    try:
+        await in_thread(copy, tell, stop.is_set)
+    finally:
+        stop.set()
 
 
 def _resize(file: Path, size_bytes: int) -> None:
@@ -396,29 +423,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _generation(file: Path) -> int:
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=_Generation).generation
-    except (OSError, msgspec.DecodeError) as why:
-        # The disk is what counts; whoever asks for a generation writes a new file.
-        log.warning("volume's generation cannot be read", file=str(file), why=str(why))
-        return 0
-
-
-@contextmanager
-def _translated() -> Generator[None, None, None]:
-    try:
-        yield
-    except FileNotFoundError as missing:
-        raise NotFound("the storage pool has no such file", internal=str(missing)) from missing
-    except OSError as why:
-        if why.errno in {ENOSPC, EDQUOT}:
-            raise Conflict("the storage pool is full", internal=str(why)) from why
-        raise Unavailable("the storage pool cannot be used", internal=str(why)) from why
-
-
-async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
-    with _translated():
-        return await asyncio.to_thread(work, *arguments)

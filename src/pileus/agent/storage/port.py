@@ -1,11 +1,13 @@
 """The port through which an agent reaches a storage pool."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from pileus.kernel.ids import ImageId, VolumeId
+from pileus.agent.storage.layers import Layers
+from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
 from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
 
 
@@ -35,11 +37,75 @@ Told = Callable[[float], None]
 """Is told how far a copy is, between 0 and 1."""
 
 
+class Layering(Protocol):
+    """Keeps what volumes were at a moment, as layers; see `layers.py`. Every call is idempotent.
+
+    Raises NotFound for a volume or snapshot that is not there, Unavailable if the pool cannot be reached.
+    """
+
+    async def layers(self, id: VolumeId) -> Layers: ...
+
+    async def lay(self, id: VolumeId, snapshot: SnapshotId) -> DiskSource:
+        """Lay a new layer over what is written to now, which is the snapshot from then on, and say where it is.
+
+        It is unconfirmed until whoever uses the volume writes there. Raises Conflict if there is no room, or a snapshot
+        of the volume is under way.
+        """
+        ...
+
+    async def confirm(self, id: VolumeId, snapshot: SnapshotId) -> None: ...
+
+    async def take_back(self, id: VolumeId, snapshot: SnapshotId) -> None:
+        """Undo `lay`, if it is not confirmed: for when nobody has written to the new layer."""
+        ...
+
+    async def revert(self, id: VolumeId, snapshot: SnapshotId, to: str) -> None:
+        """Have the volume be what it was, under a new layer of the name `to`; nobody may be using it."""
+        ...
+
+    async def forget(self, id: VolumeId, snapshot: SnapshotId) -> None:
+        """Have the snapshot no more; layers that it alone needed are left to be merged."""
+        ...
+
+    async def begin_merge(self, id: VolumeId, layer: str) -> None:
+        """Note that this layer is being merged into the one below it, by `merge` or by whoever uses the volume."""
+        ...
+
+    async def merge(self, id: VolumeId) -> None:
+        """Do the merge that is noted; nobody may be using these layers. Raises Conflict if that fails."""
+        ...
+
+    async def end_merge(self, id: VolumeId) -> None:
+        """Note that the merge is done; the layer is gone."""
+        ...
+
+    async def source(self, id: VolumeId, layer: str) -> DiskSource:
+        """Where a layer is."""
+        ...
+
+    async def memory(self, snapshot: SnapshotId) -> Path:
+        """Where the memory of a guest is kept, or is to be, that belongs to a snapshot."""
+        ...
+
+    async def memory_bytes(self, snapshot: SnapshotId) -> int: ...
+
+    async def forget_memory(self, snapshot: SnapshotId) -> None: ...
+
+    async def space(self, id: VolumeId) -> Mapping[SnapshotId, int]:
+        """What each snapshot takes, in bytes."""
+        ...
+
+
 class StoragePool(Protocol):
     """Keeps volumes, and the images that they are made from. Every call is idempotent: asking twice is asking once.
 
     Raises Unavailable if the pool cannot be reached, Conflict if it has no room.
     """
+
+    @property
+    def layering(self) -> Layering:
+        """The snapshots of its volumes."""
+        ...
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
         """Have the image; its SHA-256 is checked before it counts, and nothing is left of a broken transfer."""
@@ -63,7 +129,7 @@ class StoragePool(Protocol):
         ...
 
     async def ensure(self, volume: VolumeSpec, told: Told) -> VolumeObserved:
-        """Have the volume, made from its image if it names one (which must be there), grown if it is smaller."""
+        """Have the volume, made from its image or as a copy if it names one (which must be there), grown if smaller."""
         ...
 
     async def remove(self, id: VolumeId) -> None: ...

@@ -1,12 +1,15 @@
 """A storage pool in memory. It outlives its agent as a real one does: hand the same one to the next agent."""
 
 import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 
 from pileus.agent.faults import Faults
+from pileus.agent.storage.layers import Layers
 from pileus.agent.storage.port import DiskSource, Fetch, PoolUse, Told
 from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound
-from pileus.kernel.ids import ImageId, VolumeId, check_id
+from pileus.kernel.ids import ImageId, SnapshotId, VolumeId, check_id
 from pileus.kernel.units import TIB, size_text
 from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
 
@@ -23,6 +26,7 @@ class SimulatedStorage:
         self._total_bytes = total_bytes
         self._fetches = fetches
         self._turns = Turns()
+        self.layering = SimulatedLayering(self.faults, self.volumes)
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
         check_id(image.id)
@@ -66,6 +70,8 @@ class SimulatedStorage:
         known = self.volumes.get(volume.id)
         if known is None and volume.image is not None:
             self._check_image(volume, volume.image)
+        if known is None and volume.copy_of is not None:
+            (await self.layering.layers(volume.copy_of.volume)).of(volume.copy_of.snapshot)
         size = max(volume.size_bytes, known.size_bytes if known else 0)
         if size - (known.size_bytes if known else 0) > self._total_bytes - self._promised():
             raise Conflict(f"the storage pool has no room for {size_text(volume.size_bytes)}")
@@ -79,6 +85,7 @@ class SimulatedStorage:
         check_id(id)
         await self.faults.before("storage.remove")
         self.volumes.pop(id, None)
+        self.layering.of.pop(id, None)
         self.faults.after("storage.remove")
 
     async def list(self) -> dict[VolumeId, VolumeObserved]:
@@ -90,7 +97,7 @@ class SimulatedStorage:
         await self.faults.before("storage.source")
         if id not in self.volumes:
             raise NotFound(f"the storage pool has no volume {id}")
-        return DiskSource(kind="file", path=f"/simulated/{id}", format="raw")
+        return _source(id, (await self.layering.layers(id)).active)
 
     async def use(self) -> PoolUse:
         await self.faults.before("storage.use")
@@ -106,6 +113,83 @@ class SimulatedStorage:
             raise Conflict(
                 f"the image needs {size_text(image.virtual_size_bytes)}, the volume has {size_text(volume.size_bytes)}"
             )
+
+
+class SimulatedLayering:
+    """The layers of simulated volumes: how they lie on each other, with nothing in them."""
+
+    def __init__(self, faults: Faults, volumes: Mapping[VolumeId, VolumeObserved]) -> None:
+        self.faults = faults
+        self.of: dict[VolumeId, Layers] = {}
+        """The layers of each volume that has more than its base."""
+        self._volumes = volumes
+
+    async def layers(self, id: VolumeId) -> Layers:
+        if id not in self._volumes:
+            raise NotFound(f"the storage pool has no volume {id}")
+        return self.of.get(id, Layers())
+
+    async def lay(self, id: VolumeId, snapshot: SnapshotId) -> DiskSource:
+        layers = await self.layers(id)
+        if snapshot not in layers.frozen:
+            if layers.unconfirmed or layers.merging:
+                raise Conflict("another snapshot of the volume is under way")
+            await self._become("lay", id, layers.taken(snapshot))
+        return _source(id, snapshot)
+
+    async def confirm(self, id: VolumeId, snapshot: SnapshotId) -> None:
+        layers = await self.layers(id)
+        await self._become("confirm", id, layers.confirmed() if layers.unconfirmed == snapshot else layers)
+
+    async def take_back(self, id: VolumeId, snapshot: SnapshotId) -> None:
+        layers = await self.layers(id)
+        await self._become("take_back", id, layers.untaken() if layers.unconfirmed == snapshot else layers)
+
+    async def revert(self, id: VolumeId, snapshot: SnapshotId, to: str) -> None:
+        layers = await self.layers(id)
+        await self._become("revert", id, layers if layers.active == to else layers.reverted(snapshot, to))
+
+    async def forget(self, id: VolumeId, snapshot: SnapshotId) -> None:
+        await self._become("forget", id, (await self.layers(id)).without(snapshot))
+
+    async def begin_merge(self, id: VolumeId, layer: str) -> None:
+        await self._become("begin_merge", id, (await self.layers(id)).begun(layer))
+
+    async def merge(self, id: VolumeId) -> None:
+        await self._become("merge", id, await self.layers(id))
+
+    async def end_merge(self, id: VolumeId) -> None:
+        layers = await self.layers(id)
+        await self._become("end_merge", id, layers.merged() if layers.merging else layers)
+
+    async def source(self, id: VolumeId, layer: str) -> DiskSource:
+        await self.layers(id)
+        return _source(id, layer)
+
+    async def memory(self, snapshot: SnapshotId) -> Path:
+        return Path("/simulated", snapshot)
+
+    async def memory_bytes(self, snapshot: SnapshotId) -> int:  # noqa: ARG002 - there is none
+        return 0
+
+    async def forget_memory(self, snapshot: SnapshotId) -> None:
+        """There is none."""
+
+    async def space(self, id: VolumeId) -> Mapping[SnapshotId, int]:
+        return {SnapshotId(snapshot): 0 for snapshot in (await self.layers(id)).frozen}
+
+    async def _become(self, call: str, id: VolumeId, layers: Layers) -> None:
+        await self.faults.before(f"layering.{call}")
+        if layers == Layers():
+            self.of.pop(id, None)
+        else:
+            self.of[id] = layers
+        self.faults.after(f"layering.{call}")
+
+
+def _source(id: VolumeId, layer: str) -> DiskSource:
+    path = f"/simulated/{id}" + (f"/{layer}" if layer else "")
+    return DiskSource(kind="file", path=path, format="qcow2" if layer else "raw")
 
 
 async def _check(image: ImageSource, fetch: Fetch, told: Told) -> None:

@@ -3,7 +3,8 @@
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,37 @@ def clone(source: Path, target: Path, told: Callable[[float], None], stopped: Ca
         target.chmod(0o600)
         if not _share_blocks(old.fileno(), new.fileno()):
             _copy(old.fileno(), new.fileno(), told, stopped)
+        os.fsync(new.fileno())
+    told(1.0)
+
+
+def copy_extents(
+    parts: Sequence[tuple[Path, int, int, int]],
+    target: Path,
+    told: Callable[[float], None],
+    stopped: Callable[[], bool],
+) -> None:
+    """Make a new file of parts of others: each its file, where it begins there, where it goes, and its length.
+
+    When this returns, the copy has reached the disk. It ends early and incomplete when `stopped`.
+
+    Raises:
+        OSError: the target is there already, a part is not, or there is no room.
+    """
+    total, done = sum(length for *_, length in parts), 0
+    with ExitStack() as files, target.open("xb") as new:
+        target.chmod(0o600)
+        opened = {file: files.enter_context(file.open("rb")).fileno() for file in {file for file, *_ in parts}}
+        for file, offset, start, length in parts:
+            position = 0
+            while position < length and not stopped():
+                data = os.pread(opened[file], min(_PIECE, length - position), offset + position)
+                if not data:
+                    raise OSError(errno.EIO, "the file ended early while it was copied")
+                os.pwrite(new.fileno(), data, start + position)
+                position += len(data)
+                told((done + position) / total)
+            done += length
         os.fsync(new.fileno())
     told(1.0)
 

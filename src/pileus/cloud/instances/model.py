@@ -31,6 +31,8 @@ class InstanceState(StrEnum):
     RESUMING = "resuming"
     RESIZING = "resizing"
     REBUILDING = "rebuilding"
+    REVERTING = "reverting"
+    """It becomes what it was at a snapshot."""
     DELETING = "deleting"
     DELETED = "deleted"
     """Its guest is gone from its host; its disk and its addresses are kept for a while, so that it can be had back."""
@@ -41,10 +43,19 @@ _S = InstanceState
 ALLOWED: Mapping[InstanceState, frozenset[InstanceState]] = {
     _S.BUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.RUNNING: frozenset(
-        {_S.STOPPED, _S.STOPPING, _S.REBOOTING, _S.PAUSING, _S.SUSPENDING, _S.REBUILDING, _S.DELETING}
+        {
+            _S.STOPPED,
+            _S.STOPPING,
+            _S.REBOOTING,
+            _S.PAUSING,
+            _S.SUSPENDING,
+            _S.REBUILDING,
+            _S.REVERTING,
+            _S.DELETING,
+        }
     ),
-    _S.STOPPED: frozenset({_S.RUNNING, _S.STARTING, _S.RESIZING, _S.REBUILDING, _S.DELETING}),
-    _S.PAUSED: frozenset({_S.STOPPED, _S.STOPPING, _S.RESUMING, _S.SUSPENDING, _S.DELETING}),
+    _S.STOPPED: frozenset({_S.RUNNING, _S.STARTING, _S.RESIZING, _S.REBUILDING, _S.REVERTING, _S.DELETING}),
+    _S.PAUSED: frozenset({_S.STOPPED, _S.STOPPING, _S.RESUMING, _S.SUSPENDING, _S.REVERTING, _S.DELETING}),
     _S.SUSPENDED: frozenset({_S.STOPPED, _S.STOPPING, _S.RESUMING, _S.DELETING}),
     _S.STARTING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.STOPPED, _S.RUNNING, _S.PAUSED}),
@@ -54,6 +65,7 @@ ALLOWED: Mapping[InstanceState, frozenset[InstanceState]] = {
     _S.RESUMING: frozenset({_S.RUNNING, _S.PAUSED, _S.SUSPENDED}),
     _S.RESIZING: frozenset({_S.STOPPED}),
     _S.REBUILDING: frozenset({_S.RUNNING, _S.STOPPED}),
+    _S.REVERTING: frozenset({_S.RUNNING, _S.STOPPED}),
     _S.DELETING: frozenset({_S.DELETED}),
     _S.DELETED: frozenset({_S.UNDELETING, _S.DELETING}),
     _S.UNDELETING: frozenset({_S.STOPPED, _S.DELETED}),

@@ -16,6 +16,7 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "memory_mib": 400 * 1024,
     "volumes": 200,
     "volume_gib": 10_000,
+    "snapshots": 500,
     "images": 100,
     "image_gib": 500,
     "image_shares": 1000,

@@ -19,6 +19,7 @@ from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.securitygroups.operations import default_group
 from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import ProjectId
@@ -30,7 +31,7 @@ from pileus.operations.wire import Description, Name, Wire
 from pileus.state.kinds import Kind
 from pileus.state.state import Change, put, remove
 
-KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, VOLUMES, IMAGES, FLOATING_IPS)
+KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, SNAPSHOTS, VOLUMES, IMAGES, FLOATING_IPS)
 GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
     PORT_FORWARDINGS,
     SNAT_RULES,

@@ -14,23 +14,29 @@ from pileus.state.records import Record
 
 class VolumeState(StrEnum):
     CREATING = "creating"
-    """It is made together with the instance that boots from it."""
+    """It is made together with the instance that boots from it, or as a copy."""
     AVAILABLE = "available"
     ATTACHING = "attaching"
     IN_USE = "in-use"
     DETACHING = "detaching"
     GROWING = "growing"
+    SNAPSHOTTING = "snapshotting"
+    """A snapshot of it is taken or deleted, or a copy of it made."""
+    REVERTING = "reverting"
+    """It becomes what it was at a snapshot."""
     DELETING = "deleting"
 
 
 _S = VolumeState
 ALLOWED: Mapping[VolumeState, frozenset[VolumeState]] = {
-    _S.CREATING: frozenset({_S.IN_USE}),
-    _S.AVAILABLE: frozenset({_S.ATTACHING, _S.GROWING, _S.DELETING}),
+    _S.CREATING: frozenset({_S.IN_USE, _S.AVAILABLE}),
+    _S.AVAILABLE: frozenset({_S.ATTACHING, _S.GROWING, _S.SNAPSHOTTING, _S.REVERTING, _S.DELETING}),
     _S.ATTACHING: frozenset({_S.IN_USE, _S.AVAILABLE}),
-    _S.IN_USE: frozenset({_S.DETACHING, _S.GROWING, _S.AVAILABLE}),
+    _S.IN_USE: frozenset({_S.DETACHING, _S.GROWING, _S.SNAPSHOTTING, _S.REVERTING, _S.AVAILABLE}),
     _S.DETACHING: frozenset({_S.AVAILABLE, _S.IN_USE}),
     _S.GROWING: frozenset({_S.AVAILABLE, _S.IN_USE}),
+    _S.SNAPSHOTTING: frozenset({_S.AVAILABLE, _S.IN_USE}),
+    _S.REVERTING: frozenset({_S.AVAILABLE, _S.IN_USE}),
     _S.DELETING: frozenset(),
 }
 SETTLED = frozenset({_S.AVAILABLE, _S.IN_USE})

@@ -9,6 +9,7 @@ from pileus.cloud.images.operations.noun import usable_image
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.operations.hardware import check_plugging
 from pileus.cloud.instances.placement import Placer, host_name, room_for_volume
+from pileus.cloud.snapshots.model import must_have_none
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.volumes.workflows import (
     AttachVolume,
@@ -175,6 +176,7 @@ def delete(ask: Ask, volume: Volume) -> Plan:
     if volume.instance_id is not None:
         instance = ask.state[INSTANCES].find(volume.instance_id)
         raise Conflict(f"volume {volume.name} is attached to instance {instance.name if instance else ''}")
+    must_have_none(ask.state, volume, "deleted")
     changed = msgspec.structs.replace(volume.to(VolumeState.DELETING), generation=volume.generation + 1)
     return Plan(
         summary=f"delete volume {volume.name}",

@@ -27,6 +27,7 @@ from pileus.agent.hypervisor.libvirt.domain import (
     generation_of,
 )
 from pileus.agent.hypervisor.libvirt.firmware import traits
+from pileus.agent.hypervisor.libvirt.layered import LibvirtLayers
 from pileus.agent.hypervisor.libvirt.others import Others
 from pileus.agent.hypervisor.libvirt.plugging import Plugging
 from pileus.agent.hypervisor.libvirt.sizing import Sizing
@@ -96,7 +97,12 @@ class LibvirtHypervisor:
         kvm = ground.accelerator == "kvm"
         self._sizing = Sizing(library, self._do_to)
         self._plugging = Plugging(library, self._do_to, takes_direct_io=_takes_direct_io, iothread=kvm)
+        self._layers = LibvirtLayers(library, self._do, self._do_to, self._ordered)
         self._listeners: WeakSet[_Changes] = WeakSet()
+
+    @property
+    def layers(self) -> LibvirtLayers:
+        return self._layers
 
     async def facts(self) -> HypervisorFacts:
         versions, architecture = await self._connection.call(

@@ -8,10 +8,12 @@ from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
 from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.placement import Placer, refitted
+from pileus.cloud.instances.specs import root_volume
 from pileus.cloud.instances.workflows import delete_instance, soft_delete_instance, undelete_instance
 from pileus.cloud.instances.workflows.deletion import Undelete
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.networks.model import PORTS
+from pileus.cloud.snapshots.model import must_have_none
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId
@@ -89,12 +91,13 @@ def undelete(ask: Ask, instance: Instance) -> Plan:
 
 
 def _on_its_way_out(ask: Ask, instance: Instance) -> Instance:
-    """The instance as its deletion begins. Raises Conflict if it, or the disk that it boots from, is protected."""
+    """The instance as its deletion begins. Raises Conflict if it, or the disk that it boots from, is kept."""
     if instance.protected:
         raise Conflict(f"instance {instance.name} is protected; take the protection away first")
     for volume in ask.state[VOLUMES].by("instance", instance.id):
         if volume.protected and volume.slot == BOOT_SLOT:
             raise Conflict(f"volume {volume.name}, which it boots from, is protected; take the protection away first")
+    must_have_none(ask.state, root_volume(ask.state, instance), "deleted")
     return msgspec.structs.replace(
         instance.to(InstanceState.DELETING), generation=instance.generation + 1, floating_addresses=()
     )

@@ -11,6 +11,7 @@ from pileus.cloud.instances.placement import Placer, room_for_volume
 from pileus.cloud.instances.specs import root_volume
 from pileus.cloud.instances.workflows import rebuild_instance
 from pileus.cloud.instances.workflows.rebuild import RebuildInstance
+from pileus.cloud.snapshots.model import must_have_none
 from pileus.cloud.volumes.model import VolumeState
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import ImageId, InstanceId, VolumeId
@@ -40,6 +41,7 @@ def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
     old = root_volume(ask.state, instance)
     if old.protected:
         raise Conflict(f"volume {old.name}, which it boots from, is protected; take the protection away first")
+    must_have_none(ask.state, old, "replaced")
     room_for_volume(ask.state, ask.view(Placer).fleet, instance.host_id, old.size_gib)
     new = msgspec.structs.replace(
         old,

@@ -11,13 +11,14 @@ from pileus.cloud.instances.specs import guest_spec, image_source, root_volume, 
 from pileus.cloud.networks.model import Port
 from pileus.cloud.volumes.model import Volume
 from pileus.cloud.world import Nothing, World
-from pileus.kernel.ids import InstanceId, VolumeId
+from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
 from pileus.link.records import (
     GuestObserved,
     GuestRemoval,
     GuestSpec,
     MediumSpec,
     Method,
+    VolumeCopy,
     VolumeObserved,
     VolumeRemoval,
 )
@@ -59,10 +60,14 @@ async def remove_guest(world: World, instance: Instance) -> None:
     await world.hosts.ask(instance.host_id, Method.GUEST_REMOVE, removal, Nothing, timeout_s=GUEST_S)
 
 
-async def ensure_disk(world: World, volume: Volume, *, timeout_s: float = COPY_S) -> None:
-    """Have the volume's disk on its host, as large as its record says."""
+async def ensure_disk(
+    world: World, volume: Volume, *, copy_of: tuple[VolumeId, SnapshotId] | None = None, timeout_s: float = COPY_S
+) -> None:
+    """Have the volume's disk on its host, as large as its record says; a new one as a copy of another's snapshot."""
     assert volume.host_id is not None
     spec = volume_spec(world.state, volume, partial(world.images.url, host=volume.host_id))
+    if copy_of is not None:
+        spec = msgspec.structs.replace(spec, image=None, copy_of=VolumeCopy(volume=copy_of[0], snapshot=copy_of[1]))
     await world.hosts.ask(volume.host_id, Method.VOLUME_ENSURE, spec, VolumeObserved, timeout_s=timeout_s)
 
 

@@ -1,0 +1,1 @@
+"""Snapshots: what volumes and whole instances were at a moment."""
