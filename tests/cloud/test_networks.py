@@ -132,12 +132,15 @@ async def test_what_a_router_joins_does_not_overlap_and_no_other_router_joins(cl
 
 
 async def test_a_route_goes_to_a_next_hop_of_its_own_ip_version(cloud: SimulatedCloud) -> None:
-    router = await made(cloud.client, "routers", name="r")
+    lan = (await subnet(cloud.client, "10.1.0.0/24")).json()
+    router = await made(cloud.client, "routers", name="r", subnet_ids=[lan["id"]])
     path = f"/v1/routers/{router['id']}"
     for destination, next_hop, wrong in (
         ("10.9.0.0/16", "2001:db8::1", {"routes.0"}),
         ("10.9.0.1/16", "10.1.0.9", {"routes.0.destination"}),
         ("10.9.0.0/16", "fe80::1%lo", {"routes.0.next_hop"}),
+        ("10.9.0.0/16", "10.2.0.9", {"routes.0.next_hop"}),
+        ("10.9.0.0/16", "169.254.128.2", {"routes.0.next_hop"}),
     ):
         wish = {"routes": [{"destination": destination, "next_hop": next_hop}]}
         assert refusal(await cloud.client.patch(path, json=wish)) == (400, "invalid", wrong)

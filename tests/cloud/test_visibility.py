@@ -64,6 +64,9 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     for plural, noun in (("subnets", "subnet"), ("routers", "router"), ("security-groups", "security_group")):
         own = [each for each in await items(client, plural) if each["project_id"] == owner.project_id]
         found[noun] = own[0]["id"]
+    more = await client.post("/v1/routers", json={"name": "second"})
+    pair = {"name": "mine", "router_id": found["router"], "peer_router_id": more.json()["id"]}
+    found["peering"] = (await client.post("/v1/peerings", json=pair)).json()["id"]
     found["security_rule"] = (await items(client, "security-rules"))[0]["id"]
     found["grant"] = (await items(client, "grants"))[0]["id"]
     host = cloud.fleet.hosts[0]

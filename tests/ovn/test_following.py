@@ -2,6 +2,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
+from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.ids import HostId, PoolId
@@ -15,7 +16,7 @@ from pileus.testing.memorystore import MemoryStore
 from pileus.testing.networks import SINCE, port, small_cloud, vpc
 
 NETWORKING = (NETWORKS, SUBNETS, ROUTERS, PORTS, SECURITY_GROUPS, SECURITY_RULES, FLOATING_IPS)
-KINDS = (*NETWORKING, PORT_FORWARDINGS, SNAT_RULES, HOSTS)
+KINDS = (*NETWORKING, PEERINGS, PORT_FORWARDINGS, SNAT_RULES, HOSTS)
 ORIGIN = Origin(actor="system", operation="test")
 
 

@@ -18,6 +18,7 @@ from pileus.testing.networks import (
     floating_ip,
     forwarding,
     group,
+    peering,
     port,
     router,
     rule,
@@ -188,6 +189,14 @@ records: st.SearchStrategy[NetworkRecord] = st.one_of(
         ROUTERS,
         subnets=st.lists(SUBNETS, unique=True),
         outside=st.none() | st.tuples(NETWORKS, st.sampled_from(["10.0.0.5", "10.0.1.5", "fd00::5"])),
+    ),
+    st.builds(
+        peering,
+        st.sampled_from(["e1", "e2"]),
+        st.just("r1"),
+        st.sampled_from(["r2", "r3"]),
+        link=st.integers(0, 2),
+        active=st.booleans(),
     ),
     st.builds(group, GROUPS),
     st.builds(

@@ -73,6 +73,8 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make("foreign-guests", host_id=cloud.fleet.hosts[0].id)
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
     await make("image-shares", image_id=image, to_group_id=group["id"])
+    one = (await cloud.client.get("/v1/routers")).json()["items"][0]["id"]
+    await make("peerings", name="both", router_id=one, peer_router_id=(await make("routers", name="other"))["id"])
     made = await make("instances", name="hello", image_id=image, vcpus=1, memory_mib=256)
     await cloud.client.get(f"/v1/tasks/{made['task_id']}?wait_s=5")
     rest = {"idempotency-key": "of rules"}

@@ -21,6 +21,7 @@ from pileus.cloud.keypairs.operations import keypairs
 from pileus.cloud.nat.operations import port_forwardings, snat_rules
 from pileus.cloud.networks import workflows as of_networks
 from pileus.cloud.networks.operations import networks, ports, routers, subnets
+from pileus.cloud.peerings.operations import peerings
 from pileus.cloud.pools.operations import pools
 from pileus.cloud.projects.operations import projects
 from pileus.cloud.securitygroups.operations import security_groups, security_rules
@@ -46,6 +47,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     subnets,
     routers,
     ports,
+    peerings,
     security_groups,
     security_rules,
     floating_ips,

@@ -214,7 +214,7 @@ class Noun(Generic[R]):
         self.columns = tuple(columns)
         self.about = about
         self.visible: Callable[[Ask, R], bool] = visible or Ask.may_see
-        self.scope = scope if scope in kind.indexes else ""
+        self.scope = scope if scope in {*kind.indexes, *kind.many} else ""
         self.declared: list[Operation] = []
 
     @property

@@ -135,8 +135,7 @@ def _filter(operation: Operation, noun: Noun[Any], ask: Ask, wanted: _Query) -> 
     """What a record must pass; None if there is nothing to ask. Made for the query: a page may look at every record."""
     tests: list[Test] = []
     if noun.scope and not wanted.everywhere:
-        mine = ask.caller.project_id
-        tests.append(lambda record: record.project_id == mine)
+        tests.append(_is_of(noun, ask.caller.project_id))
     if not (noun.visible is Ask.may_see and ask.caller.is_platform):
         tests.append(partial(noun.visible, ask))
     tests += [_equal(name, value) for name, value in wanted.equal.items()]
@@ -146,6 +145,14 @@ def _filter(operation: Operation, noun: Noun[Any], ask: Ask, wanted: _Query) -> 
     if len(tests) > 1:
         return lambda record: all(test(record) for test in tests)
     return tests[0] if tests else None
+
+
+def _is_of(noun: Noun[Any], project: str) -> Test:
+    """Whether a record is of the project, or of several of which it is one."""
+    projects = noun.kind.many.get(noun.scope)
+    if projects is None:
+        return lambda record: record.project_id == project
+    return lambda record: project in projects(record)
 
 
 def _equal(name: str, value: str) -> Test:

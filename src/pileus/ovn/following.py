@@ -9,6 +9,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS
+from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.kernel.ids import HostId
 from pileus.ovn.port import Northbound
@@ -23,6 +24,7 @@ _KINDS: Mapping[str, Kind[Any]] = {
         NETWORKS,
         SUBNETS,
         ROUTERS,
+        PEERINGS,
         SECURITY_GROUPS,
         SECURITY_RULES,
         PORTS,

@@ -8,15 +8,16 @@ and after is the difference of the whole: a port more costs the same among ten p
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2s
 from ipaddress import ip_address, ip_network
-from typing import NamedTuple
 
 from pileus.cloud.floatingips.model import FloatingIp
 from pileus.cloud.nat.model import PortForwarding, SnatRule
 from pileus.cloud.networks.model import GUEST_MTU, Ipv6Mode, Network, NetworkKind, Port, Router, Subnet
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
+from pileus.ovn.made import Made, reference, subnets_joined
 from pileus.ovn.names import DOMAIN, METADATA_ADDRESS, mac_of, metadata_mac, metadata_port
-from pileus.ovn.rows import Element, Fact, Key, Row, Value, facts, row_id
+from pileus.ovn.peering import project_peering
+from pileus.ovn.rows import Element, Fact, Key, Value, facts, row_id
 from pileus.ovn.view import Kind, Owner, View
 
 LEASE_S = 86_400
@@ -62,6 +63,8 @@ def project(view: View, owner: Owner) -> Iterator[Fact]:  # noqa: C901 - one cas
             return project_port_forwarding(view, forwarding)
         case Kind.SNAT_RULE if (snat := view.snat_rules.get(owner.id)) is not None:
             return project_snat_rule(view, snat)
+        case Kind.PEERING if (peering := view.peerings.get(owner.id)) is not None:
+            return project_peering(view, peering)
         case Kind.NAME:
             return project_name(view, owner.id, owner.name)
         case _:
@@ -70,12 +73,12 @@ def project(view: View, owner: Owner) -> Iterator[Fact]:  # noqa: C901 - one cas
 
 def project_network(network: Network) -> Iterator[Fact]:
     """A switch, its names, its metadata port, and the group of its guests' ports, which drops what no rule allows."""
-    of = _Made(Kind.NETWORK, network.id)
+    of = Made(Kind.NETWORK, network.id)
     switch = row_id("Logical_Switch", network.id)
     names = row_id("DNS", network.id)
     yield of.row("Logical_Switch", switch, name=network.id)
     yield of.row("DNS", names)
-    yield _reference("Logical_Switch", switch, "dns_records", names)
+    yield reference("Logical_Switch", switch, "dns_records", names)
     metadata = row_id("Logical_Switch_Port", network.id, "metadata")
     yield of.row(
         "Logical_Switch_Port",
@@ -84,7 +87,7 @@ def project_network(network: Network) -> Iterator[Fact]:
         type="localport",
         addresses=frozenset((f"{metadata_mac(network.id)} {METADATA_ADDRESS}",)),
     )
-    yield _reference("Logical_Switch", switch, "ports", metadata)
+    yield reference("Logical_Switch", switch, "ports", metadata)
     if network.kind is NetworkKind.EXTERNAL:
         outside = row_id("Logical_Switch_Port", network.id, "localnet")
         yield of.row(
@@ -96,7 +99,7 @@ def project_network(network: Network) -> Iterator[Fact]:
             options={"network_name": network.physical_network},
             **({} if network.vlan is None else {"tag_request": network.vlan}),
         )
-        yield _reference("Logical_Switch", switch, "ports", outside)
+        yield reference("Logical_Switch", switch, "ports", outside)
     guests = row_id("Port_Group", network.id)
     name = guests_of(network.id)
     yield of.row("Port_Group", guests, name=name)
@@ -108,7 +111,7 @@ def project_network(network: Network) -> Iterator[Fact]:
     ):
         acl = row_id("ACL", network.id, part)
         yield of.row("ACL", acl, priority=priority, direction=direction, match=match, action=action)
-        yield _reference("Port_Group", guests, "acls", acl)
+        yield reference("Port_Group", guests, "acls", acl)
 
 
 _DHCP = "((ip4 && udp.src == 68 && udp.dst == 67) || (ip6 && udp.src == 546 && udp.dst == 547))"
@@ -121,7 +124,7 @@ def project_subnet(view: View, subnet: Subnet) -> Iterator[Fact]:
     if network is None or not _served_by_dhcp(subnet):
         return
     options = _dhcpv4(subnet, network) if ip_network(subnet.cidr).version == _IPV4 else _dhcpv6(subnet, network)
-    yield _Made(Kind.SUBNET, subnet.id).row(
+    yield Made(Kind.SUBNET, subnet.id).row(
         "DHCP_Options", row_id("DHCP_Options", subnet.id), cidr=subnet.cidr, options=options
     )
 
@@ -170,12 +173,12 @@ def project_port(view: View, port: Port) -> Iterator[Fact]:
         if subnet is not None and _served_by_dhcp(subnet):
             column = "dhcpv4_options" if "." in fixed.address else "dhcpv6_options"
             columns.setdefault(column, row_id("DHCP_Options", subnet.id))
-    yield _Made(Kind.PORT, port.id).row("Logical_Switch_Port", id, name=port.id, **columns)
-    yield _reference("Logical_Switch", row_id("Logical_Switch", port.network_id), "ports", id)
-    yield _reference("Port_Group", row_id("Port_Group", port.network_id), "ports", id)
+    yield Made(Kind.PORT, port.id).row("Logical_Switch_Port", id, name=port.id, **columns)
+    yield reference("Logical_Switch", row_id("Logical_Switch", port.network_id), "ports", id)
+    yield reference("Port_Group", row_id("Port_Group", port.network_id), "ports", id)
     for group in dict.fromkeys(port.security_group_ids):
         if group in view.groups:
-            yield _reference("Port_Group", row_id("Port_Group", group), "ports", id)
+            yield reference("Port_Group", row_id("Port_Group", group), "ports", id)
 
 
 def project_name(view: View, network: str, name: str) -> Iterator[Fact]:
@@ -198,7 +201,7 @@ def project_name(view: View, network: str, name: str) -> Iterator[Fact]:
 
 def project_group(group: SecurityGroup) -> Iterator[Fact]:
     """A group of ports; OVN makes of it the address sets that rules of other groups name."""
-    yield _Made(Kind.GROUP, group.id).row("Port_Group", row_id("Port_Group", group.id), name=members_of(group.id))
+    yield Made(Kind.GROUP, group.id).row("Port_Group", row_id("Port_Group", group.id), name=members_of(group.id))
 
 
 def project_rule(view: View, rule: SecurityRule) -> Iterator[Fact]:
@@ -207,7 +210,7 @@ def project_rule(view: View, rule: SecurityRule) -> Iterator[Fact]:
     if rule.group_id not in view.groups or named not in view.groups:
         return
     id = row_id("ACL", rule.id)
-    yield _Made(Kind.RULE, rule.id).row(
+    yield Made(Kind.RULE, rule.id).row(
         "ACL",
         id,
         name=rule.id,
@@ -216,7 +219,7 @@ def project_rule(view: View, rule: SecurityRule) -> Iterator[Fact]:
         match=" && ".join(_conditions(rule)),
         action="allow-related",
     )
-    yield _reference("Port_Group", row_id("Port_Group", rule.group_id), "acls", id)
+    yield reference("Port_Group", row_id("Port_Group", rule.group_id), "acls", id)
 
 
 def _conditions(rule: SecurityRule) -> Iterator[str]:
@@ -247,12 +250,12 @@ def _conditions(rule: SecurityRule) -> Iterator[str]:
 
 def project_router(view: View, router: Router) -> Iterator[Fact]:
     """A router with a port in each of its subnets, its routes, and its way out."""
-    of = _Made(Kind.ROUTER, router.id)
+    of = Made(Kind.ROUTER, router.id)
     id = row_id("Logical_Router", router.id)
     # Without the first option every router learns every neighbour that it hears of: a table that grows as the square.
     options = {"always_learn_from_arp_request": "false", "dynamic_neigh_routers": "true"}
     yield of.row("Logical_Router", id, name=router.id, options=options)
-    for subnet in _subnets_joined(view, router):
+    for subnet in subnets_joined(view, router):
         network = view.networks[subnet.network_id]
         prefix = ip_network(subnet.cidr)
         yield from _joined(
@@ -275,15 +278,8 @@ def _announced(subnet: Subnet, network: Network) -> dict[str, str]:
     return announced | ({"rdnss": subnet.dns_servers[0]} if subnet.dns_servers else {})
 
 
-def _subnets_joined(view: View, router: Router) -> list[Subnet]:
-    found = (view.subnets.get(id) for id in dict.fromkeys(router.subnet_ids))
-    return [
-        each for each in found if each is not None and each.gateway is not None and each.network_id in view.networks
-    ]
-
-
 def _joined(
-    of: "_Made",
+    of: Made,
     router: Router,
     network: str,
     part: str,
@@ -303,7 +299,7 @@ def _joined(
         networks=frozenset((address,)),
         **columns,
     )
-    yield _reference("Logical_Router", row_id("Logical_Router", router.id), "ports", inner)
+    yield reference("Logical_Router", row_id("Logical_Router", router.id), "ports", inner)
     yield of.row(
         "Logical_Switch_Port",
         outer,
@@ -312,21 +308,21 @@ def _joined(
         addresses=frozenset(("router",)),
         options={"router-port": name, **(announces or {})},
     )
-    yield _reference("Logical_Switch", row_id("Logical_Switch", network), "ports", outer)
+    yield reference("Logical_Switch", row_id("Logical_Switch", network), "ports", outer)
 
 
-def _way_out(view: View, of: "_Made", router: Router) -> Iterator[Fact]:
+def _way_out(view: View, of: Made, router: Router) -> Iterator[Fact]:
     """The router's port in its external network, on one gateway at a time, and the translation of what goes there."""
     if (outside := _outside(view, router)) is None:
         return
     subnet, address = outside
     group = row_id("HA_Chassis_Group", router.id)
-    mtus = [view.networks[inside.network_id].mtu for inside in _subnets_joined(view, router)]
+    mtus = [view.networks[inside.network_id].mtu for inside in subnets_joined(view, router)]
     yield of.row("HA_Chassis_Group", group, name=router.id)
     for at, host in enumerate(_gateways_of(view, router)):
         member = row_id("HA_Chassis", router.id, host)
         yield of.row("HA_Chassis", member, chassis_name=host, priority=_GATEWAYS_AT_MOST - at)
-        yield _reference("HA_Chassis_Group", group, "ha_chassis", member)
+        yield reference("HA_Chassis_Group", group, "ha_chassis", member)
     yield from _joined(
         of,
         router,
@@ -344,7 +340,7 @@ def _way_out(view: View, of: "_Made", router: Router) -> Iterator[Fact]:
     if not router.snat:
         return
     replaced = view.sources_of(router.id)
-    for inside in _subnets_joined(view, router):
+    for inside in subnets_joined(view, router):
         if ip_network(inside.cidr).version == ip_address(address).version and inside.cidr not in replaced:
             yield from of.nat(router, inside.id, type="snat", external_ip=address, logical_ip=inside.cidr)
 
@@ -381,7 +377,7 @@ def project_floating_ip(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
     on_its_host: dict[str, Value] = {}
     if len(view.gateways) > 1 and port.host_id in view.gateways:
         on_its_host = {"external_mac": mac_of(floating_ip.id), "logical_port": port.id}
-    yield from _Made(Kind.FLOATING_IP, floating_ip.id).nat(
+    yield from Made(Kind.FLOATING_IP, floating_ip.id).nat(
         router,
         floating_ip.id,
         type="dnat_and_snat",
@@ -398,7 +394,7 @@ def _limited(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
     rate = floating_ip.bandwidth_mbit * 1000
     for direction, side in (("to-lport", "dst"), ("from-lport", "src")):
         id = row_id("QoS", floating_ip.id, direction)
-        yield _Made(Kind.FLOATING_IP, floating_ip.id).row(
+        yield Made(Kind.FLOATING_IP, floating_ip.id).row(
             "QoS",
             id,
             priority=_LIMITED,
@@ -407,7 +403,7 @@ def _limited(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
             bandwidth={"rate": rate, "burst": max(rate // _BURSTS_PER_S, _LEAST_BURST_KBIT)},
         )
         switch = row_id("Logical_Switch", floating_ip.network_id)
-        yield _reference("Logical_Switch", switch, "qos_rules", id)
+        yield reference("Logical_Switch", switch, "qos_rules", id)
 
 
 def project_port_forwarding(view: View, rule: PortForwarding) -> Iterator[Fact]:
@@ -417,9 +413,9 @@ def project_port_forwarding(view: View, rule: PortForwarding) -> Iterator[Fact]:
         return
     id = row_id("Load_Balancer", rule.id)
     leads = {f"{rule.address}:{rule.external_port}": f"{rule.fixed_address}:{rule.internal_port}"}
-    made = _Made(Kind.PORT_FORWARDING, rule.id)
+    made = Made(Kind.PORT_FORWARDING, rule.id)
     yield made.row("Load_Balancer", id, name=rule.id, protocol=rule.protocol.value, vips=leads)
-    yield _reference("Logical_Router", row_id("Logical_Router", router.id), "load_balancer", id)
+    yield reference("Logical_Router", row_id("Logical_Router", router.id), "load_balancer", id)
 
 
 def project_snat_rule(view: View, rule: SnatRule) -> Iterator[Fact]:
@@ -427,7 +423,7 @@ def project_snat_rule(view: View, rule: SnatRule) -> Iterator[Fact]:
     router = view.routers.get(rule.router_id)
     if router is None or _outside(view, router) is None:
         return
-    made = _Made(Kind.SNAT_RULE, rule.id)
+    made = Made(Kind.SNAT_RULE, rule.id)
     yield from made.nat(router, rule.id, type="snat", external_ip=rule.address, logical_ip=rule.source)
 
 
@@ -439,31 +435,6 @@ def guests_of(network: str) -> str:
 def members_of(group: str) -> str:
     """The port group of a security group's members."""
     return f"members_{group.replace('-', '_')}"
-
-
-class _Made(NamedTuple):
-    """Makes rows that say what they are made of."""
-
-    kind: Kind
-    id: str
-
-    def row(self, table: str, id: str, **columns: Value) -> Row:
-        ids = {"pileus-kind": self.kind.value, "pileus-id": self.id}
-        return Row(table=table, id=id, columns={**columns, "external_ids": ids})
-
-    def route(self, router: Router, part: str, to: str, next_hop: str, **columns: Value) -> Iterator[Fact]:
-        id = row_id("Logical_Router_Static_Route", router.id, part)
-        yield self.row("Logical_Router_Static_Route", id, ip_prefix=to, nexthop=next_hop, **columns)
-        yield _reference("Logical_Router", row_id("Logical_Router", router.id), "static_routes", id)
-
-    def nat(self, router: Router, part: str, **columns: Value) -> Iterator[Fact]:
-        id = row_id("NAT", router.id, part)
-        yield self.row("NAT", id, **columns)
-        yield _reference("Logical_Router", row_id("Logical_Router", router.id), "nat", id)
-
-
-def _reference(table: str, id: str, column: str, to: str) -> Element:
-    return Element(table=table, id=id, column=column, entry=to)
 
 
 def _braced(many: Iterable[str]) -> str:

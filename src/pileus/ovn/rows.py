@@ -86,6 +86,7 @@ TABLES: Mapping[str, Mapping[str, Shape]] = {
         "options": Shape.MAP,
         "ha_chassis_group": Shape.OPTIONAL_REFERENCE,
         "ipv6_ra_configs": Shape.MAP,
+        "peer": Shape.OPTIONAL,
         **_IDS,
     },
     "Logical_Router_Static_Route": {

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple, TypeGuard
 from pileus.cloud.floatingips.model import FloatingIp
 from pileus.cloud.nat.model import PortForwarding, SnatRule
 from pileus.cloud.networks.model import Network, Port, Router, Subnet
+from pileus.cloud.peerings.model import Peering
 from pileus.cloud.securitygroups.model import SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
 from pileus.state.records import Record
 
-NetworkRecord = Network | Subnet | Router | Port | SecurityGroup | SecurityRule | FloatingIp | PortForwarding | SnatRule
+NetworkRecord = (
+    Network | Subnet | Router | Port | SecurityGroup | SecurityRule | FloatingIp | PortForwarding | SnatRule | Peering
+)
 
 
 class Kind(StrEnum):
@@ -26,6 +29,7 @@ class Kind(StrEnum):
     FLOATING_IP = "floating_ip"
     PORT_FORWARDING = "port_forwarding"
     SNAT_RULE = "snat_rule"
+    PEERING = "peering"
     NAME = "name"
     """A host name within a network: several ports may have the same."""
 
@@ -40,6 +44,7 @@ _KINDS: Mapping[type[Record], Kind] = {
     FloatingIp: Kind.FLOATING_IP,
     PortForwarding: Kind.PORT_FORWARDING,
     SnatRule: Kind.SNAT_RULE,
+    Peering: Kind.PEERING,
 }
 
 
@@ -64,6 +69,7 @@ class View:
         self.floating_ips: dict[str, FloatingIp] = {}
         self.port_forwardings: dict[str, PortForwarding] = {}
         self.snat_rules: dict[str, SnatRule] = {}
+        self.peerings: dict[str, Peering] = {}
         self.gateways = tuple(gateways)
         """The hosts with a way out: the bridge of the external networks."""
         self._tables: Mapping[Kind, dict[str, Any]] = {  # Any: each holds records of its own kind, which put() keeps to
@@ -76,6 +82,7 @@ class View:
             Kind.FLOATING_IP: self.floating_ips,
             Kind.PORT_FORWARDING: self.port_forwardings,
             Kind.SNAT_RULE: self.snat_rules,
+            Kind.PEERING: self.peerings,
         }
         self._index: dict[_IndexKey, set[str]] = {}
         for record in records:
@@ -161,6 +168,7 @@ class View:
                     yield from self._owners(Kind.PORT, "port-network", record.network_id)
             case Router():
                 yield from self._translations(record.id)
+                yield from self._owners(Kind.PEERING, "peering-router", record.id)
             case SecurityGroup():
                 if existence:
                     yield from self._owners(Kind.RULE, "rule-group", record.id)
@@ -172,13 +180,14 @@ class View:
                 yield from self._owners(Kind.FLOATING_IP, "floating-port", record.id)
             case SnatRule():
                 yield Owner(Kind.ROUTER, record.router_id)  # whose own translation it may replace
-            case SecurityRule() | FloatingIp() | PortForwarding():
+            case SecurityRule() | FloatingIp() | PortForwarding() | Peering():
                 pass
 
     def _routers(self, relation: str, id: str) -> Iterator[Owner]:
         for router in self._ids(relation, id):
             yield Owner(Kind.ROUTER, router)
             yield from self._translations(router)
+            yield from self._owners(Kind.PEERING, "peering-router", router)
 
     def _translations(self, router: str) -> Iterator[Owner]:
         yield from self._owners(Kind.FLOATING_IP, "floating-router", router)
@@ -229,5 +238,8 @@ def _indexed_by(record: NetworkRecord) -> Iterator[_IndexKey]:  # noqa: C901 - o
             yield "forwarding-router", record.router_id, ""
         case SnatRule():
             yield "snat-router", record.router_id, ""
+        case Peering():
+            for router in record.routers:
+                yield "peering-router", router, ""
         case Network() | SecurityGroup():
             pass

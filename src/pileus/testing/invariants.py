@@ -18,6 +18,7 @@ from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, PortState
 from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
+from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
@@ -50,6 +51,10 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (PORTS, "security_group_ids", SECURITY_GROUPS),
     (PORTS, "instance_id", INSTANCES),
     (PORTS, "host_id", HOSTS),
+    (PEERINGS, "project_id", PROJECTS),
+    (PEERINGS, "peer_project_id", PROJECTS),
+    (PEERINGS, "router_id", ROUTERS),
+    (PEERINGS, "peer_router_id", ROUTERS),
     (SECURITY_GROUPS, "project_id", PROJECTS),
     (SECURITY_RULES, "project_id", PROJECTS),
     (SECURITY_RULES, "group_id", SECURITY_GROUPS),

@@ -18,6 +18,7 @@ from pileus.cloud.networks.model import (
     Router,
     Subnet,
 )
+from pileus.cloud.peerings.model import Peering, PeeringState
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
 from pileus.kernel.ids import FloatingIpId, HostId, NetworkId, PortId, ProjectId, RouterId, SecurityGroupId, SubnetId
 from pileus.ovn.view import NetworkRecord
@@ -183,6 +184,20 @@ def snat_rule(id: str, *, at: str, source: str, by: str) -> SnatRule:
     )
 
 
+def peering(id: str, one: str, other: str, *, link: int = 0, active: bool = True) -> Peering:
+    return Peering(
+        id=id,
+        created_at=SINCE,
+        project_id=PROJECT,
+        name=id,
+        router_id=RouterId(one),
+        peer_project_id=PROJECT,
+        peer_router_id=RouterId(other),
+        state=PeeringState.ACTIVE if active else PeeringState.PENDING,
+        link=link,
+    )
+
+
 def default_group(id: str) -> list[NetworkRecord]:
     """Everything out, and in from members of the same group."""
     return [
@@ -193,7 +208,7 @@ def default_group(id: str) -> list[NetworkRecord]:
 
 
 def small_cloud() -> list[NetworkRecord]:
-    """Two VPCs that overlap, one with two subnets, a router and a way out; a group with every sort of rule."""
+    """Two VPCs that overlap, one with two subnets, a router, a way out and a peer; a group with every sort of rule."""
     web = [
         group("web"),
         rule("web-http", of="web", direction=Direction.INGRESS, protocol="tcp", port_min=80, port_max=80),
@@ -243,4 +258,9 @@ def small_cloud() -> list[NetworkRecord]:
         floating_ip("fip-free", of="outside", address="172.24.0.112", mbit=20),
         forwarding("pf-ssh", at="172.24.0.112", outside=2222, to="10.0.1.12", inside=22, by="edge", port="p-two"),
         snat_rule("snat-1", at="172.24.0.112", source="10.0.1.0/24", by="edge"),
+        vpc("red"),
+        subnet("red-0", of="red", cidr="10.5.0.0/24", gateway="10.5.0.1"),
+        subnet("red-6", of="red", cidr="fd00:5::/64", gateway="fd00:5::1", mode=Ipv6Mode.SLAAC),
+        router("red-edge", subnets=["red-0", "red-6"]),
+        peering("edge-red", "edge", "red-edge"),
     ]

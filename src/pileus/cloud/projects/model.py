@@ -24,6 +24,7 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "subnets": 40,
     "routers": 10,
     "ports": 500,
+    "peerings": 20,
     "security_groups": 100,
     "security_rules": 1000,
     "floating_ips": 50,

@@ -15,6 +15,7 @@ from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind
 from pileus.cloud.networks.operations import default_network
+from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.securitygroups.operations import default_group
@@ -36,6 +37,7 @@ GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
     PORT_FORWARDINGS,
     SNAT_RULES,
     PORTS,
+    PEERINGS,
     ROUTERS,
     SUBNETS,
     NETWORKS,

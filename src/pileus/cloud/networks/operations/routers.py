@@ -1,6 +1,6 @@
 """What one may do with routers."""
 
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Self
 
 import msgspec
@@ -11,7 +11,9 @@ from pileus.cloud.nat.model import PortForwarding, rules_through
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind, Route, Router, Subnet
 from pileus.cloud.networks.operations.fields import Address, Prefix
-from pileus.kernel.errors import Conflict, NotFound
+from pileus.cloud.peerings.model import PEERINGS
+from pileus.cloud.peerings.overlaps import check_peerings
+from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import NetworkId, ProjectId, SubnetId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
@@ -87,16 +89,21 @@ def change_router(ask: Ask, router: Router, wish: RouterChange) -> Plan:
         else tuple(Route(destination=each.destination, next_hop=each.next_hop) for each in wish.routes),
     )
     _floating_stay_reachable(ask, router, changed)
+    if wish.routes is not None:
+        _lead_somewhere(ask, changed)
+    check_peerings(ask.state, changed)
     return Plan(summary=f"change router {router.name}", changes=(put(changed),), answers=changed, undo="change it back")
 
 
 @routers.delete(verb="delete")
 def delete_router(ask: Ask, router: Router) -> Plan:
-    """Delete a router that no floating IP goes through."""
+    """Delete a router that no floating IP goes through, and that is not peered."""
     if rules := rules_through(ask.state, router.id):
         raise Conflict(f"it translates for floating IP {rules[0].address} by a rule: delete that first")
     if floating := ask.state[FLOATING_IPS].by("router_id", router.id):
         raise Conflict(f"floating IP {floating[0].address} goes through it")
+    if peerings := ask.state[PEERINGS].by("router", router.id):
+        raise Conflict(f"peering {peerings[0].name} joins it with another router")
     return Plan(summary=f"delete router {router.name}", changes=(remove(router),), undo="create it again")
 
 
@@ -122,6 +129,21 @@ def _joined(ask: Ask, ids: tuple[str, ...], project: ProjectId, router_id: str) 
                 raise Conflict(f"subnets {subnet.name} and {other.name} overlap", fields={"subnet_ids": "overlap"})
         seen.append((subnet, inside))
     return tuple(SubnetId(subnet.id) for subnet, _ in seen)
+
+
+def _lead_somewhere(ask: Ask, router: Router) -> None:
+    """Raises Invalid if the next hop of a route is in no subnet that the router joins."""
+    subnets = [ask.state[SUBNETS].get(id) for id in router.subnet_ids]
+    if router.external_network_id is not None:
+        subnets += ask.state[SUBNETS].by("network_id", router.external_network_id)
+    joined = [ip_network(subnet.cidr) for subnet in subnets]
+    wrong = {
+        f"routes.{at}.next_hop": f"{route.next_hop} is in no subnet that the router joins"
+        for at, route in enumerate(router.routes)
+        if not any(ip_address(route.next_hop) in inside for inside in joined)
+    }
+    if wrong:
+        raise Invalid("some routes lead nowhere", fields=wrong)
 
 
 def _floating_stay_reachable(ask: Ask, router: Router, changed: Router) -> None:

@@ -1,0 +1,1 @@
+"""Peerings: VPCs that reach each other."""
