@@ -5,13 +5,14 @@ import socket
 import time
 from collections.abc import AsyncGenerator
 
+import msgspec
 import pytest
 import pytest_asyncio
 from ovn_cloud import SERVER, Cloud, answered, heard, name_server, running
 from ovn_lab import HOSTS, OUTSIDE, lab, missing, until
 
 from pileus.agent.network.ovn_namespace import within
-from pileus.cloud.networks.model import NetworkKind
+from pileus.cloud.networks.model import NetworkKind, Port
 from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.ids import HostId, NetworkId, PortId
 from pileus.link.records import NicSpec, PortTraffic
@@ -123,6 +124,18 @@ async def test_a_floating_ip_passes_no_more_than_it_may_in_either_direction(made
         await made.change(limited(None))
         print(f"{_BYTES} bytes take {free_s:.2f} s without a limit, and {limited_s:.2f} s at 2 Mbit/s")
         # 8 Mbit, of which the burst may come at once: however fast the machine, that is more than three seconds.
+        assert limited_s > 3
+
+
+async def test_a_port_passes_no_more_than_it_may_in_either_direction(made: Cloud) -> None:
+    guest, other = made.guest("a").path, made.guest("b").path
+    free = next(each for each in cloud() if isinstance(each, Port) and each.id == "a")
+    for source, sink, address in ((guest, other, "10.0.0.12"), (other, guest, "10.0.0.11")):
+        free_s = await seconds_for(source, sink, address)
+        await made.change(msgspec.structs.replace(free, bandwidth_mbit=2))
+        limited_s = await seconds_for(source, sink, address)
+        await made.change(free)
+        print(f"{_BYTES} bytes take {free_s:.2f} s without a limit, and {limited_s:.2f} s at 2 Mbit/s")
         assert limited_s > 3
 
 

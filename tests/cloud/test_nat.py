@@ -125,3 +125,12 @@ async def test_a_floating_ip_is_limited_and_freed_again(cloud: SimulatedCloud) -
     assert (await cloud.client.patch(path, json={"bandwidth_mbit": 5})).json()["bandwidth_mbit"] == 5
     assert (await cloud.client.patch(path, json={"bandwidth_mbit": None})).json()["bandwidth_mbit"] is None
     assert refusal(await cloud.client.patch(path, json={"bandwidth_mbit": 0}))[2] == {"bandwidth_mbit"}
+
+
+async def test_a_port_is_limited_and_freed_again(cloud: SimulatedCloud) -> None:
+    network = (await items(cloud.client, "networks?name=default"))[0]
+    port = await made(cloud.client, "ports", name="eth1", network_id=network["id"], bandwidth_mbit=100)
+    assert port["bandwidth_mbit"] == 100
+    path = f"/v1/ports/{port['id']}"
+    assert (await cloud.client.patch(path, json={"name": "eth2"})).json()["bandwidth_mbit"] == 100
+    assert (await cloud.client.patch(path, json={"bandwidth_mbit": None})).json()["bandwidth_mbit"] is None

@@ -179,6 +179,8 @@ def project_port(view: View, port: Port) -> Iterator[Fact]:
     for group in dict.fromkeys(port.security_group_ids):
         if group in view.groups:
             yield reference("Port_Group", row_id("Port_Group", group), "ports", id)
+    out, into = f'inport == "{port.id}"', f'outport == "{port.id}"'
+    yield from _limited(Made(Kind.PORT, port.id), port.network_id, port.bandwidth_mbit, out=out, into=into)
 
 
 def project_name(view: View, network: str, name: str) -> Iterator[Fact]:
@@ -370,7 +372,11 @@ def project_floating_ip(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
     It is done on the port's own host if that is one of several gateways; otherwise on the router's gateway. With one
     gateway both are the same, and the outside has one MAC address fewer to know.
     """
-    yield from _limited(view, floating_ip)
+    if floating_ip.network_id in view.networks:
+        # Where the external network begins: whatever the address is used for.
+        at, limit = floating_ip.address, floating_ip.bandwidth_mbit
+        of = Made(Kind.FLOATING_IP, floating_ip.id)
+        yield from _limited(of, floating_ip.network_id, limit, out=f"ip4.src == {at}", into=f"ip4.dst == {at}")
     router, port = view.routers.get(floating_ip.router_id or ""), view.ports.get(floating_ip.port_id or "")
     if router is None or port is None or floating_ip.fixed_address is None or _outside(view, router) is None:
         return
@@ -387,23 +393,17 @@ def project_floating_ip(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
     )
 
 
-def _limited(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
-    """A limit in each direction, where the external network begins: whatever the address is used for."""
-    if floating_ip.bandwidth_mbit is None or floating_ip.network_id not in view.networks:
+def _limited(of: Made, network: str, mbit: int | None, *, out: str, into: str) -> Iterator[Fact]:
+    """A limit in each direction on a network's switch, for what leaves and for what comes."""
+    if mbit is None:
         return
-    rate = floating_ip.bandwidth_mbit * 1000
-    for direction, side in (("to-lport", "dst"), ("from-lport", "src")):
-        id = row_id("QoS", floating_ip.id, direction)
-        yield Made(Kind.FLOATING_IP, floating_ip.id).row(
-            "QoS",
-            id,
-            priority=_LIMITED,
-            direction=direction,
-            match=f"ip4.{side} == {floating_ip.address}",
-            bandwidth={"rate": rate, "burst": max(rate // _BURSTS_PER_S, _LEAST_BURST_KBIT)},
-        )
-        switch = row_id("Logical_Switch", floating_ip.network_id)
-        yield reference("Logical_Switch", switch, "qos_rules", id)
+    rate = mbit * 1000
+    for direction, match in (("from-lport", out), ("to-lport", into)):
+        id = row_id("QoS", of.id, direction)
+        burst = max(rate // _BURSTS_PER_S, _LEAST_BURST_KBIT)
+        bandwidth = {"rate": rate, "burst": burst}
+        yield of.row("QoS", id, priority=_LIMITED, direction=direction, match=match, bandwidth=bandwidth)
+        yield reference("Logical_Switch", row_id("Logical_Switch", network), "qos_rules", id)
 
 
 def project_port_forwarding(view: View, rule: PortForwarding) -> Iterator[Fact]:

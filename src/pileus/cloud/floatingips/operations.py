@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import msgspec
-from pydantic import Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp, without_port
 from pileus.cloud.instances.model import INSTANCES, InstanceState
@@ -11,14 +10,13 @@ from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.nat.model import PortForwarding, SnatRule, rules_at, rules_of
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, NetworkKind, Port
+from pileus.cloud.networks.operations.fields import BandwidthMbit
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import NetworkId, PortId, RouterId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Id, Wire, ref
 from pileus.state.state import Change, put, remove
-
-BandwidthMbit = Annotated[int, Field(ge=1, le=400_000)]
 
 
 class FloatingIpCreate(Wire):

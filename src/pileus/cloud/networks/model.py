@@ -125,6 +125,8 @@ class Port(Record, frozen=True, kw_only=True):
     allowed_prefixes: tuple[str, ...] = ()
     """What it may speak for besides its own addresses: a guest that forwards for others, such as a VPN gateway."""
     security_group_ids: tuple[SecurityGroupId, ...] = ()
+    bandwidth_mbit: int | None = None
+    """How much it passes in each direction, in Mbit/s; None for no limit."""
     state: PortState = PortState.FREE
     instance_id: InstanceId | None = None
     slot: int | None = None
@@ -180,7 +182,7 @@ def _subnet_of_version_2(subnet: dict[str, Any]) -> dict[str, Any]:
 def _port_of_version_2(port: dict[str, Any]) -> dict[str, Any]:
     """Version 2 knows ports that come and go by themselves."""
     state = PortState.ATTACHED if port.get("instance_id") else PortState.FREE
-    return {**port, "state": state, "slot": None, "kept": False, "allowed_prefixes": ()}
+    return {**port, "state": state, "slot": None, "kept": False, "allowed_prefixes": (), "bandwidth_mbit": None}
 
 
 NETWORKS = Kind(

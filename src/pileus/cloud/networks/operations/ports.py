@@ -12,7 +12,7 @@ from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.nat.model import rules_at
 from pileus.cloud.networks.connecting import new_port, security_groups_of
 from pileus.cloud.networks.model import NETWORKS, PORTS, Network, Port, PortState
-from pileus.cloud.networks.operations.fields import Address, Prefix
+from pileus.cloud.networks.operations.fields import Address, BandwidthMbit, Prefix
 from pileus.cloud.networks.workflows import (
     MovePort,
     OfPort,
@@ -60,12 +60,16 @@ class PortCreate(Wire):
     """By default the project's default group."""
     allowed_prefixes: Prefixes = ()
     """What it may speak for besides its own addresses: a guest that forwards for others."""
+    bandwidth_mbit: BandwidthMbit | None = None
+    """In each direction, in Mbit/s; without, as fast as it goes."""
 
 
 class PortChange(Wire):
     name: Name | None = None
     security_group_ids: Annotated[Groups, Field(min_length=1)] | None = None
     allowed_prefixes: Prefixes | None = None
+    bandwidth_mbit: BandwidthMbit | None = None
+    """In each direction, in Mbit/s; null for no limit."""
 
 
 class PortAttach(Wire):
@@ -97,7 +101,9 @@ def create(ask: Ask, wish: PortCreate) -> Plan:
         mac=wish.mac,
         wanted=wish.addresses,
     )
-    port = msgspec.structs.replace(port, kept=True, allowed_prefixes=wish.allowed_prefixes)
+    port = msgspec.structs.replace(
+        port, kept=True, allowed_prefixes=wish.allowed_prefixes, bandwidth_mbit=wish.bandwidth_mbit
+    )
     at = ", ".join(each.address for each in port.addresses)
     return Plan(
         summary=f"create port {port.name} in network {network.name} at {at}",
@@ -109,7 +115,7 @@ def create(ask: Ask, wish: PortCreate) -> Plan:
 
 @ports.patch()
 def change(ask: Ask, port: Port, wish: PortChange) -> Plan:
-    """Rename a port, or change its security groups and what it may speak for; a running guest notices at once."""
+    """Rename a port, or change its security groups, its limit and what it may speak for; that is so at once."""
     changed = port
     if wish.name is not None:
         changed = msgspec.structs.replace(changed, name=wish.name)
@@ -119,6 +125,8 @@ def change(ask: Ask, port: Port, wish: PortChange) -> Plan:
     if wish.allowed_prefixes is not None:
         _may_speak_for(ask.state[NETWORKS].get(port.network_id), wish.allowed_prefixes)
         changed = msgspec.structs.replace(changed, allowed_prefixes=wish.allowed_prefixes)
+    if "bandwidth_mbit" in wish.model_fields_set:
+        changed = msgspec.structs.replace(changed, bandwidth_mbit=wish.bandwidth_mbit)
     return Plan(summary=f"change port {port.name}", changes=(put(changed),), answers=changed, undo="change it back")
 
 
