@@ -61,6 +61,10 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     found["snapshot"] = answer.json()["snapshot"]["id"]
     await until(lambda: state[SNAPSHOTS].get(found["snapshot"]).state == "available")
     found["port"] = state[PORTS].by("instance_id", found["instance"])[0].id
+    rules = await made(client, "floating-ips")
+    of_rules = {"floating_ip_id": rules["id"], "instance_id": found["instance"]}
+    found["port_forwarding"] = (await made(client, "port-forwardings", external_port=22, **of_rules))["id"]
+    found["snat_rule"] = (await made(client, "snat-rules", **of_rules))["id"]
     for plural, noun in (("subnets", "subnet"), ("routers", "router"), ("security-groups", "security_group")):
         own = [each for each in await items(client, plural) if each["project_id"] == owner.project_id]
         found[noun] = own[0]["id"]
