@@ -358,7 +358,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "snapshot.create with memory": (running, snapshot_with_memory, 33),
     "snapshot.create at rest": (stopped, snapshot, 30),
     "snapshot.revert": (snapshotted, revert, 38),
-    "snapshot.revert with memory": (snapshotted_with_memory, revert, 41),
+    "snapshot.revert with memory": (snapshotted_with_memory, revert, 44),
     "snapshot.delete": (snapshotted, delete_snapshot, 40),
     "snapshot.delete at rest": (snapshotted_and_stopped, delete_snapshot, 40),
     "volume.clone": (attached, clone, 54),
