@@ -14,7 +14,7 @@ from pileus.cloud.identity.model import Grant, Token, TokenSecret, User
 from pileus.cloud.identity.tokens import new_token, token_hash
 from pileus.cloud.images.model import Image, ImageState
 from pileus.cloud.instances.model import FirstBootData, Instance, InstanceState
-from pileus.cloud.instances.operations.creation import mac_of
+from pileus.cloud.networks.connecting import mac_of
 from pileus.cloud.networks.model import SUBNETS, FixedAddress, Port, Subnet
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import DEFAULT_QUOTA, Project

@@ -28,7 +28,7 @@ from pileus.ovn.northbound import OvnNorthbound
 from pileus.ovn.view import NetworkRecord
 from pileus.state.state import Origin, State, put
 from pileus.testing.memorystore import MemoryStore
-from pileus.testing.networks import floating_ip, forwarding, group, port, router, rule, snat_rule, subnet, vpc
+from pileus.testing.networks import floating_ip, forwarding, group, peering, port, router, rule, snat_rule, subnet, vpc
 
 LACKS = missing()
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(LACKS is not None, reason=LACKS or "")]
@@ -119,7 +119,7 @@ async def test_what_is_said_agrees_with_ovn(central: Central, seed: int) -> None
     assert said >= {Verdict.YES, Verdict.NO}, "a cloud in which everything is the same shows nothing"
 
 
-def a_cloud(dice: random.Random) -> Iterator[NetworkRecord]:
+def a_cloud(dice: random.Random) -> Iterator[NetworkRecord]:  # noqa: C901 - one thing after another
     """Two networks and one outside, joined by routers or not; groups with any rules; guests and floating IPs."""
     yield vpc("outside", kind=NetworkKind.EXTERNAL, physical="provider")
     yield subnet("outside-4", of="outside", cidr="172.24.0.0/24", gateway="172.24.0.1", dhcp=False)
@@ -137,6 +137,8 @@ def a_cloud(dice: random.Random) -> Iterator[NetworkRecord]:
     for at, (name, inside) in enumerate(zip(("edge", "core"), joined, strict=True)):
         way_out = ("outside", f"172.24.0.{100 + at}") if name == "edge" or dice.random() < 0.5 else None
         yield router(name, subnets=inside, outside=way_out, snat=dice.random() < 0.7)
+    if dice.random() < 0.5:
+        yield peering("peering", "edge", "core")
     names = "web", "db", "all"
     for name in names:
         yield group(name)

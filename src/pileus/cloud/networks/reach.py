@@ -15,6 +15,7 @@ import msgspec
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, PortForwarding
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, Port, Router, Subnet
+from pileus.cloud.peerings.model import PEERINGS, Peering, PeeringState
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES, Direction, SecurityRule
 from pileus.state.records import Record
 from pileus.state.state import State
@@ -96,6 +97,8 @@ class _Route(NamedTuple):
     next_hop: str
     """To whom there; empty for the packet's own destination."""
     way_out: bool
+    peering: str = ""
+    """By which peering, if by one."""
 
 
 class _Way:
@@ -186,6 +189,8 @@ class _Way:
             self._note(router, f"has no route to {to}", passes=False)
             help = "join the subnet to it, or give it a route" if ip_address(to).is_private else "let it lead out"
             return self._end(Verdict.NO, advice=f"router {router.name}: {help}")
+        if route.peering:
+            return self._cross(router, self._state[PEERINGS].get(route.peering))
         network = self._state[NETWORKS].get(route.network)
         via = f" by way of {route.next_hop}" if route.next_hop else ""
         self._note(router, f"sends it to network {network.name}{via}")
@@ -194,6 +199,10 @@ class _Way:
             self._translate_source(router)
             return self.cross_outside(network, route.next_hop)
         return self._hand_over(network, route.next_hop) if route.next_hop else self._deliver(network)
+
+    def _cross(self, router: Router, peering: Peering) -> Trace:
+        self._note(router, f"sends it across peering {peering.name}")
+        return self._route(self._state[ROUTERS].get(peering.across(router.id)))
 
     def _routes(self, router: Router) -> Iterator[_Route]:
         """The routes of a router that lead to the packet's destination."""
@@ -204,14 +213,22 @@ class _Way:
             if _holds(subnet, self._packet.destination):
                 yield _Route(ip_network(subnet.cidr).prefixlen, _CONNECTED, subnet.network_id, "", way_out)
         for route in router.routes:
-            if not _within(self._packet.destination, route.destination):
-                continue
             for subnet, way_out in connected:
-                if _holds(subnet, route.next_hop):
+                if _within(self._packet.destination, route.destination) and _holds(subnet, route.next_hop):
                     length = ip_network(route.destination).prefixlen
                     yield _Route(length, _STATIC, subnet.network_id, route.next_hop, way_out)
+        yield from self._peerings_of(router)
         if outside is not None and outside.gateway and ip_address(outside.gateway).version == self._packet.version:
             yield _Route(0, _STATIC, outside.network_id, outside.gateway, way_out=True)
+
+    def _peerings_of(self, router: Router) -> Iterator[_Route]:
+        """The routes to what routers join that this one is joined with; what lies behind those is not among it."""
+        for peering in self._state[PEERINGS].by("router", router.id):
+            if peering.state is PeeringState.ACTIVE:
+                for subnet in self._joined(self._state[ROUTERS].get(peering.across(router.id))):
+                    if _holds(subnet, self._packet.destination):
+                        length = ip_network(subnet.cidr).prefixlen
+                        yield _Route(length, _STATIC, subnet.network_id, "", way_out=False, peering=peering.id)
 
     def _translate_source(self, router: Router) -> None:
         """What leaves by a way out is sent by its floating IP, as a rule says, or else by the router's own address."""
@@ -333,6 +350,8 @@ class _Way:
         return None
 
     def _note(self, record: Network | Router | Port | FloatingIp, says: str, *, passes: bool = True) -> None:
+        if isinstance(record, Router) and not self._sees(record):
+            return  # across a peering there are routers of others
         name = record.address if isinstance(record, FloatingIp) else record.name
         kind = type(record).__name__.lower() if not isinstance(record, FloatingIp) else "floating_ip"
         self._hops.append(Hop(kind=kind, id=record.id, name=name, says=says, passes=passes))
