@@ -277,8 +277,6 @@ class SimulatedHypervisor:
             watcher.put_nowait(None)
 
     def come_back(self) -> None:
-        self.others: dict[str, ForeignGuest] = {}
-        """Guests that somebody made without Pileus, by the hypervisor's ids."""
         self._lost = False
 
     async def before(self, call: str) -> None:
