@@ -2,8 +2,8 @@
 
 A reconciler: woken by changes, it compares what a connected host ought to keep with what it does, and sends the
 difference. A host keeps what it must know to be rebuilt, and nothing of tenants that have nothing there: its instances,
-volumes and ports; the projects of those with their networks and rules; flavors, pools and external networks, which
-everybody may see.
+volumes, snapshots and ports; the projects of those with their networks and rules; flavors, pools and external networks,
+which everybody may see.
 """
 
 import asyncio
@@ -19,11 +19,14 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, rules_of
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, NetworkKind
+from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.cloud.world import Hosts, Nothing
 from pileus.kernel.errors import PileusError
@@ -37,9 +40,19 @@ from pileus.state.store import Event
 
 log = structlog.stdlib.get_logger()
 
-ON_HOSTS: Sequence[Kind[Any]] = (INSTANCES, VOLUMES, PORTS, FLOATING_IPS)
+ON_HOSTS: Sequence[Kind[Any]] = (INSTANCES, VOLUMES, SNAPSHOTS, PORTS, FLOATING_IPS)
 """What is on one host, or follows what is."""
-OF_PROJECTS: Sequence[Kind[Any]] = (NETWORKS, SUBNETS, ROUTERS, SECURITY_GROUPS, SECURITY_RULES, SERVER_GROUPS)
+OF_PROJECTS: Sequence[Kind[Any]] = (
+    NETWORKS,
+    SUBNETS,
+    ROUTERS,
+    PEERINGS,
+    PORT_FORWARDINGS,
+    SNAT_RULES,
+    SECURITY_GROUPS,
+    SECURITY_RULES,
+    SERVER_GROUPS,
+)
 """What goes to every host on which its project has something."""
 _PLACED: Sequence[Kind[Any]] = (INSTANCES, VOLUMES)
 OF_EVERYBODY: Sequence[Kind[Any]] = (FLAVORS, POOLS)
@@ -193,6 +206,7 @@ def wanted_on(state: State, host: HostId) -> Iterator[Record]:
     yield from _one(state, HOSTS, host)
     yield from instances
     yield from volumes
+    yield from state[SNAPSHOTS].by("host", host)
     yield from ports
     for port in ports:
         yield from state[FLOATING_IPS].by("port_id", port.id)
@@ -206,6 +220,7 @@ def wanted_on(state: State, host: HostId) -> Iterator[Record]:
     projects = {each.project_id for each in (*instances, *volumes, *ports)}
     for project in sorted(projects):
         yield from _one(state, PROJECTS, project)
+        yield from (each for each in state[FLOATING_IPS].by("project", project) if rules_of(state, each))
         for kind in OF_PROJECTS:
             yield from (each for each in state.table(kind).by("project", project) if each.id not in given)
     images = {each.image_id for each in (*instances, *volumes) if each.image_id}

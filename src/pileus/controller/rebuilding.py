@@ -15,11 +15,14 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, FirstBootData, Instance, InstanceState
+from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Port, PortState
+from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.controller.copies import COPIED, OF_EVERYBODY
 from pileus.kernel.ids import HostId, InstanceId, PoolId
@@ -91,12 +94,13 @@ class _Rebuilding:
         self._hosts()
         for kind in (PROJECTS, *OF_EVERYBODY):
             self._take_all(kind)
-        self._take_all(NETWORKS, PROJECTS, "project_id")
-        self._take_all(SUBNETS, NETWORKS, "network_id")
-        self._take_all(SERVER_GROUPS, PROJECTS, "project_id")
-        self._take_all(SECURITY_GROUPS, PROJECTS, "project_id")
-        self._take_all(SECURITY_RULES, SECURITY_GROUPS, "group_id", "remote_group_id")
-        self._take_all(ROUTERS, SUBNETS, "subnet_ids")
+        self._take_all(NETWORKS, (PROJECTS, "project_id"))
+        self._take_all(SUBNETS, (NETWORKS, "network_id"))
+        self._take_all(SERVER_GROUPS, (PROJECTS, "project_id"))
+        self._take_all(SECURITY_GROUPS, (PROJECTS, "project_id"))
+        self._take_all(SECURITY_RULES, (SECURITY_GROUPS, "group_id"), (SECURITY_GROUPS, "remote_group_id"))
+        self._take_all(ROUTERS, (SUBNETS, "subnet_ids"))
+        self._take_all(PEERINGS, (ROUTERS, "router_id"), (ROUTERS, "peer_router_id"))
         for host, kept in self._kept.items():
             for guest in kept.guests:
                 self._guest(host, guest, kept)
@@ -108,6 +112,13 @@ class _Rebuilding:
                 self._put(FLOATING_IPS, floating)
             else:
                 self._missing.append(f"floating IP {floating.address}: what it led to is not known")
+        self._take_all(PORT_FORWARDINGS, (FLOATING_IPS, "floating_ip_id"), (PORTS, "port_id"), (ROUTERS, "router_id"))
+        self._take_all(SNAT_RULES, (FLOATING_IPS, "floating_ip_id"), (PORTS, "port_id"), (ROUTERS, "router_id"))
+        self._take_all(SNAPSHOTS, (VOLUMES, "volume_ids"))
+        for snapshot in list(self._records.get(SNAPSHOTS.name, {}).values()):
+            assert isinstance(snapshot, Snapshot)
+            # The task that was at work on it is lost: it can be used, or at least deleted.
+            self._put(SNAPSHOTS, msgspec.structs.replace(snapshot, state=SnapshotState.AVAILABLE))
         for image in self._read(IMAGES):
             if image.id in self._images:
                 self._put(IMAGES, image)
@@ -158,11 +169,10 @@ class _Rebuilding:
     def _put(self, kind: Kind[R], record: R) -> None:
         self._records.setdefault(kind.name, {})[record.id] = record
 
-    def _take_all(self, kind: Kind[Any], of: Kind[Any] | None = None, *fields: str) -> None:
+    def _take_all(self, kind: Kind[Any], *refers: tuple[Kind[Any], str]) -> None:
         """Every record there is a copy of, if what it refers to by these fields is there."""
         for record in self._read(kind):
-            refers = [id for field in fields for id in _ids(getattr(record, field))]
-            if of is None or all(self._has(of, id) for id in refers):
+            if all(self._has(of, id) for of, field in refers for id in _ids(getattr(record, field))):
                 self._put(kind, record)
             else:
                 self._missing.append(f"{_called(kind, record)}: what it belongs to is not known")
