@@ -63,7 +63,7 @@ def create(ask: Ask, wish: FloatingIpCreate) -> Plan:
     )
     changes: list[Change] = []
     if wish.port_id or wish.instance_id:
-        floating, changes = _associated(ask, floating, _port(ask, floating, wish.instance_id, wish.port_id))
+        floating, changes = _associated(ask, floating, port_for(ask, floating, wish.instance_id, wish.port_id))
     to = f" for {floating.fixed_address}" if floating.fixed_address else ""
     return Plan(
         summary=f"take floating IP {floating.address}{to}",
@@ -90,7 +90,7 @@ def change(ask: Ask, floating: FloatingIp, wish: FloatingIpChange) -> Plan:
 def associate(ask: Ask, floating: FloatingIp, wish: FloatingIpAssociate) -> Plan:
     """Give a floating IP to a port; from another one it is taken away."""
     _serves_no_rules(ask, floating)
-    port = _port(ask, floating, wish.instance_id, wish.port_id)
+    port = port_for(ask, floating, wish.instance_id, wish.port_id)
     _, taken = _dissociated(ask, floating)
     changed, given = _associated(ask, floating, port)
     changes = {change.record.id: change for change in (*taken, *given)}
@@ -143,7 +143,8 @@ def _external_network(ask: Ask, wanted: str | None) -> NetworkId:
     return NetworkId(external[0])
 
 
-def _port(ask: Ask, floating: FloatingIp, instance_id: str | None, port_id: str | None) -> Port:
+def port_for(ask: Ask, floating: FloatingIp, instance_id: str | None, port_id: str | None) -> Port:
+    """The port that a wish names, of the floating IP's project: the port itself, or an instance's first."""
     if port_id is not None:
         return ask.see(PORTS, port_id, "port_id", of=floating.project_id)
     if instance_id is None:

@@ -7,9 +7,9 @@ import msgspec
 from pydantic import Field, model_validator
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
-from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.floatingips.operations import port_for
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, PortForwarding, SnatRule, Transport, rules_of
-from pileus.cloud.networks.model import PORTS, ROUTERS, SUBNETS, FixedAddress, Port, Router, Subnet
+from pileus.cloud.networks.model import ROUTERS, SUBNETS, FixedAddress, Port, Router, Subnet
 from pileus.cloud.networks.operations import Prefix
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import FloatingIpId, PortId, RouterId
@@ -74,7 +74,7 @@ port_forwardings.show()
 def create_port_forwarding(ask: Ask, wish: PortForwardingCreate) -> Plan:
     """Lead a port of a floating IP to a port of an instance."""
     floating = ask.see(FLOATING_IPS, wish.floating_ip_id, "floating_ip_id")
-    port = _port(ask, floating, wish.instance_id, wish.port_id)
+    port = port_for(ask, floating, wish.instance_id, wish.port_id)
     router, fixed = _router_to(ask, floating, port)
     key = floating.id, wish.protocol, wish.external_port
     if (other := ask.state[PORT_FORWARDINGS].one("external", key)) is not None:
@@ -138,7 +138,7 @@ def create_snat_rule(ask: Ask, wish: SnatRuleCreate) -> Plan:
     floating = ask.see(FLOATING_IPS, wish.floating_ip_id, "floating_ip_id")
     port: Port | None = None
     if wish.instance_id is not None:
-        port = _port(ask, floating, wish.instance_id, None)
+        port = port_for(ask, floating, wish.instance_id, None)
         if own := ask.state[FLOATING_IPS].by("port_id", port.id):
             raise Conflict(f"it goes out under its own floating IP {own[0].address}", fields={"instance_id": "has one"})
         router, fixed = _router_to(ask, floating, port)
@@ -178,16 +178,6 @@ def delete_snat_rule(ask: Ask, rule: SnatRule) -> Plan:
         changes=(remove(rule),),
         undo="create it again",
     )
-
-
-def _port(ask: Ask, floating: FloatingIp, instance_id: str | None, port_id: str | None) -> Port:
-    if instance_id is None:
-        return ask.see(PORTS, port_id or "", "port_id", of=floating.project_id)
-    instance = ask.see(INSTANCES, instance_id, "instance_id", of=floating.project_id)
-    found = ask.state[PORTS].by("instance_id", instance.id)
-    if not found:
-        raise Conflict(f"instance {instance.name} has no port", fields={"instance_id": "no port"})
-    return found[0]
 
 
 def _router_to(ask: Ask, floating: FloatingIp, port: Port) -> tuple[Router, FixedAddress]:
