@@ -97,6 +97,7 @@ class MakingAGuest(Scene):
 class ChangingAGuest(MakingAGuest):
     async def before(self, bench: HostBench, agent: Agent) -> None:
         await super().before(bench, agent)
+        self.guest = structs.replace(self.guest, max_vcpus=4)
         await agent.ensure_guest(self.guest, bench.tell)
         self.guest = later(self.guest, vcpus=4, nics=(self.guest.nics[1], a_nic(5)))
 

@@ -101,11 +101,14 @@ class Prover:
         calls: list[str] = []
         async with self._cloud(store, fleet) as cloud:
             await self._prepare(cloud)
+            await cloud.state.durable()
             appended = store.appends
             for faults in fleet.faults:
                 faults.calls = calls
             await self._deed(cloud)
             await _settled(cloud)
+            # A task has ended in memory first: its last write is one of the moments too.
+            await cloud.state.durable()
             writes = store.appends - appended
             await _agree(cloud, "nothing went wrong")
         assert calls, "the deed calls no driver"
