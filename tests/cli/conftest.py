@@ -1,5 +1,6 @@
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,7 +12,7 @@ from pileus.cli.main import invoke
 from pileus.cli.terminal import Terminal
 from pileus.client import config as configuration
 from pileus.client.config import Config
-from pileus.controller.compose import serving
+from pileus.controller.compose import Settings, serving
 from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
 from pileus.testing.memorystore import MemoryStore
 
@@ -66,13 +67,12 @@ def written(stream: TextIO) -> str:
     return target.getvalue().decode()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pileus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CommandLine]:
-    """The command line of the administrator of a cloud with three hosts, which the tests of a module share."""
-    folder = tmp_path_factory.mktemp("cloud")
-    async with simulated_cloud(folder / "controller", store=MemoryStore()) as cloud:
+@asynccontextmanager
+async def command_line(folder: Path, settings: Settings = SETTINGS) -> AsyncGenerator[CommandLine]:
+    """The command line of the administrator of a cloud with three hosts."""
+    async with simulated_cloud(folder / "controller", store=MemoryStore(), settings=settings) as cloud:
         controller = cloud.controller
-        async with serving(controller.api, SETTINGS, controller.identity.api_context()) as port:
+        async with serving(controller.api, settings, controller.identity.api_context()) as port:
             assert controller.first is not None
             config = Config(
                 url=f"https://127.0.0.1:{port}",
@@ -81,3 +81,10 @@ async def pileus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Comm
             )
             (folder / "home").mkdir()
             yield CommandLine(folder / "home", config, cloud)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pileus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CommandLine]:
+    """One that the tests of a module share; what is deleted is gone at once."""
+    async with command_line(tmp_path_factory.mktemp("cloud")) as pileus:
+        yield pileus

@@ -160,6 +160,20 @@ async def test_lists_can_be_made_empty(pileus: CommandLine) -> None:
     assert (shown["routes"], shown["subnet_ids"]) == ([], [])
 
 
+async def test_a_description_and_labels_are_taken_away(pileus: CommandLine) -> None:
+    await created(pileus, "told-of", "--labels", "a=b")
+    await pileus.ok("volume", "create", "kept-on", "--size-gib", "1", "--labels", "a=b", "--description", "old")
+    for noun, name in (("instance", "told-of"), ("volume", "kept-on")):
+        await pileus.ok(noun, "change", name, "--labels", "shelf=two", "--description", "a thing")
+        shown = (await pileus.ok(noun, "show", name, "-o", "json")).json
+        assert (shown["labels"], shown["description"]) == ({"shelf": "two"}, "a thing")
+        assert (await pileus.ok(noun, "list", "--label", "shelf=two", "-o", "name")).out.split() == [name]
+        await pileus.ok(noun, "change", name, "--empty-labels", "--description", "")
+        shown = (await pileus.ok(noun, "show", name, "-o", "json")).json
+        assert (shown["labels"], shown["description"]) == ({}, "")
+        assert (await pileus.ok(noun, "list", "--label", "shelf=two", "-o", "name")).out == ""
+
+
 async def test_an_image_goes_up_and_comes_back(pileus: CommandLine, tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(os.urandom(3 * 1024 * 1024))

@@ -132,14 +132,6 @@ async def test_the_same_idempotency_key_makes_one_instance(cloud: SimulatedCloud
     assert other.status_code == 409
 
 
-async def test_a_protected_instance_is_not_deleted(cloud: SimulatedCloud) -> None:
-    answer = await made(cloud)
-    await ended(cloud, answer)
-    path = f"/v1/instances/{answer['instance']['id']}"
-    await cloud.client.patch(path, json={"protected": True})
-    assert (await cloud.client.delete(path)).status_code == 409
-
-
 async def test_instances_of_one_project_are_spread_over_the_hosts(cloud: SimulatedCloud) -> None:
     answers = [await made(cloud, name=f"web-{n}") for n in range(4)]
     for answer in answers:

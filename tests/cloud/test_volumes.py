@@ -204,6 +204,13 @@ async def test_a_volume_is_renamed_and_labelled(cloud: SimulatedCloud) -> None:
     volume = await a_volume(cloud)
     answer = await cloud.client.patch(f"/v1/volumes/{volume['id']}", json={"name": "logs", "labels": {"tier": "db"}})
     assert (answer.json()["name"], answer.json()["labels"]) == ("logs", {"tier": "db"})
+    await a_volume(cloud)
+    [labelled] = (await cloud.client.get("/v1/volumes?label.tier=db")).json()["items"]
+    assert labelled["id"] == volume["id"]
+    wish: dict[str, Any] = {"labels": {}, "description": ""}
+    answer = await cloud.client.patch(f"/v1/volumes/{volume['id']}", json=wish)
+    assert (answer.json()["name"], answer.json()["labels"], answer.json()["description"]) == ("logs", {}, "")
+    assert (await cloud.client.get("/v1/volumes?label.tier=db")).json()["items"] == []
 
 
 async def test_an_instance_is_changed_by_one_task_at_a_time(cloud: SimulatedCloud) -> None:

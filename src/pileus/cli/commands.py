@@ -1,6 +1,5 @@
 """One command for each operation of the API, made when it is needed from the OpenAPI document."""
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -14,7 +13,7 @@ from pileus.cli.options import flag, is_secret, option_of, parameter_of, positio
 from pileus.cli.output import NO_NAMES
 from pileus.cli.session import Changing, Common, Session, Waiting
 from pileus.client.document import Field, Noun, Operation
-from pileus.client.records import Plan, Record
+from pileus.client.records import Record
 from pileus.kernel.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def command_of(operation: Operation, session: Session) -> Command:
         bound = signature.bind(*args, **given)
         await perform(operation, session, bound.arguments)
 
-    signature = _signature(operation)
+    signature = signature_of(operation)
     return described(run, signature, operation.about, operation.more)
 
 
@@ -57,7 +56,8 @@ def own_position(operation: Operation) -> Field | None:
     return next((field for field in operation.body if makes and field.name == "name" and field.required), None)
 
 
-def _signature(operation: Operation) -> inspect.Signature:
+def signature_of(operation: Operation) -> inspect.Signature:
+    """What the command of an operation takes."""
     parameters: list[inspect.Parameter] = []
     named = own_position(operation)
     if operation.takes_record:
@@ -74,14 +74,15 @@ def _signature(operation: Operation) -> inspect.Signature:
     optional = [msgspec.structs.replace(field, required=False) if is_secret(field) else field for field in fields]
     parameters += [parameter_of(field, clears=operation.method == "PATCH") for field in optional]
     if operation.plans:
-        parameters.append(_flattened("changing", Changing))
+        parameters.append(flattened("changing", Changing))
     if operation.starts:
-        parameters.append(_flattened("waiting", Waiting))
-    parameters.append(_flattened("common", Common))
+        parameters.append(flattened("waiting", Waiting))
+    parameters.append(flattened("common", Common))
     return inspect.Signature(sorted(parameters, key=lambda each: each.kind))
 
 
-def _flattened(name: str, of: type) -> inspect.Parameter:
+def flattened(name: str, of: type) -> inspect.Parameter:
+    """A parameter whose fields are options."""
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=of(), annotation=Annotated[of, Parameter(name="*")]
     )
@@ -176,11 +177,11 @@ async def _change(
     if operation.takes_record:
         called = given["record"]
         path = operation.at(await names.id(operation.noun, called))
-    body = await _body(operation, session, names, given) if operation.body else None
+    body = await body_of(operation, session, names, given) if operation.body else None
     changing: Changing = given.get("changing", Changing())
     if changing.dry_run:
         plan = await client.plan(operation.method, path, body)
-        plans.show(plan, session, await _names_in(plan, names) if session.printer.for_people else NO_NAMES)
+        plans.show(plan, session, await plans.names_in(plan, names) if session.printer.for_people else NO_NAMES)
         return
     reply = await client.send(operation.method, path, body, plans=operation.plans)
     answer: Record | None = reply.body
@@ -191,15 +192,6 @@ async def _change(
         session.say(f"{operation.noun.replace('-', ' ')} {called}: {operation.verb} done".replace("  ", " "))
     else:
         await _result(session, names, operation, answer)
-
-
-async def _names_in(plan: Plan, names: "Names") -> Mapping[str, str]:
-    """The names of what a plan's records refer to; those that it would make are named by it."""
-    new = {change.id: change.name for change in plan.changes if change.name}
-    found = await asyncio.gather(
-        *(names.of(change.kind.replace("_", "-"), [dict(change.fields)], change.fields) for change in plan.changes)
-    )
-    return {id: name for each in found for id, name in each.items()} | new
 
 
 async def _started(
@@ -238,7 +230,8 @@ async def _result(session: Session, names: "Names", operation: Operation, record
         await shown(session, names, operation.noun, record)
 
 
-async def _body(operation: Operation, session: Session, names: "Names", given: Mapping[str, Any]) -> Record:
+async def body_of(operation: Operation, session: Session, names: "Names", given: Mapping[str, Any]) -> Record:
+    """The body of a request, from the options that were given. Raises PileusError."""
     body: Record = {}
     for field in operation.body:
         value = given.get(field.name)

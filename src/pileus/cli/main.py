@@ -122,7 +122,7 @@ def own_commands(noun: str, session: Session) -> Mapping[str, Command]:
         case "image":
             from pileus.cli.images import commands
         case "instance":
-            from pileus.cli.consoles import commands
+            from pileus.cli.instances import commands
         case "keypair":
             from pileus.cli.keypairs import commands
         case "network":

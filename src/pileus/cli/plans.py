@@ -1,11 +1,16 @@
 """Plans as people read them."""
 
+import asyncio
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pileus.cli.output import NO_NAMES, text_of
 from pileus.cli.session import Session
 from pileus.client.document import stem_of
 from pileus.client.records import Change, Plan
+
+if TYPE_CHECKING:
+    from pileus.cli.names import Names
 
 _SIGNS = {"create": "+", "change": "~", "remove": "-"}
 _OWN_BUSINESS = frozenset({"id", "created_at", "revision", "project_id", "name", "generation"})
@@ -35,6 +40,15 @@ def show(plan: Plan, session: Session, names: Mapping[str, str] = NO_NAMES) -> N
     if plan.price:
         terminal.out(f"price  {plan.price}")
     terminal.out(f"undo   {plan.undo or 'none'}")
+
+
+async def names_in(plan: Plan, names: "Names") -> Mapping[str, str]:
+    """The names of what a plan's records refer to; those that it would make are named by it."""
+    new = {change.id: change.name for change in plan.changes if change.name}
+    found = await asyncio.gather(
+        *(names.of(change.kind.replace("_", "-"), [dict(change.fields)], change.fields) for change in plan.changes)
+    )
+    return {id: name for each in found for id, name in each.items()} | new
 
 
 def _fields(change: Change, names: Mapping[str, str]) -> str:

@@ -33,14 +33,14 @@ def exit_code(error: PileusError) -> int:
     return _BY_STATUS.get(error.status, 1)
 
 
-def show(error: PileusError, terminal: Terminal, *, as_json: bool) -> None:
-    """Say what went wrong: in one line, then every wrong field, every reason, and the request's id."""
+def show(error: PileusError, terminal: Terminal, *, as_json: bool, of: str = "") -> None:
+    """Say what went wrong, with which of several: in one line, then every wrong field, every reason, the request."""
     problem = problem_of(error)
     if as_json:
         terminal.say(msgspec.json.format(msgspec.json.encode(problem), indent=2).decode())
         return
     # An error that was made here may say more than the answer behind it.
-    terminal.say(f"error: {error.detail}")
+    terminal.say(f"error: {of}: {error.detail}" if of else f"error: {error.detail}")
     for field, wrong in error.fields.items():
         terminal.say(f"  {option_of(field) if field.isidentifier() and field != 'body' else field}: {wrong}")
     for about, why in error.because.items():

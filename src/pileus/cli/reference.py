@@ -17,7 +17,8 @@ _HEAD = """\
 `pileus NOUN VERB`: one command for each operation of the [API](api.md), and a few more. Records are called by name or
 id; where several have one name, the caller's own project comes first, and if that does not decide it, ids do.
 Changes wait for their task and show its steps, unless `--no-wait` is given; `--dry-run` shows what would be done,
-where and why. A plural lists: `pileus instances`.
+where and why. A plural lists: `pileus instances`. With several instances after a verb each is done or refused by
+itself, and the exit status is the highest of theirs.
 
 Every command takes `--output` (`-o`): `table`, for people, is the default; `json` and `yaml` are what the API says;
 `name` is names. `--quiet` (`-q`) prints ids, and no progress; `--columns a,b` chooses those of tables; `--project`

@@ -1,7 +1,7 @@
 """Tasks: waiting for one while its steps are shown, and the whole story of one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +13,16 @@ from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.cli.terminal import Terminal
 from pileus.client.errors import succeeded
 from pileus.client.records import Running, Step, Task
+from pileus.kernel.errors import PileusError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from pileus.client.client import Client
 
+
+_WATCHED = 16
+"""Tasks that are watched at once, each over a connection of its own."""
 
 _View = Callable[[Task], None]
 
@@ -64,6 +68,32 @@ async def finish(session: Session, client: "Client", id: str) -> Task:
     return succeeded(last)
 
 
+async def finish_all(session: Session, client: "Client", ids: Sequence[str]) -> list[Task | PileusError]:
+    """Wait for several tasks while it is shown how far each is.
+
+    Returns:
+        Of each, in this order, how it has ended, or why that is not known.
+
+    Raises:
+        asyncio.CancelledError: the caller has had enough; the tasks go on.
+    """
+    turns = asyncio.Semaphore(_WATCHED)
+
+    async def watched(id: str, view: _View) -> Task | PileusError:
+        async with turns:
+            try:
+                return await _last(client.watch(id), view)
+            except PileusError as lost:
+                return lost
+
+    try:
+        with _view(session, of=len(ids)) as view:
+            return await asyncio.gather(*(watched(id, view) for id in ids))
+    except asyncio.CancelledError:
+        session.terminal.say("the tasks go on; see them: pileus tasks")
+        raise
+
+
 async def _last(news: AsyncIterator[Task], view: _View) -> Task:
     task: Task | None = None
     async for task in news:
@@ -73,14 +103,16 @@ async def _last(news: AsyncIterator[Task], view: _View) -> Task:
 
 
 @contextmanager
-def _view(session: Session) -> Generator[_View]:
+def _view(session: Session, *, of: int = 1) -> Generator[_View]:
     if session.common.quiet:
         yield lambda _: None
     elif session.terminal.stderr.isatty():
-        with _live(session.terminal) as view:
+        with _live(session.terminal, _picture if of == 1 else _short_picture) as view:
             yield view
-    else:
+    elif of == 1:
         yield _Lines(session.terminal.say)
+    else:
+        yield lambda task: session.terminal.say(_ending(task)) if _is_over(task) else None
 
 
 class _Lines:
@@ -97,8 +129,8 @@ class _Lines:
                 self._new(("undone", step.name), f"  {step.name}: undone")
         if task.running is not None and (now := news_of(task.running)) and not task.ended:
             self._new(("now", f"{task.running.step} {now}"), f"  {task.running.step}: {now}")
-        if task.ended or task.state == "stuck":
-            self._say(f"{task.title}: {task.state} after {seconds(_lasted(task))}")
+        if _is_over(task):
+            self._say(_ending(task))
 
     def _new(self, what: tuple[str, str], line: str) -> None:
         if what not in self._said:
@@ -112,17 +144,24 @@ def news_of(running: Running) -> str:
 
 
 @contextmanager
-def _live(terminal: Terminal) -> Generator[_View]:
-    """Steps with ticks, the running one with a spinner and a bar, in place."""
-    from rich.console import Console
+def _live(terminal: Terminal, picture: Callable[[Task], "RenderableType"]) -> Generator[_View]:
+    """The pictures of tasks, one below the other, each in its place."""
+    from rich.console import Console, Group
     from rich.live import Live
 
+    pictures: dict[str, RenderableType] = {}
     console = Console(file=terminal.stderr, highlight=False, markup=False, emoji=False)
     with Live(console=console, refresh_per_second=10) as live:
-        yield lambda task: live.update(_picture(task))
+
+        def view(task: Task) -> None:
+            pictures[task.id] = picture(task)
+            live.update(Group(*pictures.values()))
+
+        yield view
 
 
 def _picture(task: Task) -> "RenderableType":
+    """Steps with ticks, the running one with a spinner and a bar."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.spinner import Spinner
@@ -143,10 +182,16 @@ def _picture(task: Task) -> "RenderableType":
             cells.append(Text(now, "yellow" if running.waits_because else "dim"))
         line.add_row(*cells)
         rows.append(line)
-    colour = {"done": "green", "undone": "red", "stuck": "red", "undoing": "yellow"}.get(task.state, "default")
-    lasted = f" after {seconds(_lasted(task))}" if task.ended or task.state == "stuck" else ""
-    rows.append(Text(f"{task.title}: ") + Text(task.state, colour) + Text(lasted))
+    rows.append(_short_picture(task))
     return Group(*rows)
+
+
+def _short_picture(task: Task) -> "RenderableType":
+    from rich.text import Text
+
+    colour = {"done": "green", "undone": "red", "stuck": "red", "undoing": "yellow"}.get(task.state, "default")
+    lasted = f" after {seconds(_lasted(task))}" if _is_over(task) else ""
+    return Text(f"{task.title}: ") + Text(task.state, colour) + Text(lasted)
 
 
 def show(task: Task, session: Session, actor: str) -> None:
@@ -188,6 +233,15 @@ def show(task: Task, session: Session, actor: str) -> None:
         out(f"stuck  {task.stuck_because}")
     if task.state == "undone":
         out("undo   all that was done is undone")
+
+
+def _is_over(task: Task) -> bool:
+    """Whether there is nothing more to wait for."""
+    return task.ended or task.state == "stuck"
+
+
+def _ending(task: Task) -> str:
+    return f"{task.title}: {task.state} after {seconds(_lasted(task))}"
 
 
 def _took(step: Step) -> float:

@@ -73,7 +73,12 @@ def refused(status: int, body: bytes, request: str = "") -> PileusError:
         problem = Problem()
     if not problem.detail:
         problem = Problem(status=status, detail=f"the answer has status {status}", request=request)
-    error = (error_class(problem.code) if problem.code else class_of(status))(
+    return error_of(problem, class_of(status))
+
+
+def error_of(problem: Problem, otherwise: type[PileusError] = PileusError) -> PileusError:
+    """The exception for a problem document; of the class `otherwise` if it does not say what it is."""
+    error = (error_class(problem.code) if problem.code else otherwise)(
         problem.detail, fields=problem.fields, because=problem.because
     )
     error.__cause__ = Refusal(problem)

@@ -129,3 +129,20 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def code(self) -> str:
         return self.type.rpartition("/")[2]
+
+
+class BatchItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a request about many instances for one of them: a task, or a plan, or a problem."""
+
+    id: str
+    """Empty for one that was not created."""
+    name: str
+    task_id: str | None = None
+    plan: Plan | None = None
+    problem: Problem | None = None
+
+
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it for each, in the order of the request."""
+
+    items: tuple[BatchItem, ...]
