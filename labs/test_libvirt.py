@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import cache
 import pytest
@@ -24,7 +25,7 @@ from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
 from pileus.kernel.programs import run
 from pileus.kernel.units import GIB, MIB
 from pileus.link.records import FirstBoot, GuestDisk, GuestLimits, GuestSpec, NicSpec, Power
-from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged
+from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged, Reads
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
@@ -138,6 +139,16 @@ def inserted(host: LibvirtHost) -> Inserted:
         return {ord(letter) - ord("a"): path for letter, path in drives if path != "-"}
 
     return inserted
+
+
+@pytest.fixture
+def reads(host: LibvirtHost) -> Reads:
+    async def reads(id: InstanceId) -> list[str]:
+        definition = ET.fromstring(host.virsh("dumpxml", domain_name(id)))
+        disks = definition.iterfind("devices/disk[@device='disk'][readonly]/source")
+        return [source.attrib["file"] for source in disks]
+
+    return reads
 
 
 @pytest.fixture

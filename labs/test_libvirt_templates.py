@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import cache
 import pytest
@@ -54,12 +55,21 @@ async def booting(host: LibvirtHost, hypervisor: LibvirtHypervisor, template: Gu
 
 
 @pytest.mark.parametrize("template", GuestTemplate)
-def test_the_accepted_definition_is_valid_to_libvirt(host: LibvirtHost, template: GuestTemplate) -> None:
+def test_the_accepted_definition_is_valid_to_libvirt_and_a_config_drive_moves_no_device(
+    host: LibvirtHost, template: GuestTemplate
+) -> None:
     if FRAMES[template].needs - traits():
         pytest.skip(f"this machine lacks {', '.join(lacks)}")
-    golden = Path(__file__).parents[1] / f"tests/golden/domain/{template}-tcg.xml"
-    host.virsh("define", "--validate", str(golden))
-    host.virsh("undefine", "--nvram", "pileus-b302099a8057")
+    places: list[list[tuple[tuple[str, str], ...]]] = []
+    for kind in ("tcg", "config-drive"):
+        golden = Path(__file__).parents[1] / f"tests/golden/domain/{template}-{kind}.xml"
+        host.virsh("define", "--validate", str(golden))
+        defined = ET.fromstring(host.virsh("dumpxml", "pileus-b302099a8057"))
+        places.append([tuple(each.items()) for each in defined.iterfind("devices/*/address")])
+        host.virsh("undefine", "--nvram", "pileus-b302099a8057")
+    without, with_drive = places
+    assert len(with_drive) == len(without) + 1
+    assert set(without) < set(with_drive)
 
 
 async def test_a_legacy_guest_starts_from_ide_and_is_plugged_nothing_into(

@@ -58,10 +58,17 @@ class HostBench:
             pools={"local": self.storage},
             host=self.host,
             fetch=self.fetch,
+            config_drives=self.config_drives if self.data is not None else None,
         )
         agent = Agent(engines, records, self.clock, pace)
         agent.listen(self.observed.append)
         return agent
+
+    @property
+    def config_drives(self) -> Path:
+        """Where config drives are, of a host that has files."""
+        assert self.data is not None
+        return self.data.with_name(f"{self.data.name}-config-drives")
 
     async def fetch(self, image: ImageSource) -> AsyncIterator[bytes]:
         self.fetched += 1

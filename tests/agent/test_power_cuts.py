@@ -1,5 +1,6 @@
 """The agent dies at every moment of every operation; the next one over the same files leaves nothing half made."""
 
+import shutil
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from pileus.agent import records
+from pileus.agent import configdrive, records
 from pileus.agent.agent import Agent
 from pileus.agent.hypervisor.port import GuestState
 from pileus.agent.records import AgentRecords, GuestRecord, Removed, VolumeRecord
@@ -124,6 +125,30 @@ class RemovingAGuest(ChangingAGuest):
         return not bench.hypervisor.guests and not bench.network.ports and not bench.network.served
 
 
+class MakingAGuestWithAConfigDrive(MakingAGuest):
+    def __init__(self) -> None:
+        super().__init__()
+        self.guest = structs.replace(a_guest(nics=0), config_drive=True)
+
+    async def before(self, bench: HostBench, agent: Agent) -> None:
+        """Nothing else is there."""
+
+
+class ChangingWhatAConfigDriveSays(MakingAGuestWithAConfigDrive):
+    async def before(self, bench: HostBench, agent: Agent) -> None:
+        await super().before(bench, agent)
+        await agent.ensure_guest(self.guest, bench.tell)
+        self.guest = later(self.guest, name="renamed")
+
+
+class RemovingAGuestWithAConfigDrive(ChangingWhatAConfigDriveSays):
+    async def deed(self, bench: HostBench, agent: Agent) -> None:
+        await agent.remove_guest(GuestRemoval(id=self.guest.id, generation=2))
+
+    def is_done(self, bench: HostBench) -> bool:
+        return not bench.hypervisor.guests and not list(bench.config_drives.iterdir())
+
+
 class FailingToMakeAGuest(MakingAGuest):
     async def deed(self, bench: HostBench, agent: Agent) -> None:
         bench.faults.fail("hypervisor.start", Unavailable("no memory"))
@@ -153,6 +178,9 @@ SCENES = (
     StoppingAGuest,
     StartingAGuest,
     RemovingAGuest,
+    MakingAGuestWithAConfigDrive,
+    ChangingWhatAConfigDriveSays,
+    RemovingAGuestWithAConfigDrive,
     FailingToMakeAGuest,
     StartingACrashedGuestAgain,
 )
@@ -173,15 +201,28 @@ async def _dies(scene: Scene, bench: HostBench, moment: int, monkeypatch: pytest
     await scene.before(bench, bench.agent())
     agent, fuse = bench.agent(), Fuse(moment)
     bench.faults.watch = fuse
-    write = records.write_atomically
+    write, remove = records.write_atomically, shutil.rmtree
 
     def write_or_die(path: Path, data: bytes) -> None:
         fuse("before a write")
         write(path, data)
         fuse("after a write")
 
+    def write_a_drive_or_die(path: Path, data: bytes) -> None:
+        (path.parent / f".{path.name}.half").write_bytes(data[: len(data) // 2])
+        fuse("in the middle of a write")
+        write_or_die(path, data)
+
+    def remove_or_die(path: Path) -> None:
+        for file in path.iterdir():
+            fuse("in the middle of a removal")
+            file.unlink()
+        remove(path)
+
     with monkeypatch.context() as patch, suppress(PowerCutError, BaseExceptionGroup):
         patch.setattr(records, "write_atomically", write_or_die)
+        patch.setattr(configdrive, "write_atomically", write_a_drive_or_die)
+        patch.setattr(shutil, "rmtree", remove_or_die)
         await scene.deed(bench, agent)
 
     bench.faults.mend()
@@ -199,7 +240,7 @@ async def _dies(scene: Scene, bench: HostBench, moment: int, monkeypatch: pytest
 def _nothing_is_half_made(bench: HostBench) -> None:
     kept = AgentRecords(bench.data)
     kept.load()
-    ports, networks, guests = set[str](), dict[str, int](), set[str]()
+    ports, networks, guests, drives = set[str](), dict[str, int](), set[str](), set[str]()
     for id, record in kept.guests.items():
         if isinstance(record, Removed):
             assert record.finished
@@ -213,6 +254,11 @@ def _nothing_is_half_made(bench: HostBench) -> None:
         found = bench.hypervisor.guests[id]
         assert found.spec == record.spec
         assert (found.state is GuestState.RUNNING) is (record.power is Power.RUNNING)
+        if record.spec.config_drive:
+            drive = bench.config_drives / id / "config-drive.raw"
+            assert drive.read_bytes() == configdrive.image(record.spec)
+            drives.add(id)
+    assert {each.name for each in bench.config_drives.glob("*")} == drives
     assert bench.hypervisor.guests.keys() == guests
     assert bench.network.ports.keys() == ports
     assert bench.network.served == networks

@@ -13,7 +13,7 @@ from pileus.agent.storage.port import DiskSource, StoragePool
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
 from pileus.link.records import GuestLimits, GuestSpec, NicSpec
-from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged
+from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged, Reads
 from pileus.testing.contracts.network import Ask, HostNetworkContract
 from pileus.testing.contracts.storage import StoragePoolContract
 
@@ -75,6 +75,14 @@ class TestSimulatedHypervisor(HypervisorContract):
             return {drive: medium.path for drive, medium in hypervisor.guests[id].inserted.items()}
 
         return inserted
+
+    @pytest.fixture
+    def reads(self, hypervisor: SimulatedHypervisor) -> Reads:
+        async def reads(id: InstanceId) -> list[str]:
+            drive = hypervisor.guests[id].reads
+            return [] if drive is None else [drive.path]
+
+        return reads
 
     @pytest.fixture
     def another_nic(self) -> tuple[NicSpec, Plug]:

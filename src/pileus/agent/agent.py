@@ -4,10 +4,12 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import structlog
 
+from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.consoles import GuestConsoles
 from pileus.agent.copies import Copies
 from pileus.agent.guests import Guests
@@ -62,6 +64,8 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True):
     pools: Mapping[str, StoragePool]
     host: Host
     fetch: Fetch
+    config_drives: Path | None = None
+    """The folder for config drives, to which QEMU's user is let through."""
 
 
 class Agent:
@@ -82,6 +86,7 @@ class Agent:
             engines.network,
             self._volumes,
             self._media,
+            ConfigDrives(engines.config_drives),
             records.guests,
             records.snapshots,
             clock,

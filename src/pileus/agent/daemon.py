@@ -134,6 +134,7 @@ async def _serve(data: Path, config: AgentConfig, identity: AgentIdentity) -> No
         pools={name: pool_of(pool) for name, pool in config.pools.items()},
         host=LinuxHost(_volumes_in(config, data), name=config.name, run=config.run),
         fetch=fetcher.fetch,
+        config_drives=_volumes_in(config, data) / "config-drives",
     )
     service = AgentService(Agent(engines, records, clock, config.pace))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pileus.agent.comparing import as_observed, differs, generation_of, is_up, size_of
+from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.consoles import GuestConsoles
 from pileus.agent.hypervisor.port import Hypervisor
 from pileus.agent.keeping import Keeping
@@ -27,6 +28,7 @@ class Guests:
         network: HostNetwork,
         volumes: Volumes,
         media: Media,
+        config_drives: ConfigDrives,
         records: Records[InstanceId, GuestRecord | Removed],
         snapshots: Records[SnapshotId, SnapshotRecord | Removed],
         clock: Clock,
@@ -43,7 +45,9 @@ class Guests:
         self._hypervisor = hypervisor
         self._records = records
         self._clock = clock
-        self._making = Making(hypervisor, network, volumes, media, records, clock, boot=boot, patience_s=patience_s)
+        self._making = Making(
+            hypervisor, network, volumes, media, config_drives, records, clock, boot=boot, patience_s=patience_s
+        )
         self.snapshots = Snapshots(self._making, volumes, snapshots)
         self._turns = self._making.turns
         self.consoles = GuestConsoles(hypervisor.consoles, self._making)

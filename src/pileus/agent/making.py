@@ -9,6 +9,7 @@ import structlog
 from msgspec import structs
 
 from pileus.agent.comparing import is_suspended, is_up, observed, power_of
+from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.hypervisor.port import GuestFound, GuestState, Hypervisor
 from pileus.agent.media import Media
 from pileus.agent.metadata import Metadata
@@ -38,6 +39,7 @@ class Making:
         network: HostNetwork,
         volumes: Volumes,
         media: Media,
+        config_drives: ConfigDrives,
         records: Records[InstanceId, GuestRecord | Removed],
         clock: Clock,
         *,
@@ -58,6 +60,7 @@ class Making:
         """What the hypervisor had when it was last asked."""
         self._volumes = volumes
         self._media = media
+        self._config_drives = config_drives
         self._patience_s = patience_s
         self._metadata = Metadata(self.specs)
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -76,7 +79,8 @@ class Making:
             await self.serve()
             tell(Progress(step="defining"))
             media = await self._media.sources(spec.media)
-            await self.hypervisor.define(spec, disks, plugs, media)
+            config_drive = await self._config_drives.ensure(spec)
+            await self.hypervisor.define(spec, disks, plugs, media, config_drive)
             if record.power is not Power.STOPPED and is_up(await self.find(spec.id)):
                 if record.resized:
                     # Only then: a guest that is just starting has not come to its size yet, and holds nobody up.
@@ -192,6 +196,7 @@ class Making:
         async with self._slots:
             with suppress(NotFound):
                 await self.hypervisor.undefine(id)
+            await self._config_drives.remove(id)
             for port in removed.ports:
                 await self.network.unplug(port)
             await self.serve()

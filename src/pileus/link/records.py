@@ -255,6 +255,8 @@ class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """None for a guest that nobody has ever limited."""
     template: str = "linux"
     """The set of devices it is given: `linux` is virtio throughout."""
+    config_drive: bool = False
+    """Whether it can read what metadata answers from a disk as well."""
 
 
 class GuestRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):

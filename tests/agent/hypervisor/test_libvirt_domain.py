@@ -59,6 +59,11 @@ def xml(guest: GuestSpec = GUEST, ground: Ground = GROUND, direct: frozenset[Vol
     return domain_xml(guest, DISKS, PLUGS, ground, direct=direct)
 
 
+def with_config_drive(guest: GuestSpec) -> str:
+    source = DiskSource(kind="file", path="/data/volumes/config-drives/web/config-drive.raw", format="raw")
+    return domain_xml(guest, DISKS, PLUGS, GROUND, direct=frozenset({DATA}), config_drive=source)
+
+
 def tree(text: str) -> ET.Element:
     return ET.fromstring(text)
 
@@ -71,6 +76,36 @@ def test_a_guest_of_each_template_is_defined_as_accepted(template: GuestTemplate
     if os.environ.get("PILEUS_GOLDEN") == "accept":
         golden.write_text(f"{made}\n", encoding="utf-8")
     assert made == golden.read_text(encoding="utf-8").removesuffix("\n")
+
+
+@pytest.mark.parametrize("template", GuestTemplate)
+def test_a_guest_with_a_config_drive_is_defined_as_accepted(template: GuestTemplate) -> None:
+    golden = GOLDEN / f"{template}-config-drive.xml"
+    made = with_config_drive(replace(GUEST, template=template))
+    if os.environ.get("PILEUS_GOLDEN") == "accept":
+        golden.write_text(f"{made}\n", encoding="utf-8")
+    assert made == golden.read_text(encoding="utf-8").removesuffix("\n")
+
+
+@pytest.mark.parametrize("template", GuestTemplate)
+def test_a_config_drive_is_one_disk_more_and_changes_nothing_else(template: GuestTemplate) -> None:
+    frame = FRAMES[template]
+    full = replace(
+        GUEST, template=template, disks=tuple(GuestDisk(volume=DATA, slot=slot) for slot in range(frame.disks))
+    )
+    definition = tree(with_config_drive(full))
+    devices = definition.find("devices")
+    assert devices is not None
+    targets = [each.get("dev") for each in devices.iterfind("disk/target")]
+    assert len(set(targets)) == len(targets) == frame.disks + frame.drives + 1
+    (drive,) = (each for each in devices.iterfind("disk[@device='disk']") if each.find("readonly") is not None)
+    assert drive.find("boot") is None
+    if drive.find("target[@bus='usb']") is not None:
+        assert devices.find("controller[@type='usb'][@model='none']") is None
+    devices.remove(drive)
+    without = tree(xml(full, direct=frozenset({DATA})))
+    both = [ET.canonicalize(ET.tostring(each), strip_text=True) for each in (definition, without)]
+    assert both[0] == both[1]
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=40))

@@ -114,10 +114,12 @@ class Hypervisor(Protocol):
         disks: Mapping[VolumeId, DiskSource],
         plugs: Mapping[PortId, Plug],
         media: Mapping[int, DiskSource] = NOTHING_IN,
+        config_drive: DiskSource | None = None,
     ) -> None:
         """Make the guest known, or change it to this; a running guest goes on as it is until its next start.
 
-        `media` are what is in its drives, by their numbers.
+        `media` are what is in its drives, by their numbers. Its config drive it can only read; it takes the place of
+        no disk, drive or other device.
         """
         ...
 

@@ -41,6 +41,9 @@ class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     media: dict[int, DiskSource] = {}
     inserted: dict[int, DiskSource] = {}
     """What is in its drives while it runs."""
+    config_drive: DiskSource | None = None
+    reads: DiskSource | None = None
+    """The config drive that it has while it runs."""
     limits: GuestLimits | None = None
     """What it may take while it runs."""
     connected: frozenset[PortId] = frozenset()
@@ -81,9 +84,12 @@ class SimulatedHypervisor:
         disks: Mapping[VolumeId, DiskSource],
         plugs: Mapping[PortId, Plug],
         media: Mapping[int, DiskSource] = NOTHING_IN,
+        config_drive: DiskSource | None = None,
     ) -> None:
         await self.before("define")
-        defined = DefinedGuest(spec=guest, disks=dict(disks), plugs=dict(plugs), media=dict(media))
+        defined = DefinedGuest(
+            spec=guest, disks=dict(disks), plugs=dict(plugs), media=dict(media), config_drive=config_drive
+        )
         if (known := self.guests.get(guest.id)) is not None:
             defined = structs.replace(
                 defined,
@@ -95,6 +101,7 @@ class SimulatedHypervisor:
                 most=known.most,
                 written=known.written,
                 inserted=known.inserted,
+                reads=known.reads,
                 limits=known.limits,
                 connected=known.connected,
             )
@@ -165,6 +172,7 @@ class SimulatedHypervisor:
                 plugged=plugged(guest.spec),
                 written=written(guest),
                 inserted=guest.media,
+                reads=guest.config_drive,
                 limits=guest.spec.limits,
                 connected=_connected(guest.spec),
             )

@@ -5,6 +5,7 @@
     volumes/<id>/   disk.raw, volume.json     the way to the disk is open to QEMU's user, the disk is its own;
                                               with the layers of its snapshots, see `directory_layers.py`
     memory/         <snapshot>.memory         what a guest had in memory when a snapshot was taken
+    config-drives/  see `pileus.agent.configdrive`, which keeps them here, where QEMU's user may pass
     scratch/        what is being made or removed; emptied when the pool is opened
 
 A volume or image appears by one renaming of its folder and vanishes by another: there is no half of one, wherever the

@@ -145,6 +145,8 @@ class Instance(Record, frozen=True, kw_only=True):
     """What its firmware tries, in this order, from its next start."""
     limits: Limits | None = None
     """None if it has never had any."""
+    config_drive: bool = False
+    """Whether its guest can read what metadata answers from a disk as well."""
 
     @property
     def frame(self) -> Frame:
@@ -190,7 +192,7 @@ def _since_version_3(instance: dict[str, Any]) -> dict[str, Any]:
     It knows what recovers a guest, templates and media.
     """
     kept = {name: value for name, value in instance.items() if name != "started_at"}
-    most = {"max_vcpus": None, "max_memory_mib": None}
+    most = {"max_vcpus": None, "max_memory_mib": None, "config_drive": False}
     devices = {"template": "linux", "media": (), "boot_order": ("disk", "cdrom"), "limits": None}
     return {**kept, "restart": "on-failure", "watchdog": "none", "deleted_at": None, **devices, **most}
 

@@ -85,6 +85,7 @@ def guest_spec(
         boot=instance.boot_order,
         limits=None if instance.limits is None else GuestLimits(**msgspec.structs.asdict(instance.limits)),
         template=instance.template,
+        config_drive=instance.config_drive,
     )
 
 

@@ -21,6 +21,7 @@ Crash = Callable[[InstanceId], Awaitable[None]]
 Plugged = Callable[[InstanceId], Awaitable[set[VolumeId]]]
 Limited = Callable[[InstanceId], Awaitable[GuestLimits]]
 Inserted = Callable[[InstanceId], Awaitable[dict[int, str]]]
+Reads = Callable[[InstanceId], Awaitable[list[str]]]
 Connected = Callable[[InstanceId], Awaitable[set[str]]]
 
 
@@ -33,6 +34,7 @@ class HypervisorContract:
     * `crash`: a function that kills the guest's process.
     * `another_disk`: an empty volume that the guest does not have, and where it is.
     * `inserted`: a function that says which files are in the drives of a running guest, without asking the driver.
+    * `reads`: a function that says which files a running guest has as disks that it can only read, without the driver.
     * `limited`: a function that says what a running guest may take, without asking the driver.
     * `plugged`: a function that says which volumes a running guest has, without asking the driver.
     * `another_nic`: a port that the guest does not have, in slot 1, and its plug.
@@ -163,6 +165,28 @@ class HypervisorContract:
         await hypervisor.change_media(guest, {0: medium})
         await hypervisor.start(guest.id)
         assert await inserted(guest.id) == {0: medium.path}
+
+    async def test_a_config_drive_is_there_to_be_read_from_the_next_start_and_is_no_disk_of_the_guests(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        plugs: Mapping[PortId, Plug],
+        another_disk: tuple[VolumeId, DiskSource],
+        plugged: Plugged,
+        reads: Reads,
+    ) -> None:
+        _, drive = another_disk
+        await hypervisor.define(guest, disks, plugs)
+        await hypervisor.start(guest.id)
+        await hypervisor.define(guest, disks, plugs, config_drive=drive)
+        assert await reads(guest.id) == []
+        await hypervisor.stop(guest.id)
+        await hypervisor.start(guest.id)
+        await hypervisor.change_disks(guest, disks)
+        await hypervisor.change_media(guest, {})
+        assert await reads(guest.id) == [drive.path]
+        assert await plugged(guest.id) == {disk.volume for disk in guest.disks}
 
     async def test_limits_are_set_and_taken_away_while_a_guest_runs_and_count_from_its_next_start(
         self,

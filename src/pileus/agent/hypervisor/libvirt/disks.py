@@ -89,6 +89,23 @@ def drive_element(hardware: Hardware, drive: int, medium: DiskSource | None, *, 
     return element
 
 
+def config_drive_element(hardware: Hardware, source: DiskSource) -> ET.Element:
+    """A disk that can only be read, behind all others, where no place is taken from any."""
+    element = ET.Element("disk", type="file", device="disk")
+    add(element, "driver", name="qemu", type=source.format)
+    add(element, "source", file=source.path)
+    on_scsi = hardware.drive_bus == "scsi"
+    frame = hardware.frame
+    others = {hardware.drive_prefix: frame.drives}
+    others[hardware.disk_prefix] = others.get(hardware.disk_prefix, 0) + frame.disks
+    add(element, "target", dev=_letter("sd", others.get("sd", 0)), bus="scsi" if on_scsi else "usb")
+    add(element, "readonly")
+    if not on_scsi:
+        # IDE and SATA are full, and have no disks that can only be read. The tablet keeps the first port.
+        add(element, "address", type="usb", bus="0", port="2")
+    return element
+
+
 def drive_xml(guest: GuestSpec, drive: int, medium: DiskSource | None) -> str:
     """One drive of a guest's definition, to be changed while it runs."""
     return ET.tostring(drive_element(hardware_of(guest.template), drive, medium), encoding="unicode")

@@ -11,7 +11,12 @@ import msgspec
 
 from pileus.agent.hypervisor.libvirt.board import add_clock, add_fixtures, add_processor, add_watchdog
 from pileus.agent.hypervisor.libvirt.buses import add_root_ports
-from pileus.agent.hypervisor.libvirt.disks import add_controllers, disk_element, drive_element
+from pileus.agent.hypervisor.libvirt.disks import (
+    add_controllers,
+    config_drive_element,
+    disk_element,
+    drive_element,
+)
 from pileus.agent.hypervisor.libvirt.elements import add
 from pileus.agent.hypervisor.libvirt.limits import add_cpu_limit
 from pileus.agent.hypervisor.libvirt.nics import nic_element
@@ -64,6 +69,7 @@ def domain_xml(
     *,
     direct: frozenset[VolumeId],
     media: Mapping[int, DiskSource] = NOTHING_IN,
+    config_drive: DiskSource | None = None,
 ) -> str:
     """The definition of a guest with these media in its drives.
 
@@ -104,6 +110,8 @@ def domain_xml(
     for drive in range(hardware.frame.drives):
         boot = order.get((BootDevice.CDROM, drive))
         devices.append(drive_element(hardware, drive, media.get(drive), boot=boot))
+    if config_drive is not None:
+        devices.append(config_drive_element(hardware, config_drive))
     for place, nic in enumerate(guest.nics):
         boot = order.get((BootDevice.NETWORK, place))
         devices.append(nic_element(nic, plugs[nic.port], hardware, place, boot=boot))

@@ -125,10 +125,11 @@ class LibvirtHypervisor:
         disks: Mapping[VolumeId, DiskSource],
         plugs: Mapping[PortId, Plug],
         media: Mapping[int, DiskSource] = NOTHING_IN,
+        config_drive: DiskSource | None = None,
     ) -> None:
         def define(libvirt: VirConnect) -> None:
             direct = frozenset(id for id, source in disks.items() if _takes_direct_io(source.path))
-            xml = domain_xml(guest, disks, plugs, self._ground, direct=direct, media=media)
+            xml = domain_xml(guest, disks, plugs, self._ground, direct=direct, media=media, config_drive=config_drive)
             for folder in (self._ground.sockets, self._ground.logs):
                 # Whoever reaches the socket of a console is at the guest's keyboard.
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
-from pileus.cloud.instances.operations.creation import InstanceCreate
+from pileus.cloud.instances.operations.creation import MAX_BODY, InstanceCreate
 from pileus.cloud.instances.operations.noun import instances
 from pileus.kernel.errors import Invalid, PileusError
 from pileus.operations.caller import Role
@@ -99,7 +99,7 @@ async def batch(exchange: Exchange, wish: InstanceBatch) -> Answer:
     return await _all(_done(exchange, wish, id) for id in chosen)
 
 
-@instances.special("POST", "/create-many", least=Role.MEMBER, answers=BatchResult, max_body=256 * 1024)
+@instances.special("POST", "/create-many", least=Role.MEMBER, answers=BatchResult, max_body=MAX_BODY)
 async def create_many(exchange: Exchange, wish: InstanceCreateMany) -> Answer:
     """Create up to 100 instances that are alike, and start them.
 

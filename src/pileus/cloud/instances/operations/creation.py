@@ -1,7 +1,7 @@
 """Creating instances."""
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from typing import Annotated, Self
 
 import msgspec
@@ -41,6 +41,10 @@ from pileus.state.state import put
 from pileus.workflow.workflow import begin
 
 MAX_USER_DATA = 64 * 1024
+_MAX_BASE64 = 96 * 1024
+"""Room for that much in base64, in lines."""
+MAX_BODY = 512 * 1024
+"""Room for user data of which every byte has to be escaped."""
 
 
 class InstanceCreate(Wire):
@@ -64,6 +68,11 @@ class InstanceCreate(Wire):
     security_group_ids: Annotated[tuple[Annotated[Id, ref("security-group")], ...], Field(max_length=16)] = ()
     keypair_ids: Annotated[tuple[Annotated[Id, ref("keypair")], ...], Field(max_length=16)] = ()
     user_data: Annotated[str, Field(max_length=MAX_USER_DATA)] = ""
+    """Text, at most 64 KiB."""
+    user_data_base64: Annotated[str, Field(max_length=_MAX_BASE64)] = ""
+    """Instead of text, any bytes in base64, at most 64 KiB of them; its guest is given them as they are."""
+    config_drive: bool = False
+    """Whether it can read what metadata answers from a disk as well, without a network."""
     pool_id: Annotated[Id, ref("pool")] | None = None
     zone: Annotated[str, Field(max_length=63)] | None = None
     server_group_id: Annotated[Id, ref("server-group")] | None = None
@@ -82,12 +91,29 @@ class InstanceCreate(Wire):
             raise ValueError("name a flavor, or give vcpus and memory_mib")
         if self.flavor_id is not None and given:
             raise ValueError("a flavor and a size of its own exclude each other")
-        if len(self.user_data.encode()) > MAX_USER_DATA:
-            raise ValueError(f"user_data is larger than {MAX_USER_DATA} bytes")
         return self
 
+    @model_validator(mode="after")
+    def _has_user_data_of_one_kind(self) -> Self:
+        if self.user_data and self.user_data_base64:
+            raise ValueError("user_data and user_data_base64 exclude each other")
+        if len(self.all_user_data) > MAX_USER_DATA:
+            kind = "user_data_base64" if self.user_data_base64 else "user_data"
+            raise ValueError(f"{kind} is larger than {MAX_USER_DATA} bytes")
+        return self
 
-@instances.post(starts=create_instance, max_body=256 * 1024)
+    @property
+    def all_user_data(self) -> bytes:
+        """What the guest is given. Raises ValueError if it is said to be base64 and is not."""
+        if not self.user_data_base64:
+            return self.user_data.encode()
+        try:
+            return b64decode("".join(self.user_data_base64.split()), validate=True)
+        except ValueError:
+            raise ValueError("user_data_base64 is not base64") from None
+
+
+@instances.post(starts=create_instance, max_body=MAX_BODY)
 def create(ask: Ask, wish: InstanceCreate) -> Plan:
     """Create an instance and start it."""
     image = image_with_data(ask, wish.image_id)
@@ -138,6 +164,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         template=template,
         media=loaded(template, [image, *media] if image.is_medium else media),
         boot_order=wish.boot_order,
+        config_drive=wish.config_drive,
     )
     ports = [msgspec.structs.replace(port, host_id=placement.host) for port in ports]
     volume = Volume(
@@ -157,7 +184,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         project_id=project,
         hostname=hostname,
         public_keys=tuple((keypair.name, keypair.public_key) for keypair in keypairs),
-        user_data=b64encode(wish.user_data.encode()).decode(),
+        user_data=b64encode(wish.all_user_data).decode(),
     )
     at = ", ".join(instance.addresses)
     return Plan(
