@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from pileus.agent.storage import volumefolder
 from pileus.agent.storage.directory import DirectoryPool
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.errors import Conflict, Unavailable
@@ -49,6 +50,23 @@ class TestContent:
         made = VolumeSpec(id=VolumeId(new_id()), generation=1, size_bytes=8 * MIB)
         await pool.ensure(made, nobody)
         return made.id
+
+    @pytest.mark.parametrize("secure", [True, False])
+    async def test_a_layer_that_is_let_go_of_is_overwritten_if_that_is_wanted(
+        self, pool: DirectoryPool, folder: Path, volume: VolumeId, monkeypatch: pytest.MonkeyPatch, secure: bool
+    ) -> None:
+        overwritten: list[str] = []
+
+        def note(file: Path, *_: object) -> None:
+            overwritten.append(file.name)
+
+        monkeypatch.setattr(volumefolder, "wipe", note)
+        snapshot, to = await taken(pool, volume), new_id()
+        await write(pool, volume, 1, at=MIB)
+        await pool.layering.secure(volume, secure)
+        await pool.layering.revert(volume, snapshot, to)
+        assert overwritten == ([f"{snapshot}.qcow2"] if secure else [])
+        assert [file.name for file in (folder / "volumes" / volume).glob("*.qcow2")] == [f"{to}.qcow2"]
 
     async def test_a_snapshot_reads_as_the_volume_was_whatever_was_written_since(
         self, pool: DirectoryPool, volume: VolumeId

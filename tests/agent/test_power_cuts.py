@@ -78,6 +78,14 @@ class RemovingAVolume(GrowingAVolume):
         return not bench.storage.volumes
 
 
+class OverwritingAVolume(RemovingAVolume):
+    async def deed(self, bench: HostBench, agent: Agent) -> None:
+        await agent.remove_volume(VolumeRemoval(id=self.volume.id, generation=2, secure=True))
+
+    def is_done(self, bench: HostBench) -> bool:
+        return not bench.storage.volumes and bench.storage.wiped == {self.volume.id}
+
+
 class MakingAGuest(Scene):
     async def before(self, bench: HostBench, agent: Agent) -> None:
         await agent.ensure_volume(self.volume, bench.tell)
@@ -173,6 +181,7 @@ SCENES = (
     MakingAVolume,
     GrowingAVolume,
     RemovingAVolume,
+    OverwritingAVolume,
     MakingAGuest,
     ChangingAGuest,
     StoppingAGuest,

@@ -309,3 +309,62 @@ def test_a_released_volume_keeps_its_host() -> None:
     )
     released = volume.released()
     assert (released.instance_id, released.slot, released.host_id) == (None, None, volume.host_id)
+
+
+async def test_a_deleted_volume_is_overwritten_if_its_record_says_so_by_then(cloud: SimulatedCloud) -> None:
+    instance = await an_instance(cloud)
+    storage = host_of(cloud, instance).storage
+    wishes = ((True, None), (False, True), (True, False), (False, None))
+    volumes = [await a_volume(cloud, name=f"v{n}", secure_delete=wish[0]) for n, wish in enumerate(wishes)]
+    for volume, (_, change) in zip(volumes, wishes, strict=True):
+        await done(cloud, volume, "attach", instance_id=instance["id"])
+        if change is not None:
+            answer = await cloud.client.patch(f"/v1/volumes/{volume['id']}", json={"secure_delete": change})
+            assert answer.json()["secure_delete"] is change
+        await done(cloud, volume, "detach")
+        await cloud.client.delete(f"/v1/volumes/{volume['id']}")
+        await at_rest(cloud)
+    assert storage.wiped == {volumes[0]["id"], volumes[1]["id"]}
+    assert len(storage.volumes) == 1
+
+
+async def test_the_disk_that_an_instance_boots_from_is_overwritten_when_it_is_rebuilt_and_when_it_is_gone(
+    cloud: SimulatedCloud,
+) -> None:
+    image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
+    wish = {"name": "web", "image_id": image, "vcpus": 1, "memory_mib": 256, "secure_delete": True}
+    instance = (await cloud.client.post("/v1/instances", json=wish)).json()["instance"]
+    await at_rest(cloud)
+    storage = host_of(cloud, instance).storage
+    (first,) = storage.volumes
+    answer = await cloud.client.post(f"/v1/instances/{instance['id']}/rebuild", json={"image_id": image})
+    assert answer.status_code == 202, answer.text
+    await at_rest(cloud)
+    (second,) = storage.volumes
+    assert storage.wiped == {first}
+    await cloud.client.delete(f"/v1/instances/{instance['id']}")
+    await at_rest(cloud)
+    assert storage.wiped == {first, second}
+
+
+async def test_a_copy_is_overwritten_as_its_original_unless_somebody_says_otherwise(cloud: SimulatedCloud) -> None:
+    instance = await an_instance(cloud)
+    volume = await done(cloud, await a_volume(cloud, secure_delete=True), "attach", instance_id=instance["id"])
+    for wish, secure in (({}, True), ({"secure_delete": False}, False)):
+        copy = await cloud.client.post(f"/v1/volumes/{volume['id']}/clone", json={"name": "copy", **wish})
+        await at_rest(cloud)
+        assert (await shown(cloud, "volumes", copy.json()["volume"]["id"]))["secure_delete"] is secure
+
+
+async def test_disks_that_are_being_overwritten_keep_their_host_from_nothing_else(cloud: SimulatedCloud) -> None:
+    instance = await an_instance(cloud)
+    volumes = [await a_volume(cloud, name=f"v{number}", secure_delete=True) for number in range(18)]
+    for volume in volumes:
+        await done(cloud, volume, "attach", instance_id=instance["id"])
+        await done(cloud, volume, "detach")
+    host_of(cloud, instance).faults.delay("storage.wipe", 3600)
+    for volume in volumes:
+        assert (await cloud.client.delete(f"/v1/volumes/{volume['id']}")).status_code == 202
+    assert (await cloud.client.post(f"/v1/instances/{instance['id']}/stop")).status_code == 202
+    await until(lambda: cloud.state[INSTANCES].get(instance["id"]).state == "stopped")
+    assert [(await shown(cloud, "volumes", volume["id"]))["state"] for volume in volumes] == ["deleting"] * 18

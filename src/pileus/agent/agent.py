@@ -19,7 +19,7 @@ from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.records import AgentRecords, specs_of
 from pileus.agent.storage.port import Fetch, StoragePool
-from pileus.agent.volumes import Tell, Volumes
+from pileus.agent.volumes import Tell, Volumes, tell_nobody
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import PortId
@@ -100,10 +100,10 @@ class Agent:
     async def ensure_volume(self, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
         return await self._volumes.ensure(spec, tell)
 
-    async def remove_volume(self, removal: VolumeRemoval) -> None:
+    async def remove_volume(self, removal: VolumeRemoval, tell: Tell = tell_nobody) -> None:
         if (user := self._guests.user_of(removal.id)) is not None:
             raise Conflict(f"the volume is a disk of guest {user.name!r}")
-        await self._volumes.remove(removal)
+        await self._volumes.remove(removal, tell)
 
     async def ensure_medium(self, spec: MediumSpec, tell: Tell) -> None:
         await self._media.ensure(spec, tell)

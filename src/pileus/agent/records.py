@@ -71,6 +71,8 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """What may still be plugged for it."""
     pool: str = ""
     """Where it is, if it is a volume."""
+    secure: bool = False
+    """Whether its data is overwritten, if it is a volume."""
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="snapshot"):

@@ -133,7 +133,7 @@ class AgentService:
         return await self._carry_out(call, lambda tell: self._agent.ensure_volume(spec, tell))
 
     async def _remove_volume(self, removal: VolumeRemoval, call: Call) -> None:
-        await self._carry_out(call, lambda _: self._agent.remove_volume(removal))
+        await self._carry_out(call, lambda tell: self._agent.remove_volume(removal, tell))
 
     async def _ensure_medium(self, spec: MediumSpec, call: Call) -> None:
         await self._carry_out(call, lambda tell: self._agent.ensure_medium(spec, tell))

@@ -20,7 +20,7 @@ from pileus.agent.records import Records, Removed, SnapshotRecord
 from pileus.agent.storage.layers import Layers
 from pileus.agent.storage.port import DiskSource
 from pileus.agent.turns import Turns
-from pileus.agent.volumes import REMEMBERED, Tell, Volumes
+from pileus.agent.volumes import REMEMBERED, Tell, Volumes, tell_nobody
 from pileus.kernel.errors import Conflict, PileusError, Stale
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
 from pileus.link.records import Power, Progress
@@ -112,7 +112,9 @@ class Snapshots:
                     await self._hypervisor.stop(guest)
                 tell(Progress(step="reverting"))
                 for volume in wish.volumes:
-                    await self._volumes.layering(volume.pool).revert(volume.id, wish.id, wish.to)
+                    layering = self._volumes.layering(volume.pool)
+                    await layering.secure(volume.id, volume.secure)
+                    await layering.revert(volume.id, wish.id, wish.to)
                     await self._merge(volume, users, tell)
             if wish.memory and wish.guest is not None and not await self._is_up(wish.guest):
                 tell(Progress(step="loading memory"))
@@ -198,7 +200,7 @@ class Snapshots:
         """Leave nothing of a snapshot that could not be taken, but let the same wish come again."""
         self._looked_at_all = False
         try:
-            await self._take_away(spec.id, spec.volumes, users, _tell_nobody)
+            await self._take_away(spec.id, spec.volumes, users, tell_nobody)
             await self._records.forget(spec.id)
         except PileusError as why:
             log.warning("undo of a snapshot goes on later", snapshot=spec.id, why=str(why), internal=why.internal)
@@ -217,6 +219,7 @@ class Snapshots:
             if not await self._volumes.has(volume.id, volume.pool):
                 continue
             layering = self._volumes.layering(volume.pool)
+            await layering.secure(volume.id, volume.secure)
             if (await layering.layers(volume.id)).unconfirmed == id:
                 await self._decide(volume, id, users)
             await layering.forget(volume.id, id)
@@ -262,7 +265,7 @@ class Snapshots:
             try:
                 async with self._holding((volume,)) as users:
                     if (await self._volumes.layering(volume.pool).layers(volume.id)).unconfirmed == "":
-                        await self._merge(volume, users, _tell_nobody)
+                        await self._merge(volume, users, tell_nobody)
             except PileusError as why:
                 log.warning("layers not merged yet", volume=volume.id, why=str(why), internal=why.internal)
                 done = False
@@ -299,7 +302,3 @@ class Snapshots:
 
     async def _is_up(self, guest: InstanceId) -> bool:
         return is_up(await self._making.find(guest))
-
-
-def _tell_nobody(_: Progress) -> None:
-    """Nobody waits for this."""

@@ -22,6 +22,8 @@ Tell = Callable[[Progress], None]
 
 AT_ONCE: Final = 4
 """Volumes that are copied at the same time: more would only slow each other down."""
+WIPED_AT_ONCE: Final = 1
+"""Volumes that are overwritten at the same time: the guests have the better claim to the disks."""
 REMEMBERED: Final = timedelta(days=1)
 """How long a removal stays on record after it is finished."""
 
@@ -44,6 +46,7 @@ class Volumes:
         self._clock = clock
         self._turns = Turns()
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._wiping = asyncio.Semaphore(WIPED_AT_ONCE)
 
     async def ensure(self, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
         """Have the volume. If that fails, all is as it was before.
@@ -58,7 +61,7 @@ class Volumes:
         async with self._turns.of(spec.id):
             before = self._records.get(spec.id)
             if isinstance(before, Removed):
-                before = await self._finish_removal(spec.id, before)
+                before = await self._finish_removal(spec.id, before, tell)
             known = -1 if before is None else _generation(before)
             if known > spec.generation or (isinstance(before, Removed) and known == spec.generation):
                 raise Stale(f"volume {spec.id} is at generation {known} on this host")
@@ -83,8 +86,8 @@ class Volumes:
             await pool.ensure_image(spec.image, self._fetch, lambda part: tell(Progress(step="image", fraction=part)))
         return await pool.ensure(spec, lambda part: tell(Progress(step="copying", fraction=part)))
 
-    async def remove(self, removal: VolumeRemoval) -> None:
-        """Have the volume no more.
+    async def remove(self, removal: VolumeRemoval, tell: Tell) -> None:
+        """Have the volume no more; one that is once to be overwritten is, also if it is asked for again without.
 
         Raises:
             Stale: a later generation is known.
@@ -97,23 +100,34 @@ class Volumes:
             known = removal.generation if before is None else _generation(before)
             if isinstance(before, VolumeRecord) and known > removal.generation:
                 raise Stale(f"volume {removal.id} is at generation {known} on this host")
-            removed = Removed(generation=max(known, removal.generation), at=self._clock.now(), pool=removal.pool)
+            removed = Removed(
+                generation=max(known, removal.generation),
+                at=self._clock.now(),
+                pool=removal.pool,
+                secure=removal.secure or (isinstance(before, Removed) and before.secure),
+            )
             await self._records.put(removal.id, removed)
-            await self._finish_removal(removal.id, removed)
+            await self._finish_removal(removal.id, removed, tell)
 
     async def _undo(self, spec: VolumeSpec) -> None:
         """Leave nothing of a volume that could not be made, but let the same wish come again."""
         removed = Removed(generation=spec.generation - 1, at=self._clock.now(), pool=spec.pool)
         try:
             await self._records.put(spec.id, removed)
-            await self._finish_removal(spec.id, removed)
+            await self._finish_removal(spec.id, removed, tell_nobody)
         except PileusError as why:
             log.warning("undo of a volume goes on later", volume=spec.id, why=str(why), internal=why.internal)
 
-    async def _finish_removal(self, id: VolumeId, removed: Removed) -> Removed:
+    async def _finish_removal(self, id: VolumeId, removed: Removed, tell: Tell) -> Removed:
         if removed.finished:
             return removed
-        await self._pool(removed.pool).remove(id)
+        pool = self._pool(removed.pool)
+        if removed.secure:
+            async with self._wiping:
+                await pool.wipe(id, lambda part: tell(Progress(step="overwriting", fraction=part)))
+            log.info("volume overwritten and removed", volume=id)
+        else:
+            await pool.remove(id)
         finished = structs.replace(removed, finished=True, at=self._clock.now())
         await self._records.put(id, finished)
         return finished
@@ -135,7 +149,7 @@ class Volumes:
                 if self._clock.now() - removed.at > REMEMBERED:
                     await self._records.forget(id)
             case Removed() as removed:
-                await self._finish_removal(id, removed)
+                await self._finish_removal(id, removed, tell_nobody)
             case VolumeRecord(made=False, spec=spec) as record:
                 pool = self._pool(spec.pool)
                 if id in await pool.list():
@@ -195,6 +209,10 @@ class Volumes:
         if pool is None:
             raise NotFound(f"there is no storage pool {name!r} on this host")
         return pool
+
+
+def tell_nobody(_: Progress) -> None:
+    """Nobody waits for this."""
 
 
 def _generation(record: VolumeRecord | Removed) -> int:

@@ -26,6 +26,7 @@ from pileus.link.records import (
     Method,
     Power,
     Progress,
+    VolumeRemoval,
     Welcome,
 )
 from pileus.link.renewal import answer_renewals
@@ -60,6 +61,7 @@ class HostLinks:
         self._clock = clock
         self._channels: dict[HostId, Channel] = {}
         self._turns: dict[HostId, asyncio.Semaphore] = {}
+        self._wiping: dict[HostId, asyncio.Semaphore] = {}
         self._loads: dict[HostId, Load] = {}
         self._changes = asyncio.TaskGroup()
         self.ready = asyncio.Event()
@@ -80,11 +82,17 @@ class HostLinks:
 
     async def ask(self, host: HostId, method: Method, body: Message, answer: type[T], *, timeout_s: float) -> T:
         """Ask a host's agent; see `pileus.cloud.world.Hosts`."""
-        turn = self._turns.get(host)
-        if turn is None:
-            turn = self._turns[host] = asyncio.Semaphore(_PER_HOST)
-        async with turn:
+        async with self._turn(host, body):
             return await self._channel(host).request(method, body, answer, timeout_s=timeout_s, progress=_teller())
+
+    def _turn(self, host: HostId, body: Message) -> asyncio.Semaphore:
+        # Overwriting a disk takes hours: many of them must not keep the host from everything else.
+        wipes = isinstance(body, VolumeRemoval) and body.secure
+        turns = self._wiping if wipes else self._turns
+        turn = turns.get(host)
+        if turn is None:
+            turn = turns[host] = asyncio.Semaphore(1 if wipes else _PER_HOST)
+        return turn
 
     def _channel(self, host: HostId) -> Channel:
         channel = self._channels.get(host)

@@ -135,6 +135,8 @@ class VolumeRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):
     id: VolumeId
     generation: int
     pool: str = "local"
+    secure: bool = False
+    """Whether its data is to be overwritten before its space is given back."""
 
 
 class VolumeObserved(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -24,6 +24,8 @@ class VolumeOf(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     id: VolumeId
     pool: str = "local"
+    secure: bool = False
+    """Whether layers of it that are needed no more are overwritten before their space is given back."""
 
 
 class SnapshotSpec(Message, frozen=True, kw_only=True, omit_defaults=True):

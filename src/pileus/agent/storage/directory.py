@@ -6,6 +6,7 @@
                                               with the layers of its snapshots, see `directory_layers.py`
     memory/         <snapshot>.memory         what a guest had in memory when a snapshot was taken
     config-drives/  see `pileus.agent.configdrive`, which keeps them here, where QEMU's user may pass
+    wiping/<id>/    a volume that is being overwritten, which goes on until it is gone
     scratch/        what is being made or removed; emptied when the pool is opened
 
 A volume or image appears by one renaming of its folder and vanishes by another: there is no half of one, wherever the
@@ -34,6 +35,7 @@ from pileus.agent.storage.layers import BASE
 from pileus.agent.storage.port import DiskSource, Fetch, Layering, PoolUse, Told
 from pileus.agent.storage.sparse import SparseWriter, clone, copy_extents
 from pileus.agent.storage.volumefolder import Note, VolumeFolder
+from pileus.agent.storage.wiping import wipe_folder
 from pileus.agent.turns import Turns
 from pileus.diskimages.headers import DiskFormat
 from pileus.diskimages.qemuimg import QemuImg
@@ -64,6 +66,7 @@ class DirectoryPool:
         self._media = folder / "media"
         self._volumes = folder / "volumes"
         self._memory = folder / "memory"
+        self._wiping = folder / "wiping"
         self._scratch = folder / "scratch"
         self._qemu_img = QemuImg()
         self._turns = Turns()
@@ -87,6 +90,7 @@ class DirectoryPool:
             (pool._media, 0o711),
             (pool._images, 0o700),
             (pool._memory, 0o700),
+            (pool._wiping, 0o700),
             (pool._scratch, 0o700),
         ):
             place.mkdir(exist_ok=True)
@@ -228,6 +232,15 @@ class DirectoryPool:
         check_id(id)
         async with self._turns.of(id):
             await in_thread(self._discard, self._volumes / id)
+
+    async def wipe(self, id: VolumeId, told: Told) -> None:
+        """Have the volume no more, and its data overwritten; see `wiping.py` for what that is worth."""
+        check_id(id)
+        async with self._turns.of(id):
+            folder = self._wiping / id
+            await in_thread(_move, self._volumes / id, folder)
+            await _copying(told, lambda tell, stopped: wipe_folder(folder, tell, stopped))
+        told(1.0)
 
     async def list(self) -> dict[VolumeId, VolumeObserved]:
         """Every volume."""
@@ -416,6 +429,13 @@ def _publish(made: Path, place: Path) -> None:
     _sync_folder(made)
     made.rename(place)
     _sync_folder(place.parent)
+
+
+def _move(folder: Path, place: Path) -> None:
+    with suppress(FileNotFoundError):
+        folder.rename(place)
+        _sync_folder(place.parent)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

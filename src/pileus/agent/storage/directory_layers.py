@@ -78,6 +78,12 @@ class DirectoryLayering:
     async def forget(self, id: VolumeId, snapshot: SnapshotId) -> None:
         await self._change(id, lambda layers: layers.without(snapshot))
 
+    async def secure(self, id: VolumeId, wanted: bool) -> None:
+        async with self._turns.of(id):
+            folder, note = self._folder(id), await self._note(id)
+            if note.secure != wanted:
+                await in_thread(folder.keep, replace(note, secure=wanted))
+
     async def begin_merge(self, id: VolumeId, layer: str) -> None:
         await self._change(id, lambda layers: layers.begun(layer))
 

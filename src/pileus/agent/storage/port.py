@@ -67,6 +67,10 @@ class Layering(Protocol):
         """Have the snapshot no more; layers that it alone needed are left to be merged."""
         ...
 
+    async def secure(self, id: VolumeId, wanted: bool) -> None:
+        """From now on, have the volume's layers overwritten, or not, before the space of one is given back."""
+        ...
+
     async def begin_merge(self, id: VolumeId, layer: str) -> None:
         """Note that this layer is being merged into the one below it, by `merge` or by whoever uses the volume."""
         ...
@@ -133,6 +137,13 @@ class StoragePool(Protocol):
         ...
 
     async def remove(self, id: VolumeId) -> None: ...
+
+    async def wipe(self, id: VolumeId, told: Told) -> None:
+        """Have the volume no more, and what is allocated to it and its layers overwritten before that is given back.
+
+        It is not listed any more from the beginning; one that was interrupted is gone on with when asked again.
+        """
+        ...
 
     async def list(self) -> dict[VolumeId, VolumeObserved]: ...
 

@@ -23,6 +23,8 @@ class SimulatedStorage:
         self.volumes: dict[VolumeId, VolumeObserved] = {}
         self.images: dict[ImageId, ImageSource] = {}
         self.offered: set[ImageId] = set()
+        self.wiped: set[VolumeId] = set()
+        """The volumes that were overwritten when they were removed."""
         self._total_bytes = total_bytes
         self._fetches = fetches
         self._turns = Turns()
@@ -86,7 +88,18 @@ class SimulatedStorage:
         await self.faults.before("storage.remove")
         self.volumes.pop(id, None)
         self.layering.of.pop(id, None)
+        self.layering.secured.discard(id)
         self.faults.after("storage.remove")
+
+    async def wipe(self, id: VolumeId, told: Told) -> None:
+        check_id(id)
+        await self.faults.before("storage.wipe")
+        if self.volumes.pop(id, None) is not None:
+            self.wiped.add(id)
+        self.layering.of.pop(id, None)
+        self.layering.secured.discard(id)
+        told(1.0)
+        self.faults.after("storage.wipe")
 
     async def list(self) -> dict[VolumeId, VolumeObserved]:
         await self.faults.before("storage.list")
@@ -122,6 +135,8 @@ class SimulatedLayering:
         self.faults = faults
         self.of: dict[VolumeId, Layers] = {}
         """The layers of each volume that has more than its base."""
+        self.secured: set[VolumeId] = set()
+        """The volumes whose layers are overwritten before their space is given back."""
         self._volumes = volumes
 
     async def layers(self, id: VolumeId) -> Layers:
@@ -151,6 +166,17 @@ class SimulatedLayering:
 
     async def forget(self, id: VolumeId, snapshot: SnapshotId) -> None:
         await self._become("forget", id, (await self.layers(id)).without(snapshot))
+
+    async def secure(self, id: VolumeId, wanted: bool) -> None:
+        await self.layers(id)
+        if wanted == (id in self.secured):
+            return
+        await self.faults.before("layering.secure")
+        if wanted:
+            self.secured.add(id)
+        else:
+            self.secured.discard(id)
+        self.faults.after("layering.secure")
 
     async def begin_merge(self, id: VolumeId, layer: str) -> None:
         await self._become("begin_merge", id, (await self.layers(id)).begun(layer))

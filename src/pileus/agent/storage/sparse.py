@@ -78,7 +78,7 @@ def _share_blocks(source: int, target: int) -> bool:
 def _copy(source: int, target: int, told: Callable[[float], None], stopped: Callable[[], bool]) -> None:
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
-    for start, end in _data(source, size):
+    for start, end in data_of(source, size):
         position = start
         while position < end:
             if stopped():
@@ -99,7 +99,7 @@ def _copy_piece(source: int, target: int, position: int, length: int) -> int:
     return copied
 
 
-def _data(file: int, size: int) -> Iterator[tuple[int, int]]:
+def data_of(file: int, size: int) -> Iterator[tuple[int, int]]:
     """The parts of a file that are not holes."""
     end = 0
     while end < size:

@@ -13,6 +13,7 @@ import structlog
 from pileus.agent.storage import overlays
 from pileus.agent.storage.layers import BASE, Layers
 from pileus.agent.storage.port import DiskSource
+from pileus.agent.storage.wiping import wipe
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import VolumeId
@@ -28,6 +29,8 @@ class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size_bytes: int = 0
     """As large as it is to be, if that is not the size of its base."""
     layers: Layers = Layers()
+    secure: bool = False
+    """Whether a layer is overwritten before its space is given back."""
 
 
 class VolumeFolder:
@@ -52,12 +55,15 @@ class VolumeFolder:
             return Note(generation=0)
 
     def keep(self, note: Note) -> None:
-        """Note this from now on, in one step; then remove the layers that are in it no more."""
+        """Note this from now on, in one step; then remove the layers not in it, which nobody may have open."""
         write_atomically(self.path / "volume.json", msgspec.json.encode(note))
         wanted = {self.file(layer) for layer in note.layers.below}
         for file in self.path.glob("*.qcow2"):
-            if file not in wanted:
-                file.unlink()
+            if file in wanted:
+                continue
+            if note.secure:
+                wipe(file, _nobody, _never)
+            file.unlink()
 
     def file(self, layer: str) -> Path:
         return self.path / (f"{layer}.qcow2" if layer != BASE else "disk.raw")
@@ -102,3 +108,11 @@ class VolumeFolder:
     def space_bytes(self, layers: Layers, snapshot: str) -> int:
         """What is kept for a snapshot: what was written over what it froze."""
         return sum(self.allocated_bytes(layer) for layer in layers.above(layers.of(snapshot)))
+
+
+def _nobody(_: float) -> None:
+    """Nobody wants to know how far it is."""
+
+
+def _never() -> bool:
+    return False

@@ -268,7 +268,7 @@ def _volumes_of(state: State, snapshot: Snapshot) -> tuple[VolumeOf, ...]:
 
 
 def _named(volume: Volume) -> VolumeOf:
-    return VolumeOf(id=VolumeId(volume.id), pool=volume.storage_pool)
+    return VolumeOf(id=VolumeId(volume.id), pool=volume.storage_pool, secure=volume.secure_delete)
 
 
 def _user(state: State, snapshot: Snapshot) -> InstanceId | None:

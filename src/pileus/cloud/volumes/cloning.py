@@ -27,6 +27,8 @@ class VolumeClone(Wire):
     """Without one, as large as it is."""
     description: Description = ""
     labels: Labels = Field(default_factory=dict[str, str])
+    secure_delete: bool | None = None
+    """Whether its data is overwritten when it is deleted; without one, as the volume's."""
 
 
 @volumes.post("/{id}/clone", starts=clone_volume)
@@ -48,6 +50,7 @@ def clone(ask: Ask, volume: Volume, wish: VolumeClone) -> Plan:
         size_gib=size_gib,
         storage_pool=volume.storage_pool,
         host_id=volume.host_id,
+        secure_delete=volume.secure_delete if wish.secure_delete is None else wish.secure_delete,
     )
     changes: list[Change] = [put(copy)]
     if wish.snapshot_id is not None:

@@ -65,6 +65,8 @@ class Volume(Record, frozen=True, kw_only=True):
     """Where it is, for storage that is a host's own; None for one that was never attached: it has no data yet."""
     protected: bool = False
     """Whether it is refused to be deleted."""
+    secure_delete: bool = False
+    """Whether its data is overwritten when its disk is removed."""
     generation: int = 1
     """Of what the host was told; every change of it adds one."""
 
@@ -84,6 +86,11 @@ def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
     return {**volume, "slot": BOOT_SLOT, "description": "", "labels": {}, "protected": False}
 
 
+def _with_secure_delete(volume: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 knows volumes whose data is overwritten when they go."""
+    return {**volume, "secure_delete": False}
+
+
 VOLUMES = Kind(
     "volume",
     Volume,
@@ -94,5 +101,5 @@ VOLUMES = Kind(
         "image": lambda volume: volume.image_id,
     },
     counts=lambda volume: {"volumes": 1, "volume_gib": volume.size_gib},
-    upgrades=(_with_slots,),
+    upgrades=(_with_slots, _with_secure_delete),
 )

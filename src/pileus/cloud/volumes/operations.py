@@ -40,6 +40,8 @@ class VolumeCreate(Wire):
     description: Description = ""
     labels: Labels = Field(default_factory=dict[str, str])
     protected: bool = False
+    secure_delete: bool = False
+    """Whether its data is overwritten when it is deleted."""
 
 
 class VolumeChange(Wire):
@@ -47,6 +49,8 @@ class VolumeChange(Wire):
     description: Description | None = None
     labels: Labels | None = None
     protected: bool | None = None
+    secure_delete: bool | None = None
+    """Whether its data is overwritten when it is deleted."""
 
 
 class VolumeAttach(Wire):
@@ -78,6 +82,7 @@ def create(ask: Ask, wish: VolumeCreate) -> Plan:
         state=VolumeState.AVAILABLE,
         image_id=ImageId(wish.image_id) if wish.image_id else None,
         protected=wish.protected,
+        secure_delete=wish.secure_delete,
     )
     return Plan(
         summary=f"create volume {volume.name} of {volume.size_gib} GiB",
@@ -89,7 +94,7 @@ def create(ask: Ask, wish: VolumeCreate) -> Plan:
 
 @volumes.patch()
 def change(ask: Ask, volume: Volume, wish: VolumeChange) -> Plan:
-    """Rename a volume, describe it, label it, protect it from being deleted."""
+    """Rename, describe, label or protect a volume; say whether deleting it overwrites it."""
     changed = msgspec.structs.replace(volume, **wish.model_dump(exclude_none=True))
     return Plan(summary=f"change volume {volume.name}", changes=(put(changed),), answers=changed, undo="change it back")
 
@@ -179,7 +184,7 @@ def delete(ask: Ask, volume: Volume) -> Plan:
     must_have_none(ask.state, volume, "deleted")
     changed = msgspec.structs.replace(volume.to(VolumeState.DELETING), generation=volume.generation + 1)
     return Plan(
-        summary=f"delete volume {volume.name}",
+        summary=f"delete volume {volume.name}" + (" and overwrite its data" if volume.secure_delete else ""),
         changes=(put(changed),),
         begin=begin(delete_volume, OfVolume(VolumeId(volume.id))),
         answers=changed,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pileus.agent.storage.layers import Layers
+from pileus.agent.storage.layers import BASE, Layers
 from pileus.agent.storage.port import StoragePool
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import SnapshotId, VolumeId, new_id
@@ -103,6 +103,25 @@ class LayeringContract:
         assert not await pool.list()
         with pytest.raises(NotFound):
             await pool.layering.layers(volume)
+
+    async def test_layers_go_with_a_volume_that_is_overwritten(self, pool: StoragePool, volume: VolumeId) -> None:
+        await _taken(pool, volume)
+        await pool.wipe(volume, _nobody)
+        assert not await pool.list()
+        with pytest.raises(NotFound):
+            await pool.layering.layers(volume)
+
+    async def test_a_volume_with_secured_layers_is_what_it_is_and_lets_go_of_them(
+        self, pool: StoragePool, volume: VolumeId
+    ) -> None:
+        snapshot, to = await _taken(pool, volume), new_id()
+        for wanted in (True, True, False, True):
+            await pool.layering.secure(volume, wanted)
+        await pool.layering.revert(volume, snapshot, to)
+        assert (await pool.layering.layers(volume)).chain(to) == [to, BASE]
+        assert (await pool.source(volume)) == await pool.layering.source(volume, to)
+        with pytest.raises(NotFound):
+            await pool.layering.secure(VolumeId(new_id()), True)
 
 
 async def _taken(pool: StoragePool, volume: VolumeId) -> SnapshotId:

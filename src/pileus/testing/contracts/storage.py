@@ -109,6 +109,19 @@ class StoragePoolContract:
         with pytest.raises(NotFound):
             await pool.source(volume.id)
 
+    async def test_an_overwritten_volume_is_gone_as_a_removed_one_and_that_can_be_asked_again(
+        self, pool: StoragePool, another: Callable[[], Awaitable[StoragePool]]
+    ) -> None:
+        volume, other, told = self.volume(), self.volume(), list[float]()
+        await pool.ensure(volume, _nobody)
+        kept = await pool.ensure(other, _nobody)
+        await pool.wipe(volume.id, told.append)
+        assert told == sorted(told)
+        assert told[-1] == 1.0
+        await (await another()).wipe(volume.id, _nobody)
+        assert await pool.list() == {other.id: kept}
+        assert (await pool.ensure(volume, _nobody)).size_bytes == self.size_bytes
+
     async def test_the_hypervisor_is_told_where_a_volume_is(self, pool: StoragePool) -> None:
         one, two = self.volume(), self.volume()
         await pool.ensure(one, _nobody)
@@ -155,6 +168,8 @@ class StoragePoolContract:
                 await pool.ensure(structs.replace(self.volume(), id=VolumeId(evil)), _nobody)
             with pytest.raises(Invalid):
                 await pool.remove(VolumeId(evil))
+            with pytest.raises(Invalid):
+                await pool.wipe(VolumeId(evil), _nobody)
             with pytest.raises(Invalid):
                 await pool.source(VolumeId(evil))
             with pytest.raises(Invalid):

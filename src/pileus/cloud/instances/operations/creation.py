@@ -61,6 +61,8 @@ class InstanceCreate(Wire):
     max_memory_mib: MemoryMib | None = None
     """Up to how much it can be given while it runs. All of it is promised, and taken of the quota."""
     disk_gib: DiskGib | None = None
+    secure_delete: bool = False
+    """Whether the data on the disk that it boots from is overwritten when that is removed."""
     network_ids: Annotated[tuple[Annotated[Id, ref("network")], ...], Field(max_length=NIC_SLOTS)] = ()
     """It gets a port of its own in each; without any and without ports, in the project's only or default one."""
     port_ids: Annotated[tuple[Annotated[Id, ref("port")], ...], Field(max_length=NIC_SLOTS)] = ()
@@ -177,6 +179,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         instance_id=id,
         slot=BOOT_SLOT,
         host_id=placement.host,
+        secure_delete=wish.secure_delete,
     )
     told = FirstBootData(
         id=id,
