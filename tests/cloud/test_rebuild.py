@@ -81,6 +81,8 @@ async def _peopled(cloud: SimulatedCloud) -> None:
             inner = await made(client, "subnets", name="lan", network_id=lan["id"], cidr="10.77.0.0/24")
             core = await made(client, "routers", name="core", subnet_ids=[inner["id"]])
             await made(client, "peerings", name="core", router_id=router["id"], peer_router_id=core["id"])
+            await made(client, "schedules", name="nightly", instance_id=first["id"], time_utc="02:30", keep_last=7)
+            await made(client, "schedules", name="often", volume_id=volume["id"], every_hours=6, keep_last=4)
             taken = await client.post("/v1/snapshots", json={"name": "before", "instance_id": first["id"]})
             await over(cloud, taken.json()["task_id"])
             stopped = await client.post(f"/v1/instances/{first['id']}/stop")

@@ -60,6 +60,8 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     assert answer.status_code == 202, answer.text
     found["snapshot"] = answer.json()["snapshot"]["id"]
     await until(lambda: state[SNAPSHOTS].get(found["snapshot"]).state == "available")
+    of_volume = {"volume_id": found["volume"], "every_hours": 6, "keep_last": 2}
+    found["schedule"] = (await made(client, "schedules", name="theirs", **of_volume))["id"]
     found["port"] = state[PORTS].by("instance_id", found["instance"])[0].id
     rules = await made(client, "floating-ips")
     of_rules = {"floating_ip_id": rules["id"], "instance_id": found["instance"]}
@@ -153,6 +155,7 @@ async def test_a_wish_that_names_another_projects_record_is_refused_as_if_it_did
     ours = await a_record_of_every_noun(cloud, stranger)
     image = next(each["id"] for each in await items(stranger.client, "images") if each["public"])
     size = {"name": "x", "vcpus": 1, "memory_mib": 256}
+    often = {"name": "x", "every_hours": 6, "keep_last": 2}
     wishes: list[tuple[str, str, str, dict[str, Any]]] = [
         ("POST", "instances", "image_id", {**size, "image_id": theirs["image"]}),
         ("POST", "instances", "network_ids", {**size, "image_id": image, "network_ids": [theirs["network"]]}),
@@ -177,6 +180,8 @@ async def test_a_wish_that_names_another_projects_record_is_refused_as_if_it_did
         ("POST", f"floating-ips/{ours['floating_ip']}/associate", "port_id", {"port_id": theirs["port"]}),
         ("POST", "snapshots", "instance_id", {"name": "x", "instance_id": theirs["instance"]}),
         ("POST", "snapshots", "volume_id", {"name": "x", "volume_id": theirs["volume"]}),
+        ("POST", "schedules", "instance_id", {**often, "instance_id": theirs["instance"]}),
+        ("POST", "schedules", "volume_id", {**often, "volume_id": theirs["volume"]}),
         (
             "POST",
             f"volumes/{ours['volume']}/clone",

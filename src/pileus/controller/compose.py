@@ -35,6 +35,7 @@ from pileus.cloud.instances.placement import Placer
 from pileus.cloud.instances.reconcilers import PurgeDeleted
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.projects.model import limits
+from pileus.cloud.schedules.reconcilers import RunSchedules
 from pileus.cloud.tasks.watch import TaskWatch
 from pileus.cloud.world import Hosts, World
 from pileus.controller.bootstrap import FirstSecrets, Outside, bootstrap, new_secrets
@@ -215,8 +216,9 @@ async def composed(
         )
         engine = Engine(state, world, clock, WORKFLOWS, on_progress=watch.progress)
         deleted, events_kept = PurgeDeleted(state, engine, retention, clock), timedelta(days=settings.events_kept_days)
+        schedules = RunSchedules(state, engine, usage, views, clock)
         refusals = Refusals(state, clock.monotonic)
-        housekeeping = Housekeeping(state, files, watch, uses, refusals, clock, events_kept, deleted)
+        housekeeping = Housekeeping(state, files, watch, uses, refusals, clock, events_kept, deleted, schedules)
         admissions = _Admissions(authority, settings, clock)
         consoles = LinkedConsoles(state, permissions, hosts, clock)
         await consoles.forget_former()

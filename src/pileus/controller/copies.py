@@ -2,8 +2,8 @@
 
 A reconciler: woken by changes, it compares what a connected host ought to keep with what it does, and sends the
 difference. A host keeps what it must know to be rebuilt, and nothing of tenants that have nothing there: its instances,
-volumes, snapshots and ports; the projects of those with their networks and rules; flavors, pools and external networks,
-which everybody may see.
+volumes, snapshots and ports; the projects of those with their networks, rules and schedules; flavors, pools and
+external networks, which everybody may see.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Netwo
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SNAPSHOTS
@@ -52,6 +53,7 @@ OF_PROJECTS: Sequence[Kind[Any]] = (
     SECURITY_GROUPS,
     SECURITY_RULES,
     SERVER_GROUPS,
+    SCHEDULES,
 )
 """What goes to every host on which its project has something."""
 _PLACED: Sequence[Kind[Any]] = (INSTANCES, VOLUMES)

@@ -15,6 +15,7 @@ from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.images.operations.arrival import UPLOADS_KEPT
 from pileus.cloud.instances.reconcilers import PurgeDeleted
+from pileus.cloud.schedules.reconcilers import RunSchedules
 from pileus.cloud.tasks.watch import TaskWatch
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import PileusError
@@ -35,7 +36,10 @@ _AT_ONCE = 1000
 
 
 class Housekeeping:
-    """Forgets what is over: tasks, answers, tokens, instances deleted long ago, old events, files without an image."""
+    """Begins what is due, and forgets what is over.
+
+    Over are tasks, answers, tokens, instances deleted long ago, old events, files without an image.
+    """
 
     every = timedelta(seconds=60)
 
@@ -49,6 +53,7 @@ class Housekeeping:
         clock: Clock,
         events_kept: timedelta,
         deleted: PurgeDeleted,
+        schedules: RunSchedules,
     ) -> None:
         self._state = state
         self._files = files
@@ -58,6 +63,7 @@ class Housekeeping:
         self._clock = clock
         self._events_kept = events_kept
         self._deleted = deleted
+        self._schedules = schedules
         self._wake = asyncio.Event()
 
     def look(self) -> None:
@@ -79,6 +85,7 @@ class Housekeeping:
         """Everything there is to do now; doing it twice is doing it once."""
         deeds: tuple[Callable[[], Awaitable[None]], ...] = (
             self._told,
+            self._due,
             self._records,
             self._instances,
             self._images,
@@ -123,6 +130,10 @@ class Housekeeping:
                     over.append(remove(secret))
         over += [remove(each) for each in self._state[INVITATIONS] if each.invitation.expires_at <= now]
         return over[: 2 * _AT_ONCE]
+
+    async def _due(self) -> None:
+        self._schedules.once()
+        await self._state.durable()
 
     async def _instances(self) -> None:
         self._deleted.once()

@@ -24,6 +24,7 @@ from pileus.cloud.networks.operations import networks, ports, routers, subnets
 from pileus.cloud.peerings.operations import peerings
 from pileus.cloud.pools.operations import pools
 from pileus.cloud.projects.operations import projects
+from pileus.cloud.schedules.operations import schedules
 from pileus.cloud.securitygroups.operations import security_groups, security_rules
 from pileus.cloud.servergroups.operations import server_groups
 from pileus.cloud.snapshots import workflows as of_snapshots
@@ -43,6 +44,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     keypairs,
     volumes,
     snapshots,
+    schedules,
     networks,
     subnets,
     routers,

@@ -20,6 +20,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Port,
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
@@ -114,11 +115,14 @@ class _Rebuilding:
                 self._missing.append(f"floating IP {floating.address}: what it led to is not known")
         self._take_all(PORT_FORWARDINGS, (FLOATING_IPS, "floating_ip_id"), (PORTS, "port_id"), (ROUTERS, "router_id"))
         self._take_all(SNAT_RULES, (FLOATING_IPS, "floating_ip_id"), (PORTS, "port_id"), (ROUTERS, "router_id"))
+        self._take_all(SCHEDULES, (INSTANCES, "instance_id"), (VOLUMES, "volume_id"))
         self._take_all(SNAPSHOTS, (VOLUMES, "volume_ids"))
         for snapshot in list(self._records.get(SNAPSHOTS.name, {}).values()):
             assert isinstance(snapshot, Snapshot)
             # The task that was at work on it is lost: it can be used, or at least deleted.
-            self._put(SNAPSHOTS, msgspec.structs.replace(snapshot, state=SnapshotState.AVAILABLE))
+            schedule = snapshot.schedule_id if self._has(SCHEDULES, snapshot.schedule_id or "") else None
+            there = msgspec.structs.replace(snapshot, state=SnapshotState.AVAILABLE, schedule_id=schedule)
+            self._put(SNAPSHOTS, there)
         for image in self._read(IMAGES):
             if image.id in self._images:
                 self._put(IMAGES, image)

@@ -21,6 +21,7 @@ from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SETTLED as SNAPSHOT_SETTLED
@@ -87,6 +88,10 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (SNAPSHOTS, "host_id", HOSTS),
     (SNAPSHOTS, "instance_id", INSTANCES),
     (SNAPSHOTS, "volume_ids", VOLUMES),
+    (SNAPSHOTS, "schedule_id", SCHEDULES),
+    (SCHEDULES, "project_id", PROJECTS),
+    (SCHEDULES, "instance_id", INSTANCES),
+    (SCHEDULES, "volume_id", VOLUMES),
     (PASSWORDS, "id", USERS),
     (SECOND_FACTORS, "id", USERS),
     (GRANTS, "project_id", PROJECTS),

@@ -17,6 +17,7 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "volumes": 200,
     "volume_gib": 10_000,
     "snapshots": 500,
+    "schedules": 100,
     "images": 100,
     "image_gib": 500,
     "image_shares": 1000,

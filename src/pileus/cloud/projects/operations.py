@@ -17,6 +17,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Netwo
 from pileus.cloud.networks.operations import default_network
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits
+from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.securitygroups.operations import default_group
 from pileus.cloud.servergroups.model import SERVER_GROUPS
@@ -34,6 +35,7 @@ from pileus.state.state import Change, put, remove
 
 KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, SNAPSHOTS, VOLUMES, IMAGES, FLOATING_IPS)
 GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
+    SCHEDULES,
     PORT_FORWARDINGS,
     SNAT_RULES,
     PORTS,

@@ -7,7 +7,7 @@ import msgspec
 
 from pileus.cloud.volumes.model import Volume
 from pileus.kernel.errors import Conflict
-from pileus.kernel.ids import HostId, InstanceId, ProjectId, VolumeId
+from pileus.kernel.ids import HostId, InstanceId, ProjectId, ScheduleId, VolumeId
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import State
@@ -58,6 +58,8 @@ class Snapshot(Record, frozen=True, kw_only=True):
     consistency: str = ""
     """How the guest was taken: `file-systems` (it had written everything, and held still), `crash` (as by a power
     cut), `at-rest` (nobody was writing), `memory` (with what it had in memory)."""
+    schedule_id: ScheduleId | None = None
+    """The schedule that took it, and deletes it when it is no longer to be kept; None if a person did."""
 
     def to(self, state: SnapshotState) -> "Snapshot":
         """The same snapshot in its next state, or Conflict if there is no such way."""
@@ -73,6 +75,7 @@ SNAPSHOTS = Kind(
         "project": lambda snapshot: snapshot.project_id,
         "instance": lambda snapshot: snapshot.instance_id,
         "host": lambda snapshot: snapshot.host_id,
+        "schedule": lambda snapshot: snapshot.schedule_id,
     },
     many={"volume": lambda snapshot: snapshot.volume_ids},
     counts=lambda _: {"snapshots": 1},

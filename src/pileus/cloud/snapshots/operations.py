@@ -18,7 +18,7 @@ from pileus.cloud.snapshots.workflows import (
 )
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.kernel.errors import Conflict
-from pileus.kernel.ids import InstanceId, ProjectId, SnapshotId, VolumeId
+from pileus.kernel.ids import InstanceId, ProjectId, ScheduleId, SnapshotId, VolumeId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -58,13 +58,18 @@ snapshots = Noun(
     columns=("name", "state", "instance_id", "size_gib", "consistency", "created_at"),
     about="Snapshots: what volumes and whole instances were at a moment.",
 )
-snapshots.list(filters=("name", "state", "instance_id", "host_id", "labels"), sorts=("name", "size_gib"))
+snapshots.list(filters=("name", "state", "instance_id", "host_id", "schedule_id", "labels"), sorts=("name", "size_gib"))
 snapshots.show()
 
 
 @snapshots.post(starts=create_snapshot)
 def create(ask: Ask, wish: SnapshotCreate) -> Plan:
     """Keep what a volume or a whole instance is now. Its guest runs on, and is asked to write everything before."""
+    return take(ask, wish)
+
+
+def take(ask: Ask, wish: SnapshotCreate, *, schedule_id: ScheduleId | None = None) -> Plan:
+    """The plan of a snapshot that a person asks for, or a schedule."""
     instance, volumes = _subject(ask, wish)
     name = instance.name if instance else volumes[0].name
     if wish.memory and instance is not None and instance.state is not InstanceState.RUNNING:
@@ -88,6 +93,7 @@ def create(ask: Ask, wish: SnapshotCreate) -> Plan:
         memory=wish.memory,
         memory_mib=instance.memory_mib if instance and wish.memory else 0,
         vcpus=instance.vcpus if instance and wish.memory else 0,
+        schedule_id=schedule_id,
     )
     doing = f"snapshot {wish.name} is being taken"
     return Plan(

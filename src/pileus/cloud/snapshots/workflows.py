@@ -10,6 +10,7 @@ import msgspec
 
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
 from pileus.cloud.instances.workflows.hosting import COPY_S, ensure_disk, ensure_guest, remove_disk
+from pileus.cloud.schedules.model import gone_with
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.cloud.world import Nothing, World
@@ -171,7 +172,7 @@ def cloned(state: State, wish: CloneVolume) -> list[Change]:
 
 @clone_volume.withdraw
 def not_cloned(state: State, wish: CloneVolume) -> list[Change]:
-    return [remove(state[VOLUMES].get(wish.volume)), *_left(state, wish)]
+    return [remove(state[VOLUMES].get(wish.volume)), *gone_with(state, wish.volume), *_left(state, wish)]
 
 
 @step_with(patience_s=60)

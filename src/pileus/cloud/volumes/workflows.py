@@ -11,6 +11,7 @@ import msgspec
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.specs import volumes_of
 from pileus.cloud.instances.workflows.hosting import GUEST_S, ensure_disk, ensure_guest, remove_disk
+from pileus.cloud.schedules.model import gone_with
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.world import World
 from pileus.kernel.ids import VolumeId
@@ -171,7 +172,7 @@ async def delete_volume(run: Run[World], wish: OfVolume) -> None:
 
 @delete_volume.finish
 def deleted(state: State, wish: OfVolume) -> Changes:
-    return [remove(state[VOLUMES].get(wish.volume))]
+    return [remove(state[VOLUMES].get(wish.volume)), *gone_with(state, wish.volume)]
 
 
 @step_with(forward_only=True)

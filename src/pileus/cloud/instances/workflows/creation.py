@@ -14,6 +14,7 @@ from pileus.cloud.instances.workflows.hosting import (
 )
 from pileus.cloud.nat.model import rules_at
 from pileus.cloud.networks.model import PORTS
+from pileus.cloud.schedules.model import gone_with
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, VolumeState
 from pileus.cloud.world import World
 from pileus.state.records import Record
@@ -55,6 +56,7 @@ def forget(state: State, wish: OfInstance) -> list[Change]:
     floating = [each for port in own for each in state[FLOATING_IPS].by("port_id", port.id)]
     return [
         *(remove(record) for record in gone),
+        *gone_with(state, wish.instance, *(volume.id for volume in volumes if volume.slot == BOOT_SLOT)),
         *(put(volume.released()) for volume in volumes if volume.slot != BOOT_SLOT),
         *(put(port.released()) for port in kept),
         *(put(without_port(each)) for each in floating),

@@ -5,6 +5,7 @@ import msgspec
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.instances.specs import guest_spec, serial_of
 from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_disk, ensure_spec, remove_disk
+from pileus.cloud.schedules.model import gone_with
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, VolumeState
 from pileus.cloud.world import World
 from pileus.kernel.ids import ImageId, VolumeId
@@ -39,6 +40,7 @@ def rebuilt(state: State, wish: RebuildInstance) -> list[Change]:
         put(msgspec.structs.replace(instance.to(wish.before), generation=instance.generation + _EXCHANGED)),
         put(msgspec.structs.replace(new, instance_id=wish.instance, slot=BOOT_SLOT, state=VolumeState.IN_USE)),
         remove(state[VOLUMES].get(wish.old)),
+        *gone_with(state, wish.old),
     ]
 
 
@@ -48,7 +50,7 @@ def not_rebuilt(state: State, wish: RebuildInstance) -> list[Change]:
     former = msgspec.structs.replace(
         instance.to(wish.before), image_id=wish.image_id, generation=instance.generation + _BACK
     )
-    return [put(former), remove(state[VOLUMES].get(wish.new))]
+    return [put(former), remove(state[VOLUMES].get(wish.new)), *gone_with(state, wish.new)]
 
 
 # By how much the generation is later than when the task began: each step and each undo is news to the host.
