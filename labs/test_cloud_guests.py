@@ -65,7 +65,7 @@ def test_a_guest_keeps_its_firmware_through_resize_media_limits_and_rebuild(clou
     assert re.findall(r"vcpu_quota *: (-?\d+)", virsh(cloud, "schedinfo", domain)) in (["-1"], ["17592186044415"])
 
     # Another size, with the same data.
-    assert "running" in cloud.refused("instance resize firm --vcpus 2", status=5)
+    assert "stop it" in cloud.refused("instance resize firm --vcpus 2", status=5)
     cloud.cli("instance stop firm")
     cloud.cli("instance resize firm --vcpus 2 --memory-mib 320 --disk-gib 2")
     cloud.cli("instance start firm")
