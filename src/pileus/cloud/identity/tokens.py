@@ -100,7 +100,9 @@ class TokenAuthenticator:
         acts_in = self._project(project) if project else token.project_id
         if acts_in is None or (acts_in != token.project_id and at_home.role is not Role.PLATFORM):
             raise NotFound(f"there is no project {project}")
-        rights = rights_by_token(self._state, self._permissions, token, acts_in)
+        rights = at_home
+        if acts_in != token.project_id:
+            rights = rights_by_token(self._state, self._permissions, token, acts_in)
         if rights is None:
             raise Unauthenticated("this token is no longer good")
         self._uses.note(token, self._clock.now())
