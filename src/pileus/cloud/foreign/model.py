@@ -1,6 +1,7 @@
 """Shadows: records of guests that are not of Pileus, and in what they have changed since a look at them. No I/O."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -45,19 +46,12 @@ _COMPARED = ("name", "vcpus", "memory_mib", "machine", "firmware")
 
 def looked_at(shadow: Shadow, guest: ForeignGuest) -> Shadow:
     """The shadow of a guest as it is now: what it was before is forgotten."""
-    return msgspec.structs.replace(
-        shadow,
-        name=guest.name,
-        running=guest.running,
-        vcpus=guest.vcpus,
-        memory_mib=guest.memory_mib,
-        machine=guest.machine,
-        firmware=guest.firmware,
-        disks=guest.disks,
-        nics=guest.nics,
-        obstacles=guest.obstacles,
-        drift=(),
-    )
+    return msgspec.structs.replace(shadow, **seen(guest), drift=())
+
+
+def seen(guest: ForeignGuest) -> dict[str, Any]:
+    """What a shadow keeps of its guest, by field."""
+    return {name: value for name, value in msgspec.structs.asdict(guest).items() if name != "id"}
 
 
 def drifted(shadow: Shadow, guest: ForeignGuest | None) -> Shadow:

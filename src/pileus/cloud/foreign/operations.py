@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from pileus.cloud.foreign.model import SHADOWS, Shadow, looked_at
+from pileus.cloud.foreign.model import SHADOWS, Shadow, looked_at, seen
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.hosts.operations import hosts
 from pileus.cloud.world import Hosts
@@ -92,19 +92,6 @@ async def _look(exchange: Exchange, host: HostId) -> ForeignGuests:
 
 def _shadow(ask: Ask, host: HostId, guest: ForeignGuest) -> Shadow:
     known = ask.state[SHADOWS].one("guest", (host, guest.id))
-    fresh = Shadow(
-        id=ask.new_id(),
-        created_at=ask.now,
-        host_id=host,
-        uuid=guest.id,
-        name=guest.name,
-        running=guest.running,
-        vcpus=guest.vcpus,
-        memory_mib=guest.memory_mib,
-        machine=guest.machine,
-        firmware=guest.firmware,
-        disks=guest.disks,
-        nics=guest.nics,
-        obstacles=guest.obstacles,
-    )
-    return fresh if known is None else looked_at(known, guest)
+    if known is not None:
+        return looked_at(known, guest)
+    return Shadow(id=ask.new_id(), created_at=ask.now, host_id=host, uuid=guest.id, **seen(guest))
