@@ -235,7 +235,7 @@ async def body_of(operation: Operation, session: Session, names: "Names", given:
     body: Record = {}
     for field in operation.body:
         value = given.get(field.name)
-        if value is None and is_secret(field) and field.required:
+        if is_secret(field) and (field.required if value is None else _is_to_be_typed(value, session)):
             value = _asked(field, session)
         if value is not None:
             value = value_of(field, value, session.terminal)
@@ -250,6 +250,11 @@ async def _resolved(names: "Names", field: Field, value: Any) -> Any:  # noqa: A
         one = partial(names.id, field.shape.items.noun, field=field.name)
         return [await one(each) for each in value]
     return value
+
+
+def _is_to_be_typed(value: str, session: Session) -> bool:
+    """Whether a secret is read from a terminal, which must not show it."""
+    return value == "@-" and session.terminal.stdin.isatty()
 
 
 def _asked(field: Field, session: Session) -> str:

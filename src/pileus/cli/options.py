@@ -12,6 +12,7 @@ from pileus.client.document import Field, Shape, stem_of
 from pileus.kernel.errors import Invalid
 
 _UNITS = {"mib": "MiB", "gib": "GiB", "s": "seconds"}
+_SECRETS = frozenset({"password", "current_password"})
 _FROM_FILES = 4096
 """Texts that may be longer than this are rather kept in files: their options read them with @."""
 
@@ -87,7 +88,7 @@ def reads_files(field: Field) -> bool:
 
 
 def is_secret(field: Field) -> bool:
-    return field.name == "password"
+    return field.name in _SECRETS
 
 
 def value_of(field: Field, given: Any, terminal: Terminal) -> Any:  # noqa: ANN401 - whatever the option's type is
@@ -107,7 +108,7 @@ def content_of(path: str, field: str, terminal: Terminal) -> str:
         text = terminal.stdin.read() if path == "-" else Path(path).expanduser().read_text()
     except (OSError, UnicodeDecodeError) as failed:
         raise Invalid(f"{path} cannot be read: {failed}", fields={field: "cannot be read"}) from failed
-    return text.rstrip("\n") if field == "password" else text
+    return text.rstrip("\n") if field in _SECRETS else text
 
 
 def _pair(field: str, text: str, shape: Shape | None) -> tuple[str, Any]:

@@ -3,14 +3,14 @@
 from typing import Annotated
 
 import msgspec
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from pileus.cloud.identity.leaving import without_token, without_user
 from pileus.cloud.identity.model import PASSWORDS, TOKENS, USERS, Password, User
-from pileus.cloud.identity.passwords import hashed, hashed_aside
+from pileus.cloud.identity.passwords import Guesses, fits, hashed_aside
 from pileus.cloud.identity.rights import nobody_manages_their_betters, not_by_a_token_with_a_scope
 from pileus.cloud.projects.model import PROJECTS
-from pileus.kernel.errors import Conflict, Forbidden
+from pileus.kernel.errors import Conflict, Forbidden, Invalid
 from pileus.kernel.ids import ProjectId
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
@@ -36,6 +36,8 @@ class UserChange(Wire):
 
 class PasswordChange(Wire):
     password: NewPassword
+    current_password: Annotated[str, Field(max_length=256)] | None = None
+    """Of whoever sets their own: the one that they have."""
 
 
 def _visible(ask: Ask, user: User) -> bool:
@@ -58,19 +60,22 @@ users.show()
 
 
 @users.post(least=Role.ADMIN)
-def create(ask: Ask, wish: UserCreate) -> Plan:
+async def create(ask: Ask, wish: UserCreate) -> Plan:
     """Create a user. One that an administrator of a project makes belongs to that project and never leaves it."""
-    if wish.is_platform:
-        not_by_a_token_with_a_scope(ask)
+    _project_for(ask, wish)
+    hash = await hashed_aside(wish.password)
+    # That took its time: what the user is to belong to may be gone meanwhile.
     project = _project_for(ask, wish)
     user = User(id=ask.new_id(), created_at=ask.now, name=wish.name, is_platform=wish.is_platform, project_id=project)
-    password = Password(id=user.id, created_at=ask.now, hash=hashed(wish.password))
+    password = Password(id=user.id, created_at=ask.now, hash=hash)
     return Plan(
         summary=f"create user {wish.name}", changes=(put(user), put(password)), answers=user, undo="delete the user"
     )
 
 
 def _project_for(ask: Ask, wish: UserCreate) -> ProjectId:
+    if wish.is_platform:
+        not_by_a_token_with_a_scope(ask)
     if not ask.caller.is_platform:
         if wish.is_platform:
             raise Forbidden("only administrators of the cloud make others so", fields={"is_platform": "not allowed"})
@@ -101,13 +106,19 @@ def change(ask: Ask, user: User, wish: UserChange) -> Plan:
 
 @users.special("PUT", "/{id}/password", least=Role.READER, status=204)
 async def set_password(exchange: Exchange, user: User, wish: PasswordChange) -> Answer:
-    """Set a password: one's own, or that of a user whom one administers. Sessions of the user end."""
+    """Set a password: one's own, by the one from before, or that of a user whom one administers.
+
+    Sessions of the user end.
+    """
     _may_set_password(exchange.ask, user)
+    before = exchange.ask.state[PASSWORDS].find(user.id)
+    if user.id == exchange.caller.user_id:
+        await _know_their_own(exchange, before, wish.current_password)
     hash = await hashed_aside(wish.password)
     ask = exchange.ask
     user = ask.state[USERS].get(user.id)
     _may_set_password(ask, user)
-    before = ask.state[PASSWORDS].find(user.id)
+    # By the revision that was looked at: somebody else may have set it meanwhile.
     password = Password(id=user.id, created_at=ask.now, revision=before.revision if before else 0, hash=hash)
     ended = [
         change
@@ -122,6 +133,20 @@ def _may_set_password(ask: Ask, user: User) -> None:
     not_by_a_token_with_a_scope(ask)
     if user.id != ask.caller.user_id:
         nobody_manages_their_betters(ask, user)
+
+
+async def _know_their_own(exchange: Exchange, password: Password | None, shown: str | None) -> None:
+    """Who finds somebody's session open must not be able to take the account for good."""
+    if password is None:
+        raise Conflict("you have no password here that could be set")
+    if shown is None:
+        raise Invalid("some fields are wrong", fields={"current_password": "is missing: this is your own password"})
+    guesses: Guesses = exchange.services[Guesses]
+    who = f"own:{password.id}"
+    guesses.begin(who)
+    if not await fits(shown, password.hash):
+        raise Forbidden("the current password is wrong", fields={"current_password": "wrong"})
+    guesses.right(who)
 
 
 @users.delete(least=Role.ADMIN)

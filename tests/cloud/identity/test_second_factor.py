@@ -1,9 +1,7 @@
 """Second factors: codes by the clock, recovery codes, who must have one, and guessing."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,8 +13,7 @@ from pileus.cloud.identity.totp import code_at, step_at, step_of
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.errors import Conflict
 from pileus.operations.caller import Role
-from pileus.testing.cloud import SimulatedCloud, client_of, simulated_cloud
-from pileus.testing.invariants import dangling
+from pileus.testing.cloud import SimulatedCloud, client_of
 from pileus.testing.memorystore import MemoryStore
 from pileus.testing.people import People
 from pileus.testing.requests import items, made, refusal, shown
@@ -58,19 +55,6 @@ def test_what_is_sealed_is_read_with_its_key_and_for_its_record_only() -> None:
     for other, of in ((sealer, "bob"), (Sealer(b"x" * 32), "ann")):
         with pytest.raises(Conflict):
             other.open(sealed, of=of)
-
-
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path, clock: FrozenClock) -> AsyncIterator[SimulatedCloud]:
-    """A cloud without hosts, whose time stands still."""
-    async with simulated_cloud(tmp_path, store=MemoryStore(), hosts=0, clock=clock) as cloud:
-        yield cloud
-        assert dangling(cloud.state) == []
 
 
 class Ann:

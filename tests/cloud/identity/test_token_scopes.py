@@ -1,8 +1,6 @@
 """Tokens with a scope: they do what it says, never more than their user, and are no way to more."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,24 +8,9 @@ import pytest
 from pileus.cloud.networks.model import NETWORKS, NetworkKind
 from pileus.kernel.clock import FrozenClock
 from pileus.operations.caller import Role
-from pileus.testing.cloud import SimulatedCloud, client_of, simulated_cloud
-from pileus.testing.invariants import dangling
-from pileus.testing.memorystore import MemoryStore
+from pileus.testing.cloud import SimulatedCloud, client_of
 from pileus.testing.people import People, Person
 from pileus.testing.requests import KEY, items, made, refusal, shown
-
-
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path, clock: FrozenClock) -> AsyncIterator[SimulatedCloud]:
-    """A cloud without hosts, whose time stands still."""
-    async with simulated_cloud(tmp_path, store=MemoryStore(), hosts=0, clock=clock) as cloud:
-        yield cloud
-        assert dangling(cloud.state) == []
 
 
 async def token(person: Person, **scope: Any) -> str:

@@ -1,9 +1,7 @@
 """Users, their roles, signing in, tokens."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,26 +11,12 @@ from pileus.cloud.identity import passwords
 from pileus.cloud.identity.model import TOKENS, USERS
 from pileus.kernel.clock import FrozenClock
 from pileus.operations.caller import Role
-from pileus.testing.cloud import SimulatedCloud, client_of, simulated_cloud
-from pileus.testing.invariants import dangling
+from pileus.testing.cloud import SimulatedCloud, client_of
 from pileus.testing.memorystore import MemoryStore
 from pileus.testing.people import People
 from pileus.testing.requests import KEY, items, made, refusal, shown
 
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path, clock: FrozenClock) -> AsyncIterator[SimulatedCloud]:
-    """A cloud without hosts, whose time stands still."""
-    async with simulated_cloud(tmp_path, store=MemoryStore(), hosts=0, clock=clock) as cloud:
-        yield cloud
-        assert dangling(cloud.state) == []
 
 
 async def user(cloud: SimulatedCloud, name: str = "ann", role: Role = Role.MEMBER) -> dict[str, Any]:
@@ -128,13 +112,26 @@ async def test_a_new_password_ends_sessions_and_leaves_lasting_tokens(cloud: Sim
     first, second = (await sign_in(cloud)).json(), (await sign_in(cloud)).json()
     async with client_of(cloud.controller, first["token"]) as client:
         lasting = await made(client, "tokens", name="backup job")
-        answer = await client.put(f"/v1/users/{ann['id']}/password", json={"password": "another one entirely"})
-        assert answer.status_code == 204
+        wish = {"password": "another one entirely", "current_password": PASSWORD}
+        assert (await client.put(f"/v1/users/{ann['id']}/password", json=wish)).status_code == 204
     assert await status_with(cloud, first["token"]) == 200, "the one that did it goes on"
     assert await status_with(cloud, second["token"]) == 401
     assert await status_with(cloud, lasting["token"]) == 200
     assert (await sign_in(cloud)).status_code == 401
     assert (await sign_in(cloud, password="another one entirely")).status_code == 201
+
+
+async def test_ones_own_password_is_set_by_who_knows_the_one_from_before(cloud: SimulatedCloud) -> None:
+    path = f"/v1/users/{(await user(cloud))['id']}/password"
+    new = {"password": "another one entirely"}
+    async with client_of(cloud.controller, (await sign_in(cloud)).json()["token"]) as client:
+        assert refusal(await client.put(path, json=new)) == (400, "invalid", {"current_password"})
+        for _ in range(10):
+            guess = await client.put(path, json={**new, "current_password": "a guess"})
+            assert refusal(guess) == (403, "forbidden", {"current_password"})
+        right = {**new, "current_password": PASSWORD}
+        assert refusal(await client.put(path, json=right))[:2] == (429, "too-many"), "an open session guesses no more"
+    assert (await sign_in(cloud)).status_code == 201
 
 
 async def test_nobody_sets_another_ones_password(cloud: SimulatedCloud) -> None:

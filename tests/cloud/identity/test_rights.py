@@ -1,8 +1,6 @@
 """Groups, sub-accounts, custom roles: what they give, and that nobody gets more by them than was given."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,22 +11,12 @@ from pileus.controller.nouns import NOUNS
 from pileus.kernel.ids import new_id
 from pileus.operations.caller import Role, allows
 from pileus.operations.permissions import Permissions
-from pileus.testing.cloud import SimulatedCloud, client_of, simulated_cloud
-from pileus.testing.invariants import dangling
-from pileus.testing.memorystore import MemoryStore
+from pileus.testing.cloud import SimulatedCloud, client_of
 from pileus.testing.people import People, Person
 from pileus.testing.requests import KEY, items, made, refusal, shown
 
 PASSWORD = "correct horse battery"
 OPERATIONS = [operation for noun in NOUNS for operation in noun.declared]
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[SimulatedCloud]:
-    """A cloud without hosts."""
-    async with simulated_cloud(tmp_path, store=MemoryStore(), hosts=0) as cloud:
-        yield cloud
-        assert dangling(cloud.state) == []
 
 
 async def sign_in(cloud: SimulatedCloud, name: str, password: str = PASSWORD, **more: str) -> httpx2.Response:
