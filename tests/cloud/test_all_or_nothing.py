@@ -102,7 +102,7 @@ async def rebuild(cloud: SimulatedCloud) -> None:
 
 
 async def limit(cloud: SimulatedCloud) -> None:
-    await ask(cloud, "PUT", f"/{the_instance(cloud)}/limits", {"cpu_percent": 20})
+    await ask(cloud, "PUT", f"/{the_instance(cloud)}/limits", {"cpu_percent": 20, "network_mbit": 100})
 
 
 async def with_an_iso(cloud: SimulatedCloud) -> None:
@@ -335,12 +335,12 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.delete a suspended one": (suspended, delete, 32),
     "instance.reboot": (running, reboot, 19),
     "instance.set_recovery": (running, set_recovery, 31),
-    "instance.resize": (stopped, resize, 29),
-    "instance.resize_running": (with_room, resize_running, 34),
+    "instance.resize": (stopped, resize, 33),
+    "instance.resize_running": (with_room, resize_running, 38),
     "instance.rebuild": (running, rebuild, 55),
     "instance.change_media": (with_an_iso, insert, 44),
     "instance.change_media out": (inserted, eject, 35),
-    "instance.set_limits": (running, limit, 34),
+    "instance.set_limits": (running, limit, 38),
     "instance.delete": (running, delete, 32),
     "instance.soft_delete": (running, delete, 25),
     "instance.soft_delete with a volume": (attached, delete, 25),

@@ -180,7 +180,7 @@ def project_port(view: View, port: Port) -> Iterator[Fact]:
         if group in view.groups:
             yield reference("Port_Group", row_id("Port_Group", group), "ports", id)
     out, into = f'inport == "{port.id}"', f'outport == "{port.id}"'
-    yield from _limited(Made(Kind.PORT, port.id), port.network_id, port.bandwidth_mbit, out=out, into=into)
+    yield from _limited(Made(Kind.PORT, port.id), port.network_id, port.limit_mbit, out=out, into=into)
 
 
 def project_name(view: View, network: str, name: str) -> Iterator[Fact]:

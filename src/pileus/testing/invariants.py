@@ -207,6 +207,9 @@ def _ports(state: State) -> Iterator[str]:
             yield f"port {port.id} is {port.state}, and no task is at work on it"
         if (port.state is PortState.FREE) != (port.instance_id is None):
             yield f"port {port.id} is {port.state}, and of instance {port.instance_id}"
+        instance = state[INSTANCES].find(port.instance_id) if port.instance_id else None
+        if port.instance_bandwidth_mbit != (None if instance is None else instance.bandwidth_mbit):
+            yield f"port {port.id} passes {port.instance_bandwidth_mbit} Mbit/s, as its instance does not say"
     taken = Counter(
         (port.instance_id, port.slot) for port in state[PORTS] if port.instance_id and port.slot is not None
     )

@@ -9,8 +9,8 @@ from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.nat.model import PortForwarding, SnatRule, rules_at, rules_of
 from pileus.cloud.networks.addresses import Addresses
+from pileus.cloud.networks.limiting import BandwidthMbit
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, NetworkKind, Port
-from pileus.cloud.networks.operations.fields import BandwidthMbit
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import NetworkId, PortId, RouterId
 from pileus.operations.declare import Noun

@@ -95,6 +95,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a volume may do for `disk_burst_s` seconds when it was idle before."""
     disk_burst_bytes_per_s: int = 0
     disk_burst_s: int = 0
+    network_mbit: int = 0
+    """In each direction, for each of its ports that has no limit of its own."""
+
+    @property
+    def words(self) -> str:
+        """What is limited, for people; empty if nothing is."""
+        return ", ".join(f"{name} {value}" for name, value in msgspec.structs.asdict(self).items() if value)
 
 
 class Instance(Record, frozen=True, kw_only=True):
@@ -152,6 +159,11 @@ class Instance(Record, frozen=True, kw_only=True):
     def frame(self) -> Frame:
         """What fits into its guest."""
         return FRAMES[self.template]
+
+    @property
+    def bandwidth_mbit(self) -> int | None:
+        """What a port of it passes that has no limit of its own; None for no limit."""
+        return (self.limits.network_mbit if self.limits is not None else 0) or None
 
     @property
     def promised_memory_mib(self) -> int:

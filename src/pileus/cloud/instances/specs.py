@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pileus.cloud.images.model import IMAGES, Image
-from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState
+from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState, Limits
 from pileus.cloud.networks.model import NETWORKS, PORTS, Port, PortState, in_slots
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
@@ -83,10 +83,16 @@ def guest_spec(
         watchdog=instance.watchdog,
         media=tuple(GuestMedium(image=each.image_id, drive=each.drive) for each in instance.media),
         boot=instance.boot_order,
-        limits=None if instance.limits is None else GuestLimits(**msgspec.structs.asdict(instance.limits)),
+        limits=None if instance.limits is None else _guest_limits(instance.limits),
         template=instance.template,
         config_drive=instance.config_drive,
     )
+
+
+def _guest_limits(limits: Limits) -> GuestLimits:
+    # What its ports pass, the switches see to.
+    told = {name: value for name, value in msgspec.structs.asdict(limits).items() if name != "network_mbit"}
+    return GuestLimits(**told)
 
 
 def root_volume(state: State, instance: Instance) -> Volume:

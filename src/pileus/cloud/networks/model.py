@@ -126,7 +126,9 @@ class Port(Record, frozen=True, kw_only=True):
     """What it may speak for besides its own addresses: a guest that forwards for others, such as a VPN gateway."""
     security_group_ids: tuple[SecurityGroupId, ...] = ()
     bandwidth_mbit: int | None = None
-    """How much it passes in each direction, in Mbit/s; None for no limit."""
+    """How much it passes in each direction, in Mbit/s; None for what its instance's limits say."""
+    instance_bandwidth_mbit: int | None = None
+    """What its instance's limits say."""
     state: PortState = PortState.FREE
     instance_id: InstanceId | None = None
     slot: int | None = None
@@ -149,10 +151,21 @@ class Port(Record, frozen=True, kw_only=True):
         """Whether its addresses are its instance's."""
         return self.state in (PortState.ATTACHED, PortState.DETACHING)
 
+    @property
+    def limit_mbit(self) -> int | None:
+        """How much it passes in each direction, in Mbit/s: its own limit counts before its instance's."""
+        return self.instance_bandwidth_mbit if self.bandwidth_mbit is None else self.bandwidth_mbit
+
     def released(self) -> "Port":
         """The same port without an instance, its addresses kept."""
         return msgspec.structs.replace(
-            self.to(PortState.FREE), instance_id=None, slot=None, host_id=None, hostname="", kept=True
+            self.to(PortState.FREE),
+            instance_id=None,
+            instance_bandwidth_mbit=None,
+            slot=None,
+            host_id=None,
+            hostname="",
+            kept=True,
         )
 
 
@@ -182,7 +195,8 @@ def _subnet_of_version_2(subnet: dict[str, Any]) -> dict[str, Any]:
 def _port_of_version_2(port: dict[str, Any]) -> dict[str, Any]:
     """Version 2 knows ports that come and go by themselves."""
     state = PortState.ATTACHED if port.get("instance_id") else PortState.FREE
-    return {**port, "state": state, "slot": None, "kept": False, "allowed_prefixes": (), "bandwidth_mbit": None}
+    limits = {"bandwidth_mbit": None, "instance_bandwidth_mbit": None}
+    return {**port, "state": state, "slot": None, "kept": False, "allowed_prefixes": (), **limits}
 
 
 NETWORKS = Kind(

@@ -158,6 +158,7 @@ def plugged(state: State, port: Port, instance: Instance, *, slot: int, as_state
         slot=slot,
         host_id=instance.host_id,
         hostname=told.hostname if told else "",
+        instance_bandwidth_mbit=instance.bandwidth_mbit,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 import msgspec
 from pydantic import Field, model_validator
 
-from pileus.cloud.flavors.model import FLAVORS
+from pileus.cloud.flavors.model import FLAVORS, Flavor
 from pileus.cloud.flavors.operations import DiskGib, MaxVcpus, MemoryMib, Vcpus
 from pileus.cloud.images.model import Image
 from pileus.cloud.images.operations.noun import image_with_data, usable_medium
@@ -120,7 +120,8 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     """Create an instance and start it."""
     image = image_with_data(ask, wish.image_id)
     media = [usable_medium(ask, id, "media_ids") for id in dict.fromkeys(wish.media_ids)]
-    size = _size(ask, wish, image)
+    flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id") if wish.flavor_id is not None else None
+    size = _size(wish, flavor, image)
     check_most(size[0], size[1], wish.max_vcpus, wish.max_memory_mib)
     pool = _pool(ask, wish.pool_id)
     if wish.server_group_id is not None:
@@ -153,7 +154,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         max_vcpus=wish.max_vcpus,
         max_memory_mib=wish.max_memory_mib,
         disk_gib=disk_gib,
-        flavor_id=FlavorId(wish.flavor_id) if wish.flavor_id else None,
+        flavor_id=None if flavor is None else FlavorId(flavor.id),
         image_id=ImageId(image.id),
         pool_id=PoolId(pool.id),
         host_id=placement.host,
@@ -167,8 +168,10 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         media=loaded(template, [image, *media] if image.is_medium else media),
         boot_order=wish.boot_order,
         config_drive=wish.config_drive,
+        limits=None if flavor is None else flavor.limits,
     )
-    ports = [msgspec.structs.replace(port, host_id=placement.host) for port in ports]
+    on_host = {"host_id": placement.host, "instance_bandwidth_mbit": instance.bandwidth_mbit}
+    ports = [msgspec.structs.replace(port, **on_host) for port in ports]
     volume = Volume(
         id=ask.new_id(),
         created_at=ask.now,
@@ -190,8 +193,9 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         user_data=b64encode(wish.all_user_data).decode(),
     )
     at = ", ".join(instance.addresses)
+    limited = f", limited to {instance.limits.words}" if instance.limits is not None else ""
     return Plan(
-        summary=f"create instance {wish.name} on {placement.name} at {at}",
+        summary=f"create instance {wish.name} on {placement.name} at {at}{limited}",
         changes=(put(instance), put(volume), put(told), *(put(port) for port in ports)),
         begin=begin(create_instance, OfInstance(id)),
         answers=instance,
@@ -211,18 +215,17 @@ def check_most(vcpus: int, memory_mib: int, max_vcpus: int | None, max_memory_mi
         raise Invalid("some fields are wrong", fields=wrong)
 
 
-def _size(ask: Ask, wish: InstanceCreate, image: Image) -> tuple[int, int, int]:
+def _size(wish: InstanceCreate, flavor: Flavor | None, image: Image) -> tuple[int, int, int]:
     """vCPUs, memory in MiB and disk in GiB. Raises Invalid if the image does not fit the disk."""
     least = max(image.min_disk_gib, 1) if image.is_medium else image.least_gib
-    if wish.flavor_id is not None:
-        flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id")
+    if flavor is not None:
         size = flavor.vcpus, flavor.memory_mib, wish.disk_gib or max(flavor.disk_gib, least)
     else:
         assert wish.vcpus is not None
         assert wish.memory_mib is not None
         size = wish.vcpus, wish.memory_mib, wish.disk_gib or least
     wrong: dict[str, str] = {}
-    if image.is_medium and wish.flavor_id is None and wish.disk_gib is None:
+    if image.is_medium and flavor is None and wish.disk_gib is None:
         wrong["disk_gib"] = f"how large is the empty disk to be that {image.name} is installed on?"
     if size[2] < least:
         wrong["disk_gib"] = f"image {image.name} needs {least} GiB"

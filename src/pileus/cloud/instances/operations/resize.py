@@ -7,12 +7,13 @@ from pydantic import model_validator
 
 from pileus.cloud.flavors.model import FLAVORS, Flavor
 from pileus.cloud.flavors.operations import DiskGib, MaxVcpus, MemoryMib, Vcpus
-from pileus.cloud.instances.model import Instance, InstanceState
+from pileus.cloud.instances.model import Instance, InstanceState, Limits
 from pileus.cloud.instances.operations.creation import check_most
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.placement import Placer, refitted
 from pileus.cloud.instances.specs import root_volume
 from pileus.cloud.instances.workflows import resize_instance, resize_running_instance
+from pileus.cloud.instances.workflows.limits import ports_limited
 from pileus.cloud.instances.workflows.resize import ResizeInstance
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import FlavorId, InstanceId
@@ -44,7 +45,7 @@ class InstanceResize(Wire):
 
 @instances.post("/{id}/resize", starts=resize_instance)
 def resize(ask: Ask, instance: Instance, wish: InstanceResize) -> Plan:
-    """Give an instance another size on its host.
+    """Give an instance another size on its host; with a flavor, its limits too.
 
     A stopped one can have any: vCPUs, memory, more disk. A running one can have other vCPUs and memory, up to the most
     that it was declared to have; less only if its guest lets go of it.
@@ -70,8 +71,8 @@ def resize(ask: Ask, instance: Instance, wish: InstanceResize) -> Plan:
     root = root_volume(ask.state, instance)
     root = msgspec.structs.replace(root, size_gib=disk_gib, generation=root.generation + 1)
     return Plan(
-        summary=f"resize instance {instance.name} to {_words(changed)}, {changed.disk_gib} GiB of disk",
-        changes=(put(changed), put(root)),
+        summary=f"resize instance {instance.name} to {_words(instance, changed)}, {changed.disk_gib} GiB of disk",
+        changes=(put(changed), put(root), *ports_limited(ask.state, changed)),
         begin=begin(resize_instance, _former(instance)),
         answers=changed,
         because=refitted(ask.view(Placer), instance, changed),
@@ -91,8 +92,8 @@ def _resize_running(ask: Ask, instance: Instance, wish: InstanceResize, flavor: 
     if stopped:
         raise Conflict(f"instance {instance.name} runs; stop it for that", fields=stopped)
     return Plan(
-        summary=f"resize instance {instance.name} to {_words(changed)} while it runs",
-        changes=(put(changed),),
+        summary=f"resize instance {instance.name} to {_words(instance, changed)} while it runs",
+        changes=(put(changed), *ports_limited(ask.state, changed)),
         begin=begin(resize_running_instance, _former(instance)),
         answers=changed,
         because=refitted(ask.view(Placer), instance, changed),
@@ -108,7 +109,13 @@ def _of_size(instance: Instance, wish: InstanceResize, flavor: Flavor | None) ->
         vcpus=size.vcpus or instance.vcpus,
         memory_mib=size.memory_mib or instance.memory_mib,
         flavor_id=FlavorId(flavor.id) if flavor else instance.flavor_id if keeps_flavor else None,
+        limits=instance.limits if flavor is None else _limits_by(flavor, instance),
     )
+
+
+def _limits_by(flavor: Flavor, instance: Instance) -> Limits | None:
+    # Never None again: a guest that was limited has to be told that it no longer is.
+    return flavor.limits or (None if instance.limits is None else Limits())
 
 
 def _most(now: int, wished: int | None, former: int | None) -> int | None:
@@ -125,8 +132,12 @@ def _former(instance: Instance) -> ResizeInstance:
         instance.flavor_id,
         instance.max_vcpus,
         instance.max_memory_mib,
+        instance.limits,
     )
 
 
-def _words(instance: Instance) -> str:
-    return f"{instance.vcpus} vCPUs, {instance.memory_mib} MiB of memory"
+def _words(instance: Instance, changed: Instance) -> str:
+    size = f"{changed.vcpus} vCPUs, {changed.memory_mib} MiB of memory"
+    if changed.limits is None or changed.limits == instance.limits:
+        return size
+    return f"{size} limited to {changed.limits.words or 'nothing'}"

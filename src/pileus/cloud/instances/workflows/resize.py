@@ -2,9 +2,10 @@
 
 import msgspec
 
-from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
+from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState, Limits
 from pileus.cloud.instances.specs import root_volume, volumes_of
 from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_disk, ensure_guest
+from pileus.cloud.instances.workflows.limits import limit_ports, ports_limited
 from pileus.cloud.volumes.model import Volume
 from pileus.cloud.world import World
 from pileus.kernel.ids import FlavorId
@@ -21,13 +22,15 @@ class ResizeInstance(OfInstance, frozen=True):
     flavor_id: FlavorId | None
     max_vcpus: int | None = None
     max_memory_mib: int | None = None
+    limits: Limits | None = None
 
 
 @workflow("instance.resize")
 async def resize_instance(run: Run[World], wish: ResizeInstance) -> None:
-    """Give the stopped guest another size, and its disk more room."""
+    """Give the stopped guest another size and other limits, and its disk more room."""
     await run(redefine, wish)
     await run(grow_disk, wish)
+    await run(limit_ports, wish)
 
 
 @resize_instance.finish
@@ -38,7 +41,8 @@ def resized(state: State, wish: ResizeInstance) -> list[Change]:
 @resize_instance.withdraw
 def not_resized(state: State, wish: ResizeInstance) -> list[Change]:
     instance = state[INSTANCES].get(wish.instance)
-    return [put(_of_former_size(instance, wish)), put(_former_root(state, instance, wish))]
+    former = _of_former_size(instance, wish)
+    return [put(former), put(_former_root(state, instance, wish)), *ports_limited(state, former)]
 
 
 @step
@@ -79,6 +83,8 @@ def _former_size(instance: Instance, wish: ResizeInstance) -> Instance:
         max_vcpus=wish.max_vcpus,
         max_memory_mib=wish.max_memory_mib,
         flavor_id=wish.flavor_id,
+        # Never None again: a guest that was limited has to be told that it no longer is.
+        limits=wish.limits or (None if instance.limits is None else Limits()),
         generation=instance.generation + 1,
         busy_with="",
     )
@@ -91,8 +97,9 @@ def _former_root(state: State, instance: Instance, wish: ResizeInstance) -> Volu
 
 @workflow("instance.resize_running")
 async def resize_running_instance(run: Run[World], wish: ResizeInstance) -> None:
-    """Give the running guest other vCPUs and memory."""
+    """Give the running guest other vCPUs, memory and limits."""
     await run(change_size, wish)
+    await run(limit_ports, wish)
 
 
 @resize_running_instance.finish
@@ -102,7 +109,8 @@ def size_changed(state: State, wish: ResizeInstance) -> list[Change]:
 
 @resize_running_instance.withdraw
 def size_not_changed(state: State, wish: ResizeInstance) -> list[Change]:
-    return [put(_former_size(state[INSTANCES].get(wish.instance), wish))]
+    former = _former_size(state[INSTANCES].get(wish.instance), wish)
+    return [put(former), *ports_limited(state, former)]
 
 
 @step

@@ -3,7 +3,7 @@
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from pileus.cloud.networks.addresses import usable
 
@@ -47,7 +47,6 @@ def _network(text: str, wanted: str) -> IPv4Network | IPv6Network:
         raise ValueError(f"must be {wanted}: {wrong}") from None
 
 
-BandwidthMbit = Annotated[int, Field(ge=1, le=400_000)]
 Cidr = Annotated[str, AfterValidator(_cidr)]
 Address = Annotated[str, AfterValidator(_address)]
 Prefix = Annotated[str, AfterValidator(_prefix)]

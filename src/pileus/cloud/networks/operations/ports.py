@@ -11,8 +11,9 @@ from pileus.cloud.instances.operations.hardware import check_plugging
 from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.nat.model import rules_at
 from pileus.cloud.networks.connecting import new_port, security_groups_of
+from pileus.cloud.networks.limiting import BandwidthMbit
 from pileus.cloud.networks.model import NETWORKS, PORTS, Network, Port, PortState
-from pileus.cloud.networks.operations.fields import Address, BandwidthMbit, Prefix
+from pileus.cloud.networks.operations.fields import Address, Prefix
 from pileus.cloud.networks.workflows import (
     MovePort,
     OfPort,
@@ -61,7 +62,7 @@ class PortCreate(Wire):
     allowed_prefixes: Prefixes = ()
     """What it may speak for besides its own addresses: a guest that forwards for others."""
     bandwidth_mbit: BandwidthMbit | None = None
-    """In each direction, in Mbit/s; without, as fast as it goes."""
+    """In each direction, in Mbit/s; without, what its instance's limits say."""
 
 
 class PortChange(Wire):
@@ -69,7 +70,7 @@ class PortChange(Wire):
     security_group_ids: Annotated[Groups, Field(min_length=1)] | None = None
     allowed_prefixes: Prefixes | None = None
     bandwidth_mbit: BandwidthMbit | None = None
-    """In each direction, in Mbit/s; null for no limit."""
+    """In each direction, in Mbit/s; null for what its instance's limits say."""
 
 
 class PortAttach(Wire):
