@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
+import cache
 from libvirt_host import LibvirtHost
 from msgspec.structs import replace
 
@@ -11,10 +12,38 @@ from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
+from pileus.kernel.programs import run
 from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
 
 WITHIN_S = 180.0
 PROMPT = b":~# "
+
+
+class Terminal:
+    """The serial console of a guest."""
+
+    def __init__(self, console: ByteStream) -> None:
+        self._console = console
+
+    async def types(self, command: str) -> None:
+        """Type a command on its console."""
+        await self._console.write(f"{command}\r".encode())
+
+    async def answers(self, command: str) -> str:
+        """What a command says in the guest."""
+        # What is typed is shown as well, but not with the sum in it.
+        await self.types(f"{command}; echo $((6*7))end")
+        return (await self.says(b"42end")).replace("\r", "")
+
+    async def says(self, words: bytes) -> str:
+        """Read its console up to these words."""
+        said = b""
+        async with asyncio.timeout(WITHIN_S):
+            while words not in said:
+                more = await self._console.read()
+                assert more, f"the console ended; it said: {said.decode(errors='replace')}"
+                said += more
+        return said.decode(errors="replace")
 
 
 class Guest:
@@ -43,7 +72,12 @@ class Guest:
         )
         self._plugs = {port: Plug(device=tap, offload=False)}
         self._hypervisor = hypervisor
-        self._console: ByteStream | None = None
+        self._terminal: Terminal | None = None
+
+    async def installed(self) -> None:
+        """Have the small image on its disk."""
+        image = await asyncio.to_thread(cache.mini)
+        await run("qemu-img", "convert", "-O", "raw", str(image.path), str(self.disk))
 
     async def given(self, *disks: GuestDisk, sources: Mapping[VolumeId, DiskSource]) -> None:
         """Have these disks besides the one that it boots from, as an agent gives them."""
@@ -59,29 +93,24 @@ class Guest:
 
     async def start(self) -> None:
         await self._hypervisor.start(self.spec.id)
-        self._console = await self._hypervisor.consoles.serial(self.spec.id)
+        self._terminal = Terminal(await self._hypervisor.consoles.serial(self.spec.id))
 
     async def booted(self) -> None:
         await self.says(PROMPT)
 
     async def types(self, command: str) -> None:
         """Type a command on its console."""
-        assert self._console is not None
-        await self._console.write(f"{command}\r".encode())
+        await self._at_console.types(command)
 
     async def answers(self, command: str) -> str:
         """What a command says in the guest."""
-        # What is typed is shown as well, but not with the sum in it.
-        await self.types(f"{command}; echo $((6*7))end")
-        return (await self.says(b"42end")).replace("\r", "")
+        return await self._at_console.answers(command)
 
     async def says(self, words: bytes) -> str:
         """Read its console up to these words."""
-        assert self._console is not None
-        said = b""
-        async with asyncio.timeout(WITHIN_S):
-            while words not in said:
-                more = await self._console.read()
-                assert more, f"the console ended; it said: {said.decode(errors='replace')}"
-                said += more
-        return said.decode(errors="replace")
+        return await self._at_console.says(words)
+
+    @property
+    def _at_console(self) -> Terminal:
+        assert self._terminal is not None, "it has not been started"
+        return self._terminal

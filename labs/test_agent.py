@@ -1,12 +1,12 @@
 """A real agent over a real libvirtd, QEMU and a directory of volumes, while everything is killed in turn."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 from msgspec import structs
 
 from pileus.agent.agent import Agent, Engines, Pace
@@ -101,12 +101,6 @@ class Bench:
 
     def kill_qemu(self, guest: GuestSpec) -> None:
         self.host.kill(self.host.qemu(domain_name(guest.id)))
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
 
 
 @pytest.fixture

@@ -720,6 +720,8 @@ def test_a_full_debian_is_set_up_by_cloud_init(cloud: CloudHost) -> None:
     assert (cloud.data / "ssh/id_ed25519.pub").read_text().split()[1] in seen
     assert seen.split()[-1] == "4G"
     assert large.reaches("web")
+    name = domain_name(InstanceId(instance(cloud, "large")["id"]))
+    assert json.loads(virsh(cloud, "qemu-agent-command", name, '{"execute": "guest-ping"}')) == {"return": {}}
     cloud.cli("instance purge large")
 
 

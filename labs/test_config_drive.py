@@ -1,23 +1,18 @@
 """A config drive on a real QEMU, in a guest that has no network."""
 
-import asyncio
 import gzip
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from pathlib import Path
 
-import cache
 import pytest
 from libvirt_guest import Guest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 from msgspec.structs import replace
 
 from pileus.agent.configdrive import ConfigDrives
-from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.storage.port import DiskSource
-from pileus.kernel.programs import run
 from pileus.link.records import FirstBoot
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
@@ -25,27 +20,11 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=
 SCRIPT = b"#!/bin/sh\necho told by the drive >/dev/ttyS0\n#" + b"." * 65_000
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
-
-
-@pytest.fixture
-async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
-    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
-    yield hypervisor
-    for id in await hypervisor.list():
-        await hypervisor.undefine(id)
-    await hypervisor.close()
-
-
 async def test_a_guest_without_a_network_becomes_what_its_config_drive_says_and_can_only_read_it(
     hypervisor: LibvirtHypervisor, host: LibvirtHost
 ) -> None:
     guest = Guest(host, hypervisor)
-    image = await asyncio.to_thread(cache.mini)
-    await run("qemu-img", "convert", "-O", "raw", str(image.path), str(guest.disk))
+    await guest.installed()
     script = SCRIPT.ljust(65_536, b".")
     boot = FirstBoot(hostname="hermit", user_data=b64encode(script).decode(), user_data_base64=True)
     guest.spec = replace(guest.spec, nics=(), first_boot=boot, config_drive=True)

@@ -1,12 +1,12 @@
 """Guests that somebody made by hand in our libvirt are seen as they are, and left as they are."""
 
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 
 from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
@@ -36,12 +36,6 @@ BY_HAND = """
   </devices>
 </domain>
 """
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
 
 
 @pytest_asyncio.fixture

@@ -503,23 +503,6 @@ def test_a_password_of_user_data_opens_the_door(third_boot: Guest, place: Path) 
         assert third_boot.ssh("hostname", *options).stdout == "third\n"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("perl") is None, reason="not installed: perl")
-def test_a_full_debian_is_set_up_by_cloud_init(place: Path, key: Path, public_key: str) -> None:
-    image = cache.debian()
-    seed = place / "debian-seed"
-    user_data = f"#cloud-config\nhostname: large\nssh_authorized_keys:\n  - {public_key}\nruncmd:\n  - touch /ran\n"
-    files = {"meta-data": b"instance-id: i-0005\n", "user-data": user_data.encode()}
-    seed.write_bytes(fat16(files, label="cidata", size_bytes=4 * MIB))
-    disk = overlay(image, place / "debian-disk.qcow2", 5 * GIB)
-    with running(place / "5", disk, *raw_disk(seed), memory_mib=512) as guest:
-        eventually(lambda: re.search("Cloud-init .* finished", guest.serial()), "cloud-init has finished", within_s=300)
-        answer = guest.ssh("hostname; ls /ran; df --output=size -BG / | tail -n 1", "-i", str(key), "-l", "debian")
-        assert answer.stdout.split() == ["large", "/ran", "5G"], answer.stderr
-        assert guest.agent("guest-ping") == {}
-        guest.press_power_button(within_s=90)
-
-
 def test_a_guest_waits_for_its_metadata_as_long_as_it_takes(patient_boot: Guest, key: Path) -> None:
     patient_boot.says("configured hostname=fourth source=metadata")
     assert patient_boot.ssh("hostname", "-i", str(key)).stdout == "fourth\n"

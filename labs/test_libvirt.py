@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import cache
 import pytest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 from msgspec.structs import replace
 
 from pileus.agent.hypervisor.consoles import ByteStream
@@ -32,12 +32,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=
 WITHIN_S = 30.0
 BOOTS_WITHIN_S = 90.0
 PROMPT = b"root@guest:~# "
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
 
 
 @pytest.fixture

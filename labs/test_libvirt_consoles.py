@@ -4,11 +4,11 @@ import asyncio
 import re
 import struct
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 from rfb import Refused, Viewer
 
 from pileus.agent.hypervisor.libvirt import binding
@@ -23,12 +23,6 @@ from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, Power
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
 SHOWS_WITHIN_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
 
 
 @pytest.fixture

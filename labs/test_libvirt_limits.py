@@ -1,18 +1,13 @@
 """What limits do to a real guest, measured against the same guest without them."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 
-import cache
 import pytest
 from libvirt_guest import Guest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 from msgspec.structs import replace
 
-from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
-from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
 from pileus.link.records import GuestLimits
 
@@ -23,27 +18,11 @@ READ = "dd if=/dev/vda of=/dev/null bs=64k count=256 iflag=direct 2>/dev/null"
 READ_OFTEN = "dd if=/dev/vda of=/dev/null bs=4k count=300 iflag=direct 2>/dev/null"
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
-
-
-@pytest.fixture
-async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
-    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
-    yield hypervisor
-    for id in await hypervisor.list():
-        await hypervisor.undefine(id)
-    await hypervisor.close()
-
-
 async def test_limits_slow_a_running_guest_down_and_leave_it_as_it_was(
     hypervisor: LibvirtHypervisor, host: LibvirtHost
 ) -> None:
     guest = Guest(host, hypervisor)
-    image = await asyncio.to_thread(cache.mini)
-    await run("qemu-img", "convert", "-O", "raw", str(image.path), str(guest.disk))
+    await guest.installed()
     await guest.given(sources={})
     await guest.start()
     await guest.booted()

@@ -1,20 +1,16 @@
 """Network interfaces on a real QEMU: they come and go while the guest runs, each in its place."""
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 from msgspec.structs import replace
 from test_libvirt_volumes import Guest
 
-from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
-from pileus.guestimage import build
 from pileus.kernel.ids import PortId, new_id
-from pileus.kernel.programs import run
 from pileus.link.records import NicSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
@@ -26,27 +22,11 @@ LISTED = (
 )
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
-
-
-@pytest.fixture
-async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
-    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
-    yield hypervisor
-    for id in await hypervisor.list():
-        await hypervisor.undefine(id)
-    await hypervisor.close()
-
-
 async def test_a_network_interface_comes_and_goes_while_the_guest_runs_and_keeps_its_place(
     hypervisor: LibvirtHypervisor, host: LibvirtHost, tmp_path: Path
 ) -> None:
-    image = await build(tmp_path / "guest.qcow2", cache=tmp_path / "cache")
     guest = Guest(host, hypervisor)
-    await run("qemu-img", "convert", "-O", "raw", str(image.path), str(guest.disk))
+    await guest.installed()
     disks = {guest.root: DiskSource(kind="file", path=str(guest.disk), format="raw")}
     first = replace(guest.spec.nics[0], slot=0)
     second, third = (replace(first, port=PortId(new_id()), mac=f"52:54:01:00:00:0{at}", slot=at) for at in (2, 3))

@@ -1,24 +1,20 @@
 """The templates of guests on a real QEMU: what their firmware starts, and what their kernels find."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import cache
 import pytest
 from libvirt_guest import Guest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 
-from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.hypervisor.libvirt.firmware import traits
 from pileus.agent.storage.directory import DirectoryPool
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import ImageId, VolumeId, new_id
-from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
 from pileus.link.records import GuestDisk, ImageSource
 from pileus.link.templates import FRAMES, GuestTemplate
@@ -29,26 +25,10 @@ lacks = sorted(FRAMES[GuestTemplate.WINDOWS].needs - traits())
 needs_firmware = pytest.mark.skipif(bool(lacks), reason=f"this machine lacks {', '.join(lacks)} (ovmf, swtpm-tools)")
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
-
-
-@pytest.fixture
-async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
-    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
-    yield hypervisor
-    for id in await hypervisor.list():
-        await hypervisor.undefine(id)
-    await hypervisor.close()
-
-
 async def booting(host: LibvirtHost, hypervisor: LibvirtHypervisor, template: GuestTemplate) -> Guest:
     """A guest of this template with the small image, which has just been switched on."""
     guest = Guest(host, hypervisor, template=template, memory_mib=256)
-    image = await asyncio.to_thread(cache.mini)
-    await run("qemu-img", "convert", "-O", "raw", str(image.path), str(guest.disk))
+    await guest.installed()
     await guest.given(sources={})
     await guest.start()
     return guest

@@ -1,19 +1,15 @@
 """Volumes of a directory on a real QEMU: what a guest sees of them while it runs, and after it was stopped."""
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from libvirt_guest import Guest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_host import LibvirtHost, missing
 from msgspec.structs import replace
 
-from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.storage.directory import DirectoryPool
-from pileus.guestimage import build
 from pileus.kernel.ids import VolumeId, new_id
-from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
 from pileus.link.records import GuestDisk, VolumeSpec
 
@@ -26,25 +22,9 @@ FIND = (
 )
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
-
-
-@pytest.fixture
-async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
-    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
-    yield hypervisor
-    for id in await hypervisor.list():
-        await hypervisor.undefine(id)
-    await hypervisor.close()
-
-
 async def test_a_volume_goes_from_guest_to_guest_with_its_data_grows_and_leaves_nothing(
     hypervisor: LibvirtHypervisor, host: LibvirtHost, tmp_path: Path
 ) -> None:
-    image = await build(tmp_path / "guest.qcow2", cache=tmp_path / "cache")
     pool = DirectoryPool.open(host.disks / "pool")
     volume, other = (VolumeSpec(id=VolumeId(new_id()), generation=1, size_bytes=16 * MIB) for _ in range(2))
     for each in (volume, other):
@@ -53,7 +33,7 @@ async def test_a_volume_goes_from_guest_to_guest_with_its_data_grows_and_leaves_
     find = FIND.format(serial=volume.id[:20])
     one, two = Guest(host, hypervisor), Guest(host, hypervisor)
     for guest in (one, two):
-        await run("qemu-img", "convert", "-O", "raw", str(image.path), str(guest.disk))
+        await guest.installed()
         await guest.given(sources={})
         await guest.start()
     for guest in (one, two):

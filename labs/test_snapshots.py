@@ -1,19 +1,19 @@
 """Snapshots of a real guest's disks and memory: what it goes on with, what was kept, and what is left of it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import cache
 import pytest
-from libvirt_host import LibvirtHost, libvirt_host, missing
+from libvirt_guest import PROMPT, Terminal
+from libvirt_host import LibvirtHost, missing
 from msgspec import structs
 from test_agent import Bench
 
 from pileus.agent.agent import Agent
-from pileus.agent.hypervisor.consoles import ByteStream
 from pileus.agent.storage.directory import DirectoryPool
-from pileus.guestimage import build
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, SnapshotId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
@@ -32,41 +32,10 @@ from pileus.link.snapshots import Consistency, SnapshotRemoval, SnapshotRevert, 
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"snapshot lab: {missing()}")]
 
-WITHIN_S = 180.0
-PROMPT = b":~# "
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[LibvirtHost]:
-    with libvirt_host() as host:
-        yield host
-
 
 @pytest.fixture
 def bench(host: LibvirtHost, tmp_path: Path) -> Bench:
     return Bench(host, tmp_path / new_id())
-
-
-class Terminal:
-    """The serial console of a guest at its prompt."""
-
-    def __init__(self, console: ByteStream) -> None:
-        self._console = console
-
-    async def answers(self, command: str) -> str:
-        """What a command says in the guest."""
-        # What is typed is shown as well, but not with the sum in it.
-        await self._console.write(f"{command}; echo $((6*7))end\r".encode())
-        return (await self.says(b"42end")).replace("\r", "")
-
-    async def says(self, words: bytes) -> str:
-        said = b""
-        async with asyncio.timeout(WITHIN_S):
-            while words not in said:
-                more = await self._console.read()
-                assert more, f"the console ended; it said: {said.decode(errors='replace')}"
-                said += more
-        return said.decode(errors="replace")
 
 
 class Subject:
@@ -134,7 +103,7 @@ READ = "dd if=/dev/vdb bs=1M skip={mib} count=1 2>/dev/null | head -c {length}; 
 async def test_a_running_guest_keeps_snapshots_goes_back_to_them_and_lets_go_of_them(
     bench: Bench, tmp_path: Path
 ) -> None:
-    image = await build(tmp_path / "guest.qcow2", cache=tmp_path / "cache")
+    image = await asyncio.to_thread(cache.mini)
     async with bench.agent() as agent, booted(bench, agent, image.path) as (subject, at_first):
         terminal = at_first
         first, second, third = (SnapshotId(new_id()) for _ in range(3))

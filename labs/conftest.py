@@ -1,0 +1,40 @@
+"""Labs come first and each file of them stays in one process; and what labs of the libvirt driver begin with."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from libvirt_host import LibvirtHost, libvirt_host
+
+from pileus.agent.hypervisor.libvirt import binding
+from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, the many quick ones are left for the end: they keep every process busy.
+
+    A file of labs is one story on one machine that it makes once.
+    """
+    here = Path(__file__).parent
+    labs = [each for each in items if each.path.is_relative_to(here)]
+    for each in labs:
+        each.add_marker(pytest.mark.xdist_group(each.path.stem))
+    items[:] = [*labs, *(each for each in items if not each.path.is_relative_to(here))]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[LibvirtHost]:
+    """A libvirtd of the module's own."""
+    with libvirt_host() as host:
+        yield host
+
+
+@pytest.fixture
+async def hypervisor(host: LibvirtHost) -> AsyncIterator[LibvirtHypervisor]:
+    """A driver of it; the guests that it has made are gone afterwards."""
+    hypervisor = LibvirtHypervisor(binding.load(), uri=host.uri, ground=host.ground, accelerator_reason="for the lab")
+    yield hypervisor
+    for id in await hypervisor.list():
+        await hypervisor.undefine(id)
+    await hypervisor.close()
