@@ -185,6 +185,19 @@ async def test_removing_does_not_wait_for_a_guest_that_does_not_listen(bench: Ho
     assert not bench.hypervisor.guests
 
 
+async def test_a_guest_that_lets_go_of_a_vcpu_too_late_is_given_it_back(bench: HostBench) -> None:
+    agent, guest = bench.agent(), structs.replace(a_guest(), vcpus=2)
+    await agent.ensure_guest(guest, bench.tell)
+    bench.hypervisor.deaf.add(guest.id)
+    with pytest.raises(Conflict):
+        await agent.ensure_guest(later(guest, vcpus=1), bench.tell)
+    await agent.ensure_guest(later(later(guest)), bench.tell)
+    late = bench.hypervisor.guests[guest.id]
+    bench.hypervisor.guests[guest.id] = structs.replace(late, size=(1, guest.memory_mib))
+    await agent.reconcile()
+    assert bench.hypervisor.guests[guest.id].size == (2, guest.memory_mib)
+
+
 async def test_different_guests_are_made_side_by_side(bench: HostBench) -> None:
     agent, slow, quick = bench.agent(), a_guest(), a_guest()
     await agent.ensure_guest(slow, bench.tell)

@@ -41,6 +41,16 @@ def differs(record: GuestRecord, found: GuestFound) -> bool:
     )
 
 
+def lacks_vcpus(record: GuestRecord, found: GuestFound) -> bool:
+    """Whether a guest has let go of vCPUs that it was to lose, but was allowed to keep when it did not follow in time."""
+    return (
+        record.made
+        and found.generation == record.spec.generation
+        and found.state is GuestState.RUNNING
+        and found.vcpus < record.spec.vcpus
+    )
+
+
 def power_of(found: GuestFound | None, wanted: Power) -> Power:
     """A guest's power; one that its hypervisor has paused, and nobody else, counts as running."""
     if is_suspended(found):

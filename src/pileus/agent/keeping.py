@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import structlog
 from msgspec import structs
 
-from pileus.agent.comparing import FINAL_ENDS, differs, is_up, observed, why_ended
+from pileus.agent.comparing import FINAL_ENDS, differs, is_up, lacks_vcpus, observed, why_ended
 from pileus.agent.crashes import Crashes
 from pileus.agent.hypervisor.port import GuestFound, GuestState
 from pileus.agent.making import Making
@@ -67,7 +67,7 @@ class Keeping:
             case Removed():
                 return self._clock.now() - record.at > REMEMBERED
             case GuestRecord():
-                return found is None or differs(record, found)
+                return found is None or differs(record, found) or lacks_vcpus(record, found)
 
     async def _settle(self, id: InstanceId) -> None:
         async with self._turns.of(id):
@@ -89,6 +89,9 @@ class Keeping:
     async def _settle_guest(self, record: GuestRecord, found: GuestFound | None) -> None:
         id = record.spec.id
         if found is not None and not differs(record, found):
+            if lacks_vcpus(record, found):
+                log.warning("guest lacks vCPUs", guest=id, has=found.vcpus, ought=record.spec.vcpus)
+                await self._making.hypervisor.change_size(record.spec)
             return
         cause = ""
         if found is not None and record.made and found.generation == record.spec.generation:

@@ -53,6 +53,8 @@ class GuestFound(msgspec.Struct, frozen=True, kw_only=True):
     """Of the GuestSpec that it was last defined by."""
     cause: str = ""
     """Why it ended, in words, if it has."""
+    vcpus: int = 0
+    """How many vCPUs it has now; 0 if it does not run."""
 
 
 class LayeredDisks(Protocol):

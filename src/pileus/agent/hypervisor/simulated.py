@@ -243,7 +243,12 @@ class SimulatedHypervisor:
     async def list(self) -> dict[InstanceId, GuestFound]:
         await self.before("list")
         return {
-            id: GuestFound(state=guest.state, generation=guest.spec.generation, cause=guest.cause)
+            id: GuestFound(
+                state=guest.state,
+                generation=guest.spec.generation,
+                cause=guest.cause,
+                vcpus=guest.size[0] if guest.state in UP else 0,
+            )
             for id, guest in self.guests.items()
         }
 

@@ -255,12 +255,14 @@ class HypervisorContract:
         await hypervisor.define(larger, disks, plugs)
         for _ in range(2):
             await hypervisor.change_size(larger)
-        assert (await hypervisor.list())[guest.id].state is GuestState.RUNNING
+        found = (await hypervisor.list())[guest.id]
+        assert (found.state, found.vcpus) == (GuestState.RUNNING, larger.vcpus)
         too_large = structs.replace(guest, vcpus=guest.vcpus + 2, max_vcpus=guest.vcpus + 2)
         await hypervisor.define(too_large, disks, plugs)
         with pytest.raises(Conflict):
             await hypervisor.change_size(too_large)
         await hypervisor.stop(guest.id)
+        assert (await hypervisor.list())[guest.id].vcpus == 0
         await hypervisor.change_size(too_large)
 
     async def test_starting_twice_is_starting_once(

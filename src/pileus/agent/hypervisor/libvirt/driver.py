@@ -30,7 +30,7 @@ from pileus.agent.hypervisor.libvirt.firmware import traits
 from pileus.agent.hypervisor.libvirt.layered import LibvirtLayers
 from pileus.agent.hypervisor.libvirt.others import Others
 from pileus.agent.hypervisor.libvirt.plugging import Plugging
-from pileus.agent.hypervisor.libvirt.sizing import Sizing
+from pileus.agent.hypervisor.libvirt.sizing import VCPUS, Sizing
 from pileus.agent.hypervisor.libvirt.states import (
     CHANGES,
     DomainState,
@@ -66,6 +66,7 @@ class _Seen(msgspec.Struct, frozen=True):
     reason: int
     generation: int
     suspended: bool
+    vcpus: int
 
 
 class LibvirtHypervisor:
@@ -298,7 +299,8 @@ class LibvirtHypervisor:
             try:
                 state, reason = domain.state(0)
                 suspended = state == DomainState.SHUTOFF and bool(domain.hasManagedSaveImage())
-                found[id] = _Seen(DomainState(state), reason, self._generation(domain), suspended)
+                vcpus = domain.info()[VCPUS] if domain.isActive() else 0
+                found[id] = _Seen(DomainState(state), reason, self._generation(domain), suspended, vcpus)
             except self._library.libvirtError as error:
                 if error_code(error) in {self._library.VIR_ERR_NO_DOMAIN, self._library.VIR_ERR_NO_DOMAIN_METADATA}:
                     continue  # gone since it was listed, or not ours
@@ -323,7 +325,7 @@ class LibvirtHypervisor:
         judged, cause = judge(seen.state, seen.reason, recalled)
         if judged in _ALIVE and not recalled.running:
             self._recalled[id] = msgspec.structs.replace(recalled, running=True)
-        return GuestFound(state=judged, generation=seen.generation, cause=cause)
+        return GuestFound(state=judged, generation=seen.generation, cause=cause, vcpus=seen.vcpus)
 
     def _heard(self, id: InstanceId, name: str, event: Lifecycle, detail: int) -> None:
         if name != domain_name(id):

@@ -18,7 +18,7 @@ _KIB_IN_MIB = 1024
 _LETS_GO_S = 45.0
 _LOOK_AGAIN_S = 0.5
 # The places of virDomainInfo.
-_MAX_MEMORY, _MEMORY, _VCPUS = 1, 2, 3
+_MAX_MEMORY, _MEMORY, VCPUS = 1, 2, 3
 
 
 class Sizing:
@@ -35,7 +35,7 @@ class Sizing:
         await self._insist(
             "vCPUs",
             guest.id,
-            lambda domain: domain.info()[_VCPUS] == guest.vcpus,
+            lambda domain: domain.info()[VCPUS] == guest.vcpus,
             lambda domain: domain.setVcpusFlags(guest.vcpus, self._library.VIR_DOMAIN_AFFECT_LIVE),
         )
         await self._insist(
