@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from pileus.agent.backup.contents import BackupContents
+from pileus.agent.backups import Backups
 from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.consoles import GuestConsoles
 from pileus.agent.copies import Copies
@@ -23,6 +25,7 @@ from pileus.agent.volumes import Tell, Volumes, tell_nobody
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import PortId
+from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupSpec
 from pileus.link.foreign import ForeignGuests
 from pileus.link.records import (
     GuestObserved,
@@ -79,7 +82,8 @@ class Agent:
         self._wake = asyncio.Event()
         self._hypervisor_facts: HypervisorFacts | None = None
         self.copies = Copies(records)
-        self._volumes = Volumes(engines.pools, records.volumes, engines.fetch, clock)
+        contents = BackupContents(engines.pools)
+        self._volumes = Volumes(engines.pools, records.volumes, engines.fetch, contents, clock)
         self._media = Media(engines.pools, engines.fetch, clock, lambda: specs_of(records.guests))
         self._guests = Guests(
             engines.hypervisor,
@@ -94,6 +98,7 @@ class Agent:
             patience_s=self._pace.shut_down_s,
             observed=self._tell_listeners,
         )
+        self._backups = Backups(self._guests.snapshots, contents, clock)
 
     # What the controller asks for. Errors are those of `Volumes` and `Guests`.
 
@@ -116,6 +121,15 @@ class Agent:
 
     async def revert_to_snapshot(self, wish: SnapshotRevert, tell: Tell) -> None:
         await self._guests.snapshots.revert(wish, tell)
+
+    async def ensure_backup(self, spec: BackupSpec, tell: Tell) -> BackupObserved:
+        return await self._backups.ensure(spec, tell)
+
+    async def check_backup(self, wish: BackupOf, tell: Tell) -> BackupChecked:
+        return await self._backups.check(wish, tell)
+
+    async def remove_backup(self, removal: BackupOf) -> None:
+        await self._backups.remove(removal)
 
     async def ensure_guest(self, spec: GuestSpec, tell: Tell) -> GuestObserved:
         return await self._guests.ensure(spec, tell)
@@ -222,6 +236,7 @@ class Agent:
             await self._guests.snapshots.settle()
             await self._guests.settle()
             await self._media.settle()
+            await self._backups.settle()
         except PileusError as why:
             log.warning("round not finished", why=str(why), internal=why.internal)
         except Exception:

@@ -15,6 +15,7 @@ from pileus.agent.agent import Agent
 from pileus.agent.hypervisor.consoles import ByteStream
 from pileus.agent.volumes import Tell
 from pileus.kernel.errors import Unavailable
+from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupSpec
 from pileus.link.channel import Channel
 from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
 from pileus.link.foreign import ForeignGuests
@@ -66,6 +67,9 @@ class AgentService:
         self.handlers.add(Method.SNAPSHOT_ENSURE, SnapshotSpec, self._ensure_snapshot)
         self.handlers.add(Method.SNAPSHOT_REMOVE, SnapshotRemoval, self._remove_snapshot)
         self.handlers.add(Method.SNAPSHOT_REVERT, SnapshotRevert, self._revert_to_snapshot)
+        self.handlers.add(Method.BACKUP_ENSURE, BackupSpec, self._ensure_backup)
+        self.handlers.add(Method.BACKUP_CHECK, BackupOf, self._check_backup)
+        self.handlers.add(Method.BACKUP_REMOVE, BackupOf, self._remove_backup)
         self.handlers.add(Method.GUEST_ENSURE, GuestSpec, self._ensure_guest)
         self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
@@ -146,6 +150,15 @@ class AgentService:
 
     async def _revert_to_snapshot(self, wish: SnapshotRevert, call: Call) -> None:
         await self._carry_out(call, lambda tell: self._agent.revert_to_snapshot(wish, tell))
+
+    async def _ensure_backup(self, spec: BackupSpec, call: Call) -> BackupObserved:
+        return await self._carry_out(call, lambda tell: self._agent.ensure_backup(spec, tell))
+
+    async def _check_backup(self, wish: BackupOf, call: Call) -> BackupChecked:
+        return await self._carry_out(call, lambda tell: self._agent.check_backup(wish, tell))
+
+    async def _remove_backup(self, removal: BackupOf, call: Call) -> None:
+        await self._carry_out(call, lambda _: self._agent.remove_backup(removal))
 
     async def _ensure_guest(self, spec: GuestSpec, call: Call) -> GuestObserved:
         return await self._carry_out(call, lambda tell: self._agent.ensure_guest(spec, tell))

@@ -6,6 +6,7 @@ no guest is ever started on a layer that is behind what it has written.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -18,7 +19,7 @@ from pileus.agent.hypervisor.port import GuestState, Hypervisor
 from pileus.agent.making import Making
 from pileus.agent.records import Records, Removed, SnapshotRecord
 from pileus.agent.storage.layers import Layers
-from pileus.agent.storage.port import DiskSource
+from pileus.agent.storage.port import DiskSource, Moment
 from pileus.agent.turns import Turns
 from pileus.agent.volumes import REMEMBERED, Tell, Volumes, tell_nobody
 from pileus.kernel.errors import Conflict, PileusError, Stale
@@ -53,6 +54,7 @@ class Snapshots:
         self._records = records
         self._turns = Turns()
         self._looked_at_all = False
+        self._being_read = Counter[VolumeId]()
         self._frozen: set[InstanceId] = set()
         """Guests that could not be told that their file systems may go on."""
 
@@ -119,6 +121,31 @@ class Snapshots:
             if wish.memory and wish.guest is not None and not await self._is_up(wish.guest):
                 tell(Progress(step="loading memory"))
                 await self._go_on(wish.guest, wish)
+
+    @asynccontextmanager
+    async def reading(
+        self, volume: VolumeOf, snapshot: SnapshotId, since: SnapshotId | None
+    ) -> AsyncGenerator[Moment, None]:
+        """Read what a volume was, compared with another snapshot if there is one; its guest is free to do anything.
+
+        Layers of the volume that are to be merged meanwhile are merged afterwards.
+
+        Raises:
+            NotFound: there is no such snapshot, volume or pool.
+            Unavailable: the pool does not answer.
+        """
+        async with AsyncExitStack() as open_while:
+            async with self._holding((volume,)):
+                self._being_read[volume.id] += 1
+                open_while.callback(self._was_read, volume.id)
+                layering = self._volumes.layering(volume.pool)
+                moment = await open_while.enter_async_context(layering.reading(volume.id, snapshot, since))
+            yield moment
+
+    def _was_read(self, volume: VolumeId) -> None:
+        self._being_read[volume] -= 1
+        if not self._being_read[volume]:
+            del self._being_read[volume]
 
     async def settle(self) -> None:
         """Finish the merges that were interrupted, let no guest be held still, and forget old removals."""
@@ -238,7 +265,10 @@ class Snapshots:
         await layering.confirm(volume.id, id)
 
     async def _merge(self, volume: VolumeOf, users: _Users, tell: Tell) -> None:
-        """Merge what no snapshot needs any more."""
+        """Merge what no snapshot needs any more; later, if the volume is being read."""
+        if self._being_read[volume.id]:
+            self._looked_at_all = False
+            return
         layering = self._volumes.layering(volume.pool)
         while (layer := (layers := await layering.layers(volume.id)).to_merge()) is not None:
             tell(Progress(step="merging"))
@@ -266,6 +296,7 @@ class Snapshots:
                 async with self._holding((volume,)) as users:
                     if (await self._volumes.layering(volume.pool).layers(volume.id)).unconfirmed == "":
                         await self._merge(volume, users, tell_nobody)
+                    done = done and not self._being_read[volume.id]
             except PileusError as why:
                 log.warning("layers not merged yet", volume=volume.id, why=str(why), internal=why.internal)
                 done = False
@@ -290,15 +321,31 @@ class Snapshots:
     @asynccontextmanager
     async def _holding(self, volumes: Sequence[VolumeOf]) -> AsyncGenerator[_Users, None]:
         """The guests that have these volumes, by volume, kept as they are meanwhile."""
-        ids = {volume.id for volume in volumes}
-        users = {disk.volume: spec.id for spec in self._making.specs() for disk in spec.disks if disk.volume in ids}
         async with AsyncExitStack() as held:
-            for guest in sorted(set(users.values())):
-                await held.enter_async_context(self._making.turns.of(guest))
+            for id in sorted({volume.id for volume in volumes}):
+                await held.enter_async_context(self._turns.of(f"volume {id}"))
+            users = await self._hold_guests(volumes, held)
+            for guest in set(users.values()):
                 found = await self._making.find(guest)
                 if found is not None and found.state is GuestState.SUSPENDED:
                     raise Conflict("a guest is suspended: what it has in memory goes with its disks as they are")
             yield users
+
+    async def _hold_guests(self, volumes: Sequence[VolumeOf], held: AsyncExitStack) -> _Users:
+        """Hold the guests that have these volumes; who has one may have changed before all are held."""
+        users = self._users(volumes)
+        while True:
+            async with AsyncExitStack() as meanwhile:
+                for guest in sorted(set(users.values())):
+                    await meanwhile.enter_async_context(self._making.turns.of(guest))
+                if (now := self._users(volumes)) == users:
+                    held.push_async_exit(meanwhile.pop_all())
+                    return users
+                users = now
+
+    def _users(self, volumes: Sequence[VolumeOf]) -> dict[VolumeId, InstanceId]:
+        ids = {volume.id for volume in volumes}
+        return {disk.volume: spec.id for spec in self._making.specs() for disk in spec.disks if disk.volume in ids}
 
     async def _is_up(self, guest: InstanceId) -> bool:
         return is_up(await self._making.find(guest))

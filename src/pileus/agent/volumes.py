@@ -8,13 +8,15 @@ from typing import Final
 import structlog
 from msgspec import structs
 
+from pileus.agent.backup.contents import BackupContents
 from pileus.agent.records import Records, Removed, VolumeRecord
 from pileus.agent.storage.port import DiskSource, Fetch, Layering, StoragePool
 from pileus.agent.turns import Turns
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import NotFound, PileusError, Stale, Unavailable
+from pileus.kernel.errors import Conflict, NotFound, PileusError, Stale, Unavailable
 from pileus.kernel.ids import VolumeId
-from pileus.link.records import Progress, VolumeObserved, VolumeRemoval, VolumeSpec
+from pileus.kernel.units import size_text
+from pileus.link.records import Progress, VolumeBackup, VolumeObserved, VolumeRemoval, VolumeSpec
 from pileus.link.snapshots import VolumeOf
 
 Tell = Callable[[Progress], None]
@@ -38,11 +40,13 @@ class Volumes:
         pools: Mapping[str, StoragePool],
         records: Records[VolumeId, VolumeRecord | Removed],
         fetch: Fetch,
+        contents: BackupContents,
         clock: Clock,
     ) -> None:
         self._pools = pools
         self._records = records
         self._fetch = fetch
+        self._contents = contents
         self._clock = clock
         self._turns = Turns()
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -84,7 +88,19 @@ class Volumes:
         # A volume that is there needs its image no more, which may be gone.
         if spec.image is not None and spec.id not in await pool.list():
             await pool.ensure_image(spec.image, self._fetch, lambda part: tell(Progress(step="image", fraction=part)))
+        if spec.backup is not None and spec.id not in await pool.list():
+            await self._restore(pool, spec, spec.backup, tell)
         return await pool.ensure(spec, lambda part: tell(Progress(step="copying", fraction=part)))
+
+    async def _restore(self, pool: StoragePool, spec: VolumeSpec, backup: VolumeBackup, tell: Tell) -> None:
+        size = await self._contents.size(backup)
+        if size > spec.size_bytes:
+            raise Conflict(f"the backup is of {size_text(size)}, the volume has {size_text(spec.size_bytes)}")
+
+        def told(part: float) -> None:
+            tell(Progress(step="restoring", fraction=part))
+
+        await pool.fill(spec, lambda: self._contents.read(backup, told))
 
     async def remove(self, removal: VolumeRemoval, tell: Tell) -> None:
         """Have the volume no more; one that is once to be overwritten is, also if it is asked for again without.

@@ -13,6 +13,7 @@ from pileus.kernel.errors import Invalid
 
 EventSequence = NewType("EventSequence", int)
 
+BackupId = NewType("BackupId", str)
 FloatingIpId = NewType("FloatingIpId", str)
 FlavorId = NewType("FlavorId", str)
 GroupId = NewType("GroupId", str)

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pileus.kernel.ids import HostId, ImageId, InstanceId, NetworkId, PortId, ProjectId, SnapshotId, VolumeId
+from pileus.kernel.ids import BackupId, HostId, ImageId, InstanceId, NetworkId, PortId, ProjectId, SnapshotId, VolumeId
 
 DISK_SLOTS = 16
 """How many disks a guest may have, with the one that it boots from."""
@@ -79,6 +79,9 @@ class Method(StrEnum):
     SNAPSHOT_ENSURE = "snapshot.ensure"  # controller: SnapshotSpec -> SnapshotObserved
     SNAPSHOT_REMOVE = "snapshot.remove"  # controller: SnapshotRemoval -> None
     SNAPSHOT_REVERT = "snapshot.revert"  # controller: SnapshotRevert -> None
+    BACKUP_ENSURE = "backup.ensure"  # controller: BackupSpec -> BackupObserved
+    BACKUP_CHECK = "backup.check"  # controller: BackupOf -> BackupChecked
+    BACKUP_REMOVE = "backup.remove"  # controller: BackupOf -> None
     GUEST_ENSURE = "guest.ensure"  # controller: GuestSpec -> GuestObserved
     GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
     GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved
@@ -115,6 +118,15 @@ class VolumeCopy(Message, frozen=True, kw_only=True, omit_defaults=True):
     snapshot: SnapshotId
 
 
+class VolumeBackup(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What a volume is restored from: a volume as it is in a backup."""
+
+    id: BackupId
+    place: str
+    project: ProjectId
+    volume: VolumeId
+
+
 class VolumeSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A volume as it ought to be on a host."""
 
@@ -127,6 +139,8 @@ class VolumeSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """What it is a copy of when it is made; empty without."""
     copy_of: VolumeCopy | None = None
     """What it is a copy of when it is made, instead of an image."""
+    backup: VolumeBackup | None = None
+    """What it is restored from when it is made, instead of an image."""
 
 
 class VolumeRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):

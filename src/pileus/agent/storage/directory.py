@@ -4,6 +4,7 @@
     media/<id>.iso                            another name of an image's file, for all guests to read
     volumes/<id>/   disk.raw, volume.json     the way to the disk is open to QEMU's user, the disk is its own;
                                               with the layers of its snapshots, see `directory_layers.py`
+    backups/        see `pileus.agent.backup`: what is kept of volumes in other pools
     memory/         <snapshot>.memory         what a guest had in memory when a snapshot was taken
     config-drives/  see `pileus.agent.configdrive`, which keeps them here, where QEMU's user may pass
     wiping/<id>/    a volume that is being overwritten, which goes on until it is gone
@@ -28,11 +29,13 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from pileus.agent.backup.directory import DirectoryPlace
+from pileus.agent.backup.port import BackupPlace
 from pileus.agent.storage import overlays
 from pileus.agent.storage.directory_layers import DirectoryLayering
-from pileus.agent.storage.files import in_thread
+from pileus.agent.storage.files import assemble, in_thread
 from pileus.agent.storage.layers import BASE
-from pileus.agent.storage.port import DiskSource, Fetch, Layering, PoolUse, Told
+from pileus.agent.storage.port import DiskSource, Fetch, Layering, Pieces, PoolUse, Told
 from pileus.agent.storage.sparse import SparseWriter, clone, copy_extents
 from pileus.agent.storage.volumefolder import Note, VolumeFolder
 from pileus.agent.storage.wiping import wipe_folder
@@ -68,6 +71,7 @@ class DirectoryPool:
         self._memory = folder / "memory"
         self._wiping = folder / "wiping"
         self._scratch = folder / "scratch"
+        self._place = DirectoryPlace(folder / "backups")
         self._qemu_img = QemuImg()
         self._turns = Turns()
         self._promising = asyncio.Lock()
@@ -95,11 +99,16 @@ class DirectoryPool:
         ):
             place.mkdir(exist_ok=True)
             place.chmod(mode)
+        DirectoryPlace.open(folder / "backups")
         return pool
 
     @property
     def layering(self) -> Layering:
         return self._layering
+
+    @property
+    def place(self) -> BackupPlace:
+        return self._place
 
     # Images.
 
@@ -223,6 +232,24 @@ class DirectoryPool:
                     await self._make(volume, told)
                 elif known.generation != volume.generation or growth > 0:
                     await self._change(volume, max(volume.size_bytes, known.size_bytes))
+            observed = await in_thread(self._look, volume.id)
+            assert observed is not None
+            return observed
+
+    async def fill(self, volume: VolumeSpec, pieces: Pieces) -> VolumeObserved:
+        """Have the volume, made of these pieces; see the port.
+
+        Raises:
+            Conflict: the pool has no room.
+        """
+        check_id(volume.id)
+        async with self._turns.of(volume.id):
+            known = await in_thread(self._look, volume.id)
+            if known is not None:
+                return known
+            async with self._reserving(volume.id, volume.size_bytes), self._making() as made:
+                await assemble(made / "disk.raw", pieces)
+                await in_thread(self._keep_volume, volume, made)
             observed = await in_thread(self._look, volume.id)
             assert observed is not None
             return observed

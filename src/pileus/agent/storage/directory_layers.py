@@ -4,18 +4,18 @@ Every change is one replacement of `volume.json`; a layer that is not in it is n
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from msgspec.structs import replace
 
-from pileus.agent.storage import overlays
+from pileus.agent.storage import moments, overlays
 from pileus.agent.storage.files import in_thread
 from pileus.agent.storage.layers import BASE, Layers
 from pileus.agent.storage.overlays import Extent
-from pileus.agent.storage.port import DiskSource
+from pileus.agent.storage.port import DiskSource, Moment
 from pileus.agent.storage.volumefolder import Note, VolumeFolder
 from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound
@@ -110,6 +110,14 @@ class DirectoryLayering:
 
     async def extents(self, id: VolumeId, snapshot: SnapshotId) -> list[Extent]:
         return await overlays.extents(await self.chain(id, snapshot))
+
+    @asynccontextmanager
+    async def reading(
+        self, id: VolumeId, snapshot: SnapshotId, since: SnapshotId | None
+    ) -> AsyncGenerator[Moment, None]:
+        folder, note = await self._found(id), await self._note(id)
+        async with moments.opened(folder, note.layers, snapshot, since) as moment:
+            yield moment
 
     async def memory(self, snapshot: SnapshotId) -> Path:
         check_id(snapshot)

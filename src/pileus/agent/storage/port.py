@@ -1,11 +1,13 @@
 """The port through which an agent reaches a storage pool."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from pileus.agent.backup.port import BackupPlace
 from pileus.agent.storage.layers import Layers
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
 from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
@@ -33,8 +35,32 @@ class PoolUse(msgspec.Struct, frozen=True, kw_only=True):
 Fetch = Callable[[ImageSource], AsyncIterator[bytes]]
 """Brings an image's bytes from wherever it is."""
 
+Pieces = Callable[[], AsyncIterator[tuple[int, bytes]]]
+"""Brings what is to be in a volume: pieces with where they begin, in bytes; all else is zeroes."""
+
 Told = Callable[[float], None]
 """Is told how far a copy is, between 0 and 1."""
+
+
+class Moment(Protocol):
+    """What a volume was at a snapshot, open for reading."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether `changed` is what may have changed since another snapshot; else it is all that is in it."""
+        ...
+
+    @property
+    def changed(self) -> Sequence[tuple[int, int]]:
+        """Where to read: beginnings and ends in bytes, in their order. All else is as it was, or is zeroes."""
+        ...
+
+    async def read(self, start: int, length: int) -> bytes:
+        """Raises Unavailable if it cannot be read."""
+        ...
 
 
 class Layering(Protocol):
@@ -87,6 +113,15 @@ class Layering(Protocol):
         """Where a layer is."""
         ...
 
+    def reading(
+        self, id: VolumeId, snapshot: SnapshotId, since: SnapshotId | None
+    ) -> AbstractAsyncContextManager[Moment]:
+        """Read what the volume was, compared with another snapshot if that is there.
+
+        From when it is open until it is closed none of the volume's layers may be merged.
+        """
+        ...
+
     async def memory(self, snapshot: SnapshotId) -> Path:
         """Where the memory of a guest is kept, or is to be, that belongs to a snapshot."""
         ...
@@ -101,7 +136,7 @@ class Layering(Protocol):
 
 
 class StoragePool(Protocol):
-    """Keeps volumes, and the images that they are made from. Every call is idempotent: asking twice is asking once.
+    """Keeps volumes, the images that they are made from, and backups. Every call is idempotent.
 
     Raises Unavailable if the pool cannot be reached, Conflict if it has no room.
     """
@@ -109,6 +144,11 @@ class StoragePool(Protocol):
     @property
     def layering(self) -> Layering:
         """The snapshots of its volumes."""
+        ...
+
+    @property
+    def place(self) -> BackupPlace:
+        """Where it keeps backups, of volumes in other pools."""
         ...
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
@@ -134,6 +174,10 @@ class StoragePool(Protocol):
 
     async def ensure(self, volume: VolumeSpec, told: Told) -> VolumeObserved:
         """Have the volume, made from its image or as a copy if it names one (which must be there), grown if smaller."""
+        ...
+
+    async def fill(self, volume: VolumeSpec, pieces: Pieces) -> VolumeObserved:
+        """Have the volume, made of these pieces if it is not there; there is none if what brings them raises."""
         ...
 
     async def remove(self, id: VolumeId) -> None: ...

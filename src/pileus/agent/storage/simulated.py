@@ -1,12 +1,14 @@
 """A storage pool in memory. It outlives its agent as a real one does: hand the same one to the next agent."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from pileus.agent.backup.simulated import SimulatedPlace
 from pileus.agent.faults import Faults
 from pileus.agent.storage.layers import Layers
-from pileus.agent.storage.port import DiskSource, Fetch, PoolUse, Told
+from pileus.agent.storage.port import DiskSource, Fetch, Moment, Pieces, PoolUse, Told
 from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId, check_id
@@ -28,7 +30,10 @@ class SimulatedStorage:
         self._total_bytes = total_bytes
         self._fetches = fetches
         self._turns = Turns()
-        self.layering = SimulatedLayering(self.faults, self.volumes)
+        self.place = SimulatedPlace(self.faults)
+        self.contents: dict[VolumeId, bytes] = {}
+        """What is in the volumes in which there is something, from their beginning."""
+        self.layering = SimulatedLayering(self.faults, self.volumes, self.contents)
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
         check_id(image.id)
@@ -79,9 +84,25 @@ class SimulatedStorage:
             raise Conflict(f"the storage pool has no room for {size_text(volume.size_bytes)}")
         observed = VolumeObserved(id=volume.id, generation=volume.generation, size_bytes=size)
         self.volumes[volume.id] = observed
+        if known is None:
+            self.contents[volume.id] = volume.id.encode()
         told(1.0)
         self.faults.after("storage.ensure")
         return observed
+
+    async def fill(self, volume: VolumeSpec, pieces: Pieces) -> VolumeObserved:
+        check_id(volume.id)
+        await self.faults.before("storage.fill")
+        if volume.id not in self.volumes:
+            content = bytearray()
+            async for start, piece in pieces():
+                content[start : start + len(piece)] = piece
+            self.volumes[volume.id] = VolumeObserved(
+                id=volume.id, generation=volume.generation, size_bytes=volume.size_bytes
+            )
+            self.contents[volume.id] = bytes(content)
+        self.faults.after("storage.fill")
+        return self.volumes[volume.id]
 
     async def remove(self, id: VolumeId) -> None:
         check_id(id)
@@ -89,6 +110,7 @@ class SimulatedStorage:
         self.volumes.pop(id, None)
         self.layering.of.pop(id, None)
         self.layering.secured.discard(id)
+        self.contents.pop(id, None)
         self.faults.after("storage.remove")
 
     async def wipe(self, id: VolumeId, told: Told) -> None:
@@ -98,6 +120,7 @@ class SimulatedStorage:
             self.wiped.add(id)
         self.layering.of.pop(id, None)
         self.layering.secured.discard(id)
+        self.contents.pop(id, None)
         told(1.0)
         self.faults.after("storage.wipe")
 
@@ -128,11 +151,29 @@ class SimulatedStorage:
             )
 
 
-class SimulatedLayering:
-    """The layers of simulated volumes: how they lie on each other, with nothing in them."""
+class SimulatedMoment:
+    """What a simulated volume was at a snapshot (a Moment)."""
 
-    def __init__(self, faults: Faults, volumes: Mapping[VolumeId, VolumeObserved]) -> None:
+    def __init__(self, size_bytes: int, content: bytes, before: bytes | None) -> None:
+        self.size_bytes = size_bytes
+        self.is_compared = before is not None
+        end = max(len(content), len(before or b""))
+        self.changed: Sequence[tuple[int, int]] = [(0, end)] if end and content != before else []
+        self._content = content
+
+    async def read(self, start: int, length: int) -> bytes:
+        return self._content[start : start + length].ljust(length, b"\0")
+
+
+class SimulatedLayering:
+    """The layers of simulated volumes: how they lie on each other, and what was in them when they were frozen."""
+
+    def __init__(
+        self, faults: Faults, volumes: Mapping[VolumeId, VolumeObserved], contents: dict[VolumeId, bytes]
+    ) -> None:
         self.faults = faults
+        self._contents = contents
+        self._kept: dict[tuple[VolumeId, str], bytes] = {}
         self.of: dict[VolumeId, Layers] = {}
         """The layers of each volume that has more than its base."""
         self.secured: set[VolumeId] = set()
@@ -150,6 +191,7 @@ class SimulatedLayering:
             if layers.unconfirmed or layers.merging:
                 raise Conflict("another snapshot of the volume is under way")
             await self._become("lay", id, layers.taken(snapshot))
+            self._kept[id, snapshot] = self._contents.get(id, b"")
         return _source(id, snapshot)
 
     async def confirm(self, id: VolumeId, snapshot: SnapshotId) -> None:
@@ -162,6 +204,8 @@ class SimulatedLayering:
 
     async def revert(self, id: VolumeId, snapshot: SnapshotId, to: str) -> None:
         layers = await self.layers(id)
+        if layers.active != to:
+            self._contents[id] = self._kept.get((id, snapshot), b"")
         await self._become("revert", id, layers if layers.active == to else layers.reverted(snapshot, to))
 
     async def forget(self, id: VolumeId, snapshot: SnapshotId) -> None:
@@ -191,6 +235,15 @@ class SimulatedLayering:
     async def source(self, id: VolumeId, layer: str) -> DiskSource:
         await self.layers(id)
         return _source(id, layer)
+
+    @asynccontextmanager
+    async def reading(
+        self, id: VolumeId, snapshot: SnapshotId, since: SnapshotId | None
+    ) -> AsyncGenerator[Moment, None]:
+        frozen = (await self.layers(id)).frozen
+        (await self.layers(id)).of(snapshot)
+        before = self._kept.get((id, since), b"") if since is not None and since in frozen else None
+        yield SimulatedMoment(self._volumes[id].size_bytes, self._kept.get((id, snapshot), b""), before)
 
     async def memory(self, snapshot: SnapshotId) -> Path:
         return Path("/simulated", snapshot)

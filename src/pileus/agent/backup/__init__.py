@@ -1,0 +1,1 @@
+"""Backups: the chunks and manifests that they are kept as, and the places where these lie."""
