@@ -20,7 +20,7 @@ from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, rules_of
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, NetworkKind
+from pileus.cloud.networks.model import NETWORKS, PHYSICAL, PORTS, ROUTERS, SUBNETS
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
@@ -136,15 +136,15 @@ class CopyKeeper:
                 self._due.add(host)
             elif event.kind in _PROJECTS:
                 self._projects_due.add(event.project or event.id)
-                self._all_due |= where.kind == NetworkKind.EXTERNAL or self._is_external(where.network_id)
+                self._all_due |= where.kind in PHYSICAL or self._is_physical(where.network_id)
 
     def _host_of_port(self, id: str | None) -> HostId | None:
         port = self._state[PORTS].find(id) if id else None
         return port.host_id if port is not None else None
 
-    def _is_external(self, id: str | None) -> bool:
+    def _is_physical(self, id: str | None) -> bool:
         network = self._state[NETWORKS].find(id) if id else None
-        return network is not None and network.kind is NetworkKind.EXTERNAL
+        return network is not None and network.is_physical
 
     async def _round(self) -> None:
         due, projects = self._due, self._projects_due
@@ -214,11 +214,11 @@ def wanted_on(state: State, host: HostId) -> Iterator[Record]:
         yield from state[FLOATING_IPS].by("port_id", port.id)
     for kind in OF_EVERYBODY:
         yield from state.table(kind)
-    external = state[NETWORKS].by("kind", NetworkKind.EXTERNAL)
-    yield from external
-    outside = [subnet for network in external for subnet in state[SUBNETS].by("network_id", network.id)]
+    physical = [network for kind in sorted(PHYSICAL) for network in state[NETWORKS].by("kind", kind)]
+    yield from physical
+    outside = [subnet for network in physical for subnet in state[SUBNETS].by("network_id", network.id)]
     yield from outside
-    given = {each.id for each in (*external, *outside)}
+    given = {each.id for each in (*physical, *outside)}
     projects = {each.project_id for each in (*instances, *volumes, *ports)}
     for project in sorted(projects):
         yield from _one(state, PROJECTS, project)

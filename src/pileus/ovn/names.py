@@ -27,3 +27,8 @@ def metadata_port(network: str) -> str:
 
 def metadata_mac(network: str) -> str:
     return mac_of("metadata", network)
+
+
+def guests_of(network: str) -> str:
+    """The port group of all guests' ports in a network."""
+    return f"guests_{network.replace('-', '_')}"

@@ -11,12 +11,13 @@ from ipaddress import ip_address, ip_network
 
 from pileus.cloud.floatingips.model import FloatingIp
 from pileus.cloud.nat.model import PortForwarding, SnatRule
-from pileus.cloud.networks.model import GUEST_MTU, Ipv6Mode, Network, NetworkKind, Port, Router, Subnet
+from pileus.cloud.networks.model import GUEST_MTU, Ipv6Mode, Network, Port, Router, Subnet
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
 from pileus.ovn.made import Made, reference, subnets_joined
-from pileus.ovn.names import DOMAIN, METADATA_ADDRESS, mac_of, metadata_mac, metadata_port
+from pileus.ovn.names import DOMAIN, METADATA_ADDRESS, guests_of, mac_of, metadata_mac, metadata_port
 from pileus.ovn.peering import project_peering
+from pileus.ovn.physical import project_physical, spoken_for
 from pileus.ovn.rows import Element, Fact, Key, Value, facts, row_id
 from pileus.ovn.view import Kind, Owner, View
 
@@ -46,7 +47,7 @@ def project(view: View, owner: Owner) -> Iterator[Fact]:  # noqa: C901 - one cas
     """The rows and elements of one owner; none if its record is not there, or what it belongs to."""
     match owner.kind:
         case Kind.NETWORK if (network := view.networks.get(owner.id)) is not None:
-            return project_network(network)
+            return project_network(view, network)
         case Kind.SUBNET if (subnet := view.subnets.get(owner.id)) is not None:
             return project_subnet(view, subnet)
         case Kind.ROUTER if (router := view.routers.get(owner.id)) is not None:
@@ -71,7 +72,7 @@ def project(view: View, owner: Owner) -> Iterator[Fact]:  # noqa: C901 - one cas
             return iter(())
 
 
-def project_network(network: Network) -> Iterator[Fact]:
+def project_network(view: View, network: Network) -> Iterator[Fact]:
     """A switch, its names, its metadata port, and the group of its guests' ports, which drops what no rule allows."""
     of = Made(Kind.NETWORK, network.id)
     switch = row_id("Logical_Switch", network.id)
@@ -88,18 +89,6 @@ def project_network(network: Network) -> Iterator[Fact]:
         addresses=frozenset((f"{metadata_mac(network.id)} {METADATA_ADDRESS}",)),
     )
     yield reference("Logical_Switch", switch, "ports", metadata)
-    if network.kind is NetworkKind.EXTERNAL:
-        outside = row_id("Logical_Switch_Port", network.id, "localnet")
-        yield of.row(
-            "Logical_Switch_Port",
-            outside,
-            name=f"localnet-{network.id}",
-            type="localnet",
-            addresses=frozenset(("unknown",)),
-            options={"network_name": network.physical_network},
-            **({} if network.vlan is None else {"tag_request": network.vlan}),
-        )
-        yield reference("Logical_Switch", switch, "ports", outside)
     guests = row_id("Port_Group", network.id)
     name = guests_of(network.id)
     yield of.row("Port_Group", guests, name=name)
@@ -112,6 +101,8 @@ def project_network(network: Network) -> Iterator[Fact]:
         acl = row_id("ACL", network.id, part)
         yield of.row("ACL", acl, priority=priority, direction=direction, match=match, action=action)
         yield reference("Port_Group", guests, "acls", acl)
+    if network.is_physical:
+        yield from project_physical(view, network)
 
 
 _DHCP = "((ip4 && udp.src == 68 && udp.dst == 67) || (ip6 && udp.src == 546 && udp.dst == 547))"
@@ -121,16 +112,12 @@ _METADATA = f"ip4.dst == {METADATA_ADDRESS} && (tcp.dst == {{53, 80}} || udp.dst
 def project_subnet(view: View, subnet: Subnet) -> Iterator[Fact]:
     """What guests of the subnet learn by DHCP."""
     network = view.networks.get(subnet.network_id)
-    if network is None or not _served_by_dhcp(subnet):
+    if network is None or not subnet.is_served:
         return
     options = _dhcpv4(subnet, network) if ip_network(subnet.cidr).version == _IPV4 else _dhcpv6(subnet, network)
     yield Made(Kind.SUBNET, subnet.id).row(
         "DHCP_Options", row_id("DHCP_Options", subnet.id), cidr=subnet.cidr, options=options
     )
-
-
-def _served_by_dhcp(subnet: Subnet) -> bool:
-    return subnet.dhcp and subnet.ipv6_mode is not Ipv6Mode.SLAAC
 
 
 def _dhcpv4(subnet: Subnet, network: Network) -> dict[str, str]:
@@ -164,13 +151,13 @@ def project_port(view: View, port: Port) -> Iterator[Fact]:
     own = (port.mac, *(fixed.address for fixed in port.addresses))
     columns: dict[str, Value] = {
         "addresses": frozenset((" ".join(own),)),
-        "port_security": frozenset((" ".join((*own, *port.allowed_prefixes)),)),
+        "port_security": frozenset((" ".join((port.mac, *spoken_for(port), *port.allowed_prefixes)),)),
     }
     if port.host_id is not None:
         columns["options"] = {"requested-chassis": port.host_id}
     for fixed in port.addresses:
         subnet = view.subnets.get(fixed.subnet_id)
-        if subnet is not None and _served_by_dhcp(subnet):
+        if subnet is not None and subnet.is_served:
             column = "dhcpv4_options" if "." in fixed.address else "dhcpv6_options"
             columns.setdefault(column, row_id("DHCP_Options", subnet.id))
     yield Made(Kind.PORT, port.id).row("Logical_Switch_Port", id, name=port.id, **columns)
@@ -425,11 +412,6 @@ def project_snat_rule(view: View, rule: SnatRule) -> Iterator[Fact]:
         return
     made = Made(Kind.SNAT_RULE, rule.id)
     yield from made.nat(router, rule.id, type="snat", external_ip=rule.address, logical_ip=rule.source)
-
-
-def guests_of(network: str) -> str:
-    """The port group of all guests' ports in a network."""
-    return f"guests_{network.replace('-', '_')}"
 
 
 def members_of(group: str) -> str:

@@ -139,7 +139,7 @@ class View:
         for each in (before, after):
             if each is not None:
                 yield from self._depending_on(each, existence=existence)
-        if isinstance(before, Subnet) and isinstance(after, Subnet) and _dhcp(before) != _dhcp(after):
+        if isinstance(before, Subnet) and isinstance(after, Subnet) and before.is_served is not after.is_served:
             yield from self._owners(Kind.PORT, "port-network", after.network_id)
 
     def affected_by_gateways(self) -> Iterator[Owner]:
@@ -162,6 +162,7 @@ class View:
                         yield Owner(Kind.PORT, port)
                         yield from self._depending_on(self.ports[port], existence=False)
             case Subnet():
+                yield Owner(Kind.NETWORK, record.network_id)
                 yield from self._routers("router-subnet", record.id)
                 yield from self._routers("router-external", record.network_id)
                 if existence:
@@ -199,10 +200,6 @@ class View:
 
     def _owners(self, kind: Kind, relation: str, id: str) -> Iterator[Owner]:
         return (Owner(kind, each) for each in self._ids(relation, id))
-
-
-def _dhcp(subnet: Subnet) -> tuple[object, ...]:
-    return subnet.dhcp, subnet.ipv6_mode
 
 
 _IndexKey = tuple[str, str, str]

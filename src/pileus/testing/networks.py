@@ -263,4 +263,9 @@ def small_cloud() -> list[NetworkRecord]:
         subnet("red-6", of="red", cidr="fd00:5::/64", gateway="fd00:5::1", mode=Ipv6Mode.SLAAC),
         router("red-edge", subnets=["red-0", "red-6"]),
         peering("edge-red", "edge", "red-edge"),
+        vpc("office", kind=NetworkKind.FLAT, physical="lan", vlan=20, mtu=1500),
+        subnet("office-4", of="office", cidr="192.168.20.0/24", gateway="192.168.20.1", dns=["192.168.20.1"]),
+        port("p-desk", of="office", mac="02:00:00:00:00:05", at=[("office-4", "192.168.20.11")], groups=["default"]),
+        vpc("told", kind=NetworkKind.FLAT, physical="lan", mtu=1500),
+        port("p-told", of="told", mac="02:00:00:00:00:06", at=[], groups=["default"]),
     ]

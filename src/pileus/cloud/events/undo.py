@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pileus.cloud.floatingips.model import FloatingIp
 from pileus.cloud.floatingips.operations import FloatingIpAssociate, associate
 from pileus.cloud.networks.addresses import Addresses, held
-from pileus.cloud.networks.model import Network, NetworkKind
+from pileus.cloud.networks.model import Network
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.operations.caller import Caller
 from pileus.operations.declare import Noun, Operation
@@ -217,8 +217,8 @@ class _Reversal:
             raise Conflict(f"{_named(event)} was more than its record, and that is gone")
         before = read_before(kind, event)
         self._see(event, before)
-        if isinstance(before, Network) and before.kind is NetworkKind.EXTERNAL:
-            raise Conflict(f"{_named(event)} is external: what it stands for is made by hand, with its subnet")
+        if isinstance(before, Network) and before.is_physical:
+            raise Conflict(f"{_named(event)} is {before.kind}: what it stands for is made by hand, with its subnet")
         if self._ask.state.table(kind).find(event.id) is not None:
             raise _ChangedSince(event, "it is there again")
         fields = {each.name: getattr(before, each.name) for each in msgspec.structs.fields(before)}

@@ -1,15 +1,43 @@
-"""Which addresses a new port gets, and why one that was asked for cannot be had. Plans only; no I/O."""
+"""Which network and addresses a new port gets, and why what was asked for cannot be had. Plans only; no I/O."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
 from pileus.cloud.networks.addresses import Addresses, usable, version_of
-from pileus.cloud.networks.model import PORTS, SUBNETS, FixedAddress, Ipv6Mode, Network, Port, Subnet
+from pileus.cloud.networks.model import (
+    NETWORKS,
+    PORTS,
+    SUBNETS,
+    FixedAddress,
+    Ipv6Mode,
+    Network,
+    NetworkKind,
+    Port,
+    Subnet,
+)
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS
-from pileus.kernel.errors import Conflict, Invalid
+from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import NetworkId, ProjectId, SecurityGroupId, SubnetId
 from pileus.operations.plan import Ask
+
+
+def network_for(ask: Ask, id: str, field: str, project: ProjectId) -> Network:
+    """The network that a wish's `field` names, for a port of this project.
+
+    Raises:
+        Conflict: it is external, and not for ports of guests.
+        NotFound: it does not exist, or is not for this project.
+    """
+    network = ask.state[NETWORKS].find(id)
+    if network is None or not (network.shared or network.project_id == project):
+        raise NotFound(f"there is no network {id}", fields={field: "not found"})
+    if network.kind is NetworkKind.EXTERNAL and not network.direct:
+        raise Conflict(
+            f"network {network.name} is external, and not for guests' own interfaces: use a floating IP",
+            fields={field: "external"},
+        )
+    return network
 
 
 def new_port(
@@ -24,6 +52,9 @@ def new_port(
     besides: Sequence[Port] = (),
 ) -> Port:
     """A port with one address of each IP version that the network has subnets of: those wanted, or the next free ones.
+
+    On a flat network without subnets it has none: the LAN tells its guest one. On wires that others are on, guests
+    have IPv4 alone (`pileus.ovn.physical`).
 
     Args:
         ask: what there is.
@@ -54,6 +85,7 @@ def new_port(
         mac=mac,
         addresses=tuple(_addresses(ask, network, mac, wanted, taken)),
         security_group_ids=groups,
+        is_external=network.kind is NetworkKind.EXTERNAL,
     )
 
 
@@ -61,13 +93,20 @@ def _addresses(
     ask: Ask, network: Network, mac: str, wanted: Sequence[str], taken: Iterable[str]
 ) -> Iterator[FixedAddress]:
     subnets = ask.state[SUBNETS].by("network_id", network.id)
+    if not subnets and network.kind is NetworkKind.FLAT:
+        if wanted:
+            raise Conflict(
+                f"network {network.name} has no address pool: the LAN tells its guests their addresses",
+                fields={"addresses": "no subnet"},
+            )
+        return
     if not subnets:
         raise Conflict(f"network {network.name} has no subnet", fields={"network_id": "no subnet"})
     for address in wanted:
         if not any(ip_address(address) in ip_network(subnet.cidr) for subnet in subnets):
             there = ", ".join(subnet.cidr for subnet in subnets)
             raise Invalid(f"{address} is of no subnet of network {network.name} ({there})", fields=_of_no_use(address))
-    for version in (4, 6):
+    for version in (4,) if network.is_physical else (4, 6):
         of_version = [subnet for subnet in subnets if version_of(subnet.cidr) == version]
         asked = [address for address in wanted if version_of(address) == version]
         if len(asked) > 1:

@@ -21,6 +21,12 @@ class NetworkKind(StrEnum):
     """An isolated overlay of its project."""
     EXTERNAL = "external"
     """A network outside the cloud, reached through a bridge of the hosts; floating IPs come from it."""
+    FLAT = "flat"
+    """A physical LAN, or a VLAN of one, reached through a bridge of the hosts; instances are on it as machines are."""
+
+
+PHYSICAL = frozenset({NetworkKind.EXTERNAL, NetworkKind.FLAT})
+"""The kinds that are on a wire which machines outside of the cloud are on too."""
 
 
 class Network(Record, frozen=True, kw_only=True):
@@ -31,10 +37,24 @@ class Network(Record, frozen=True, kw_only=True):
     kind: NetworkKind = NetworkKind.VPC
     mtu: int = GUEST_MTU
     physical_network: str = ""
-    """For an external network: the name of the bridge mapping on the hosts."""
+    """For an external or a flat network: the name of the bridge mapping on the hosts."""
     vlan: int | None = None
+    """The tag of its frames on the physical network (IEEE 802.1Q); None for those without one."""
     shared: bool = False
     """Whether every project may use it, or its own alone."""
+    direct: bool = False
+    """Of an external network: whether guests may be on it themselves, each with an external address of its own."""
+
+    @property
+    def is_physical(self) -> bool:
+        """Whether it is on a wire that machines outside of the cloud are on too."""
+        return self.kind in PHYSICAL
+
+    @property
+    def wire(self) -> str:
+        """Where it is, in words: `physical network lan, VLAN 20`."""
+        vlan = "" if self.vlan is None else f", VLAN {self.vlan}"
+        return f"physical network {self.physical_network}{vlan}"
 
 
 class AddressRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -68,6 +88,11 @@ class Subnet(Record, frozen=True, kw_only=True):
     dhcp: bool = True
     ipv6_mode: Ipv6Mode | None = None
     """Of an IPv6 subnet."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether machines are told their addresses of it by the built-in DHCP."""
+        return self.dhcp and self.ipv6_mode is not Ipv6Mode.SLAAC
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -129,6 +154,8 @@ class Port(Record, frozen=True, kw_only=True):
     """How much it passes in each direction, in Mbit/s; None for what its instance's limits say."""
     instance_bandwidth_mbit: int | None = None
     """What its instance's limits say."""
+    is_external: bool = False
+    """Whether its addresses are of an external network: they count as floating IPs do."""
     state: PortState = PortState.FREE
     instance_id: InstanceId | None = None
     slot: int | None = None
@@ -183,8 +210,8 @@ def in_slots(ports: Iterable[Port]) -> list[Port]:
 
 
 def _network_of_version_2(network: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 says whether every project may use a network."""
-    return {**network, "shared": network.get("kind") == NetworkKind.EXTERNAL}
+    """Version 2 says who may use a network, and how."""
+    return {**network, "shared": network.get("kind") == NetworkKind.EXTERNAL, "direct": False}
 
 
 def _subnet_of_version_2(subnet: dict[str, Any]) -> dict[str, Any]:
@@ -195,8 +222,8 @@ def _subnet_of_version_2(subnet: dict[str, Any]) -> dict[str, Any]:
 def _port_of_version_2(port: dict[str, Any]) -> dict[str, Any]:
     """Version 2 knows ports that come and go by themselves."""
     state = PortState.ATTACHED if port.get("instance_id") else PortState.FREE
-    limits = {"bandwidth_mbit": None, "instance_bandwidth_mbit": None}
-    return {**port, "state": state, "slot": None, "kept": False, "allowed_prefixes": (), **limits}
+    more = {"bandwidth_mbit": None, "instance_bandwidth_mbit": None, "is_external": False}
+    return {**port, "state": state, "slot": None, "kept": False, "allowed_prefixes": (), **more}
 
 
 NETWORKS = Kind(
@@ -237,6 +264,6 @@ PORTS = Kind(
         "security_group": lambda port: port.security_group_ids,
     },
     unique={"mac": lambda port: (port.network_id, port.mac)},
-    counts=lambda _: {"ports": 1},
+    counts=lambda port: {"ports": 1, **({"floating_ips": len(port.addresses)} if port.is_external else {})},
     upgrades=(_port_of_version_2,),
 )

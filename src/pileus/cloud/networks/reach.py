@@ -122,6 +122,8 @@ class _Way:
         if not mine:
             self._note(port, f"has no IPv{self._packet.version} address to send from", passes=False)
             return self._end(Verdict.NO, advice=f"give it an address of an IPv{self._packet.version} subnet")
+        if network.is_physical:
+            return self._leave_by_wire(network, mine[0])
         if any(_holds(subnet, self._packet.destination) for subnet in mine):
             return self._deliver(network)
         for subnet in mine:
@@ -132,8 +134,19 @@ class _Way:
         self._note(network, f"{self._packet.destination} is not in it, and no router joins it", passes=False)
         return self._end(Verdict.NO, advice=f"join subnet {mine[0].name} to a router")
 
+    def _leave_by_wire(self, network: Network, own: Subnet) -> Trace:
+        """On the wire that a guest is on itself: to whom the packet is for, or to the LAN's gateway."""
+        to = self._packet.destination
+        if _holds(own, to):
+            return self.cross_outside(network)
+        if own.gateway is None:
+            self._note(network, f"{to} is not in {own.cidr}, which has no gateway", passes=False)
+            return self._end(Verdict.NO)
+        self._note(network, f"{to} is not in {own.cidr}: to {own.gateway}")
+        return self.cross_outside(network, own.gateway)
+
     def cross_outside(self, network: Network, next_hop: str = "") -> Trace:
-        """On an external network: to whom the packet is for, or to the next hop."""
+        """On a physical network: to whom the packet is for, or to the next hop."""
         to = next_hop or self._packet.destination
         floating = self._state[FLOATING_IPS].one("address", (network.id, to))
         if floating is not None:

@@ -143,9 +143,9 @@ def delete(ask: Ask, project: Project) -> Plan:
     for kind in KEEP_A_PROJECT:
         if left := state.table(kind).count_by("project", project.id):
             raise Conflict(f"the project still has {left} {kind.name.replace('_', ' ')}s")
-    external = [each for each in state[NETWORKS].by("project", project.id) if each.kind is NetworkKind.EXTERNAL]
-    if external:
-        raise Conflict(f"the project still has the external network {external[0].name}")
+    physical = [each for each in state[NETWORKS].by("project", project.id) if each.is_physical]
+    if physical:
+        raise Conflict(f"the project still has the {physical[0].kind} network {physical[0].name}")
     changes: list[Change] = [remove(project)]
     for kind in GO_WITH_A_PROJECT:
         changes += [remove(record) for record in state.table(kind).by("project", project.id)]

@@ -18,7 +18,7 @@ from pileus.cloud.instances.placement import Placer, default_pool, demand_for, r
 from pileus.cloud.instances.workflows import create_instance
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.keypairs.model import KEYPAIRS, Keypair
-from pileus.cloud.networks.connecting import new_port, security_groups_of
+from pileus.cloud.networks.connecting import network_for, new_port, security_groups_of
 from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, Port, PortState
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
@@ -192,7 +192,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         public_keys=tuple((keypair.name, keypair.public_key) for keypair in keypairs),
         user_data=b64encode(wish.all_user_data).decode(),
     )
-    at = ", ".join(instance.addresses)
+    at = ", ".join(instance.addresses) or "whatever address the LAN tells it"
     limited = f", limited to {instance.limits.words}" if instance.limits is not None else ""
     return Plan(
         summary=f"create instance {wish.name} on {placement.name} at {at}{limited}",
@@ -256,16 +256,12 @@ def _networks(ask: Ask, wanted: tuple[str, ...]) -> list[Network]:
     """The networks to connect to; by default the project's only one."""
     state = ask.state
     if wanted:
-        found = [ask.see(NETWORKS, id, "network_ids", of=ask.caller.project_id) for id in wanted]
-    else:
-        found = [each for each in state[NETWORKS].by("project", ask.caller.project_id) if each.kind is NetworkKind.VPC]
-        named = [each for each in found if each.name == "default"]
-        found = named or found
-        if len(found) != 1:
-            raise Conflict(f"the project has {len(found)} networks: name one", fields={"network_ids": "missing"})
-    for network in found:
-        if network.kind is NetworkKind.EXTERNAL:
-            raise Conflict(f"network {network.name} is external: use a floating IP", fields={"network_ids": "external"})
+        return [network_for(ask, id, "network_ids", ask.caller.project_id) for id in wanted]
+    found = [each for each in state[NETWORKS].by("project", ask.caller.project_id) if each.kind is NetworkKind.VPC]
+    named = [each for each in found if each.name == "default"]
+    found = named or found
+    if len(found) != 1:
+        raise Conflict(f"the project has {len(found)} networks: name one", fields={"network_ids": "missing"})
     return found
 
 

@@ -7,6 +7,7 @@ from pileus.cloud.networks.operations.networks import (
     default_network,
     networks,
 )
+from pileus.cloud.networks.operations.physical import FlatNetworkCreate, create_flat
 from pileus.cloud.networks.operations.ports import ports
 from pileus.cloud.networks.operations.reach import reach
 from pileus.cloud.networks.operations.routers import RouterCreate, create_router, delete_router, routers
@@ -15,10 +16,12 @@ from pileus.cloud.networks.operations.traffic import traffic
 
 __all__ = [
     "ExternalNetworkCreate",
+    "FlatNetworkCreate",
     "Prefix",
     "RouterCreate",
     "SubnetCreate",
     "create_external",
+    "create_flat",
     "create_router",
     "create_subnet",
     "default_network",

@@ -3,9 +3,11 @@
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from pileus.cloud.networks.addresses import usable
+from pileus.cloud.networks.model import AddressRange
+from pileus.operations.wire import Wire
 
 _NOT_FOR_SUBNETS = [
     ip_network(each)
@@ -50,6 +52,39 @@ def _network(text: str, wanted: str) -> IPv4Network | IPv6Network:
 Cidr = Annotated[str, AfterValidator(_cidr)]
 Address = Annotated[str, AfterValidator(_address)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
+
+
+class RangeWish(Wire):
+    first: Address
+    last: Address
+    """Both included."""
+
+
+Ranges = Annotated[tuple[RangeWish, ...], Field(max_length=64)]
+
+
+def ranges_of(wishes: Ranges) -> tuple[AddressRange, ...]:
+    """The ranges as records have them, in order."""
+    ranges = [AddressRange(first=each.first, last=each.last) for each in wishes]
+    return tuple(sorted(ranges, key=lambda each: int(ip_address(each.first))))
+
+
+def wrong_ranges(wishes: Ranges, cidr: str) -> dict[str, str]:
+    """What is wrong with the ranges of a subnet, by field."""
+    wrong: dict[str, str] = {}
+    before: list[tuple[int, int]] = []
+    for at, each in enumerate(wishes):
+        strange = [end for end in ("first", "last") if not can_be_had(getattr(each, end), cidr)]
+        wrong |= {f"ranges.{at}.{end}": f"is not an address of {cidr} that a machine can have" for end in strange}
+        if strange:
+            continue
+        first, last = int(ip_address(each.first)), int(ip_address(each.last))
+        if first > last:
+            wrong[f"ranges.{at}.last"] = "is below the first"
+        elif any(first <= end and begin <= last for begin, end in before):
+            wrong[f"ranges.{at}"] = "overlaps with another"
+        before.append((first, last))
+    return wrong
 
 
 def can_be_had(address: str, cidr: str) -> bool:

@@ -11,6 +11,7 @@ from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import (
     GUEST_MTU,
     NETWORKS,
+    PHYSICAL,
     PORTS,
     ROUTERS,
     SUBNETS,
@@ -29,6 +30,9 @@ from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Name, Wire
 from pileus.state.state import Change, put, remove
 
+PhysicalNetwork = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+Vlan = Annotated[int, Field(ge=1, le=4094)]
+
 
 class NetworkCreate(Wire):
     name: Name
@@ -36,15 +40,15 @@ class NetworkCreate(Wire):
 
 class ExternalNetworkCreate(Wire):
     name: Name
-    physical_network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] = "external"
-    vlan: Annotated[int, Field(ge=1, le=4094)] | None = None
+    physical_network: PhysicalNetwork = "external"
+    vlan: Vlan | None = None
     cidr: Cidr
     gateway: Address
     first: Address | None = None
     last: Address | None = None
 
 
-def _network_is_seen(ask: Ask, network: Network) -> bool:
+def network_is_seen(ask: Ask, network: Network) -> bool:
     return network.shared or ask.may_see(network)
 
 
@@ -52,8 +56,8 @@ networks = Noun(
     NETWORKS,
     plural="networks",
     columns=("name", "kind", "mtu"),
-    about="Networks: isolated ones of a project (VPC), and external ones that lead out.",
-    visible=_network_is_seen,
+    about="Networks: isolated ones of a project (VPC), physical LANs (flat), and external ones that lead out.",
+    visible=network_is_seen,
     scope="",
 )
 networks.list(filters=("name", "kind", "project_id"), sorts=("name",))
@@ -94,6 +98,7 @@ def create_external(ask: Ask, wish: ExternalNetworkCreate) -> Plan:
         wrong["last"] = "is below the first"
     if wrong:
         raise Invalid("some fields are wrong", fields=wrong)
+    check_wire(ask, network)
     check_overlaps(ask, network, wish.cidr)
     ranges = (AddressRange(first=wish.first, last=wish.last),) if wish.first and wish.last else ()
     subnet = Subnet(
@@ -137,8 +142,19 @@ def delete(ask: Ask, network: Network) -> Plan:
 
 
 def must_administer(ask: Ask, network: Network) -> None:
-    if network.kind is NetworkKind.EXTERNAL and not ask.caller.is_platform:
-        raise Forbidden("external networks belong to the administrators of the cloud")
+    if network.is_physical and not ask.caller.is_platform:
+        raise Forbidden(f"{network.kind} networks belong to the administrators of the cloud")
+
+
+def check_wire(ask: Ask, network: Network) -> None:
+    """Raises Conflict if a flat network has the wire already, or if this one is flat and another network has it."""
+    for kind in PHYSICAL if network.kind is NetworkKind.FLAT else (NetworkKind.FLAT,):
+        for other in ask.state[NETWORKS].by("kind", kind):
+            if (other.physical_network, other.vlan) == (network.physical_network, network.vlan):
+                raise Conflict(
+                    f"{network.wire} is the {other.kind} network {other.name} already",
+                    fields={"physical_network": "taken"},
+                )
 
 
 def check_overlaps(ask: Ask, network: Network, cidr: str) -> None:

@@ -10,9 +10,9 @@ from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.operations.hardware import check_plugging
 from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.nat.model import rules_at
-from pileus.cloud.networks.connecting import new_port, security_groups_of
+from pileus.cloud.networks.connecting import network_for, new_port, security_groups_of
 from pileus.cloud.networks.limiting import BandwidthMbit
-from pileus.cloud.networks.model import NETWORKS, PORTS, Network, Port, PortState
+from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, Port, PortState
 from pileus.cloud.networks.operations.fields import Address, Prefix
 from pileus.cloud.networks.workflows import (
     MovePort,
@@ -91,7 +91,7 @@ ports.show()
 def create(ask: Ask, wish: PortCreate) -> Plan:
     """Create a port. It keeps its addresses until it is deleted, whether an instance has it or not."""
     project = ask.caller.project_id
-    network = ask.see(NETWORKS, wish.network_id, "network_id", of=project)
+    network = network_for(ask, wish.network_id, "network_id", project)
     _may_speak_for(network, wish.allowed_prefixes)
     port = new_port(
         ask,
@@ -105,7 +105,7 @@ def create(ask: Ask, wish: PortCreate) -> Plan:
     port = msgspec.structs.replace(
         port, kept=True, allowed_prefixes=wish.allowed_prefixes, bandwidth_mbit=wish.bandwidth_mbit
     )
-    at = ", ".join(each.address for each in port.addresses)
+    at = ", ".join(each.address for each in port.addresses) or "whatever address the LAN tells it"
     return Plan(
         summary=f"create port {port.name} in network {network.name} at {at}",
         changes=(put(port),),
@@ -211,7 +211,7 @@ def delete(ask: Ask, port: Port) -> Plan:
 
 
 def _may_speak_for(network: Network, prefixes: tuple[str, ...]) -> None:
-    if prefixes and network.shared:
+    if prefixes and (network.shared or network.kind is NetworkKind.EXTERNAL):
         raise Conflict(
             f"network {network.name} is for all projects: a port speaks there for itself alone",
             fields={"allowed_prefixes": "not in a shared network"},

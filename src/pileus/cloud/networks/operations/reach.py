@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
 from pileus.cloud.nat.model import PORT_FORWARDINGS
-from pileus.cloud.networks.model import NETWORKS, PORTS, SUBNETS, NetworkKind, Port
+from pileus.cloud.networks.model import NETWORKS, PORTS, SUBNETS, Port
 from pileus.cloud.networks.operations.fields import Address
 from pileus.cloud.networks.operations.networks import networks
 from pileus.cloud.networks.reach import Hop, Packet, Trace, Verdict, from_outside, from_port
@@ -76,7 +76,7 @@ def reach(ask: Ask, wish: Reach) -> Plan:
         best = min(traces, key=lambda trace: _PREFERRED.index(trace.verdict))
         answer = _answer(best, wish, source, destination)
     else:
-        answer = _without_a_way(wish, source, destination)
+        answer = _without_a_way(ask, wish, source, destination)
     return Plan(summary=f"tell: {answer.summary}", answers=answer, undo="nothing changes")
 
 
@@ -116,7 +116,7 @@ def _from_outside(ask: Ask, destination: Instance, wish: Reach) -> Iterator[Trac
     state = ask.state
     known = [(floating.network_id, floating.address, wish.port) for floating in _floating_ips_of(ask, destination)]
     for port in _ports_of(ask, destination):
-        if state[NETWORKS].get(port.network_id).kind is NetworkKind.EXTERNAL:
+        if state[NETWORKS].get(port.network_id).is_physical:
             known += [(port.network_id, each.address, wish.port) for each in port.addresses]
         for rule in state[PORT_FORWARDINGS].by("port_id", port.id):
             if (rule.protocol.value, rule.internal_port) == (wish.protocol.value, wish.port):
@@ -146,7 +146,10 @@ def _answer(trace: Trace, wish: Reach, source: Instance | None, destination: Ins
     )
 
 
-def _without_a_way(wish: Reach, source: Instance | None, destination: Instance | None) -> Reachability:
+def _without_a_way(ask: Ask, wish: Reach, source: Instance | None, destination: Instance | None) -> Reachability:
+    if told := [each for each in (source, destination) if each is not None and _is_told_elsewhere(ask, each)]:
+        says, advice = f"{told[0].name} is told its address by the LAN", "give its network an address pool"
+        return Reachability(verdict=Verdict.BEYOND, summary=f"{says}: nothing is known of it", hops=(), advice=advice)
     if source is None:
         assert destination is not None
         says, advice = "has no address that is known outside", f"associate a floating IP with {destination.name}"
@@ -154,6 +157,10 @@ def _without_a_way(wish: Reach, source: Instance | None, destination: Instance |
         says, advice = "has no address of the same IP version", f"connect {source.name} to a network that has one"
     there = _called(destination, wish.destination_address)
     return Reachability(verdict=Verdict.NO, summary=f"{there} {says}", hops=(), advice=advice)
+
+
+def _is_told_elsewhere(ask: Ask, instance: Instance) -> bool:
+    return any(not port.addresses for port in _ports_of(ask, instance))
 
 
 def _called(instance: Instance | None, address: str | None) -> str:

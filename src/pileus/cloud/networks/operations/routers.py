@@ -119,8 +119,14 @@ def _joined(ask: Ask, ids: tuple[str, ...], project: ProjectId, router_id: str) 
     seen: list[tuple[Subnet, IPv4Network | IPv6Network]] = []
     for id in dict.fromkeys(ids):
         subnet = ask.see(SUBNETS, id, "subnet_ids", of=project)
-        if ask.state[NETWORKS].get(subnet.network_id).kind is NetworkKind.EXTERNAL:
+        kind = ask.state[NETWORKS].get(subnet.network_id).kind
+        if kind is NetworkKind.EXTERNAL:
             raise Conflict(f"subnet {subnet.name} leads out: name its network", fields={"subnet_ids": "external"})
+        if kind is NetworkKind.FLAT:
+            raise Conflict(
+                f"subnet {subnet.name} is of a flat network, whose gateway is the LAN's own",
+                fields={"subnet_ids": "flat"},
+            )
         if any(other.id != router_id for other in ask.state[ROUTERS].by("subnet", id)):
             raise Conflict(f"subnet {subnet.name} is joined by another router", fields={"subnet_ids": "taken"})
         inside = ip_network(subnet.cidr)

@@ -8,9 +8,18 @@ from pydantic import Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.networks.addresses import version_of
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Ipv6Mode, Network, Subnet
-from pileus.cloud.networks.operations.fields import Address, Cidr, can_be_had
-from pileus.cloud.networks.operations.networks import check_overlaps, must_administer
+from pileus.cloud.networks.model import (
+    NETWORKS,
+    PORTS,
+    ROUTERS,
+    SUBNETS,
+    Ipv6Mode,
+    Network,
+    NetworkKind,
+    Subnet,
+)
+from pileus.cloud.networks.operations.fields import Address, Cidr, Ranges, can_be_had, ranges_of, wrong_ranges
+from pileus.cloud.networks.operations.networks import check_overlaps, must_administer, network_is_seen
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import NetworkId
 from pileus.operations.declare import Noun
@@ -18,22 +27,36 @@ from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Id, Name, Wire, ref
 from pileus.state.state import Change, put, remove
 
+DnsServers = Annotated[tuple[Address, ...], Field(max_length=4)]
+
 
 class SubnetCreate(Wire):
     name: Name
     network_id: Annotated[Id, ref("network")]
     cidr: Cidr
     gateway: Address | None = None
-    dns_servers: Annotated[tuple[Address, ...], Field(max_length=4)] = ()
+    """Unless said otherwise the first address; of a flat network a machine of the LAN, or none."""
+    ranges: Ranges = ()
+    """Where addresses are taken from; without any, the whole subnet."""
+    dns_servers: DnsServers = ()
     """Asked for names outside, of the subnet's IP version; without any, the host's own (IPv4)."""
     dhcp: bool = True
+    """Whether machines are told their addresses; if not, somebody else has to do that."""
     ipv6_mode: Ipv6Mode | None = None
     """How machines of an IPv6 subnet come to their addresses; SLAAC unless said otherwise."""
 
 
+class SubnetChange(Wire):
+    name: Name | None = None
+    ranges: Ranges | None = None
+    """Where addresses are taken from. Those that were taken elsewhere are kept until they are given back."""
+    dns_servers: DnsServers | None = None
+    """Told to machines when they next ask."""
+
+
 def _subnet_is_seen(ask: Ask, subnet: Subnet) -> bool:
     network = ask.state[NETWORKS].find(subnet.network_id)
-    return ask.may_see(subnet) or (network is not None and network.shared)
+    return ask.may_see(subnet) or (network is not None and network_is_seen(ask, network))
 
 
 subnets = Noun(
@@ -55,8 +78,13 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
     must_administer(ask, network)
     check_overlaps(ask, network, wish.cidr)
     _is_the_only_one_of_ipv6(ask, network, wish.cidr)
-    gateway = wish.gateway or str(ip_network(wish.cidr).network_address + 1)
-    wrong = _wrong(wish, gateway)
+    _is_no_surprise_to_guests(ask, network)
+    gateway = wish.gateway
+    if gateway is None and network.kind is not NetworkKind.FLAT:
+        gateway = str(ip_network(wish.cidr).network_address + 1)
+    wrong = _wrong(wish.cidr, gateway, wish.dns_servers, wish.ranges)
+    if wish.ipv6_mode is not None and version_of(wish.cidr) == 4:
+        wrong["ipv6_mode"] = "is for IPv6 subnets"
     if wrong:
         raise Invalid("some fields are wrong", fields=wrong)
     subnet = Subnet(
@@ -67,6 +95,7 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
         name=wish.name,
         cidr=wish.cidr,
         gateway=gateway,
+        ranges=ranges_of(wish.ranges),
         dns_servers=wish.dns_servers,
         dhcp=wish.dhcp,
         ipv6_mode=(wish.ipv6_mode or Ipv6Mode.SLAAC) if version_of(wish.cidr) == 6 else None,
@@ -79,21 +108,43 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
     )
 
 
-def _wrong(wish: SubnetCreate, gateway: str) -> dict[str, str]:
+@subnets.patch(verb="change")
+def change_subnet(ask: Ask, subnet: Subnet, wish: SubnetChange) -> Plan:
+    """Rename a subnet, or change where its addresses are taken from and which DNS servers its machines are told."""
+    must_administer(ask, ask.state[NETWORKS].get(subnet.network_id))
+    if wrong := _wrong(subnet.cidr, subnet.gateway, wish.dns_servers or (), wish.ranges or ()):
+        raise Invalid("some fields are wrong", fields=wrong)
+    changed = msgspec.structs.replace(
+        subnet,
+        name=wish.name or subnet.name,
+        ranges=subnet.ranges if wish.ranges is None else ranges_of(wish.ranges),
+        dns_servers=subnet.dns_servers if wish.dns_servers is None else wish.dns_servers,
+    )
+    return Plan(summary=f"change subnet {subnet.name}", changes=(put(changed),), answers=changed, undo="change it back")
+
+
+def _wrong(cidr: str, gateway: str | None, dns_servers: DnsServers, ranges: Ranges) -> dict[str, str]:
     """What does not fit the subnet's CIDR, by field."""
-    version, wrong = version_of(wish.cidr), dict[str, str]()
-    if not can_be_had(gateway, wish.cidr):
-        wrong["gateway"] = f"is not an address of {wish.cidr} that a machine can have"
-    if strangers := [each for each in wish.dns_servers if version_of(each) != version]:
+    version, wrong = version_of(cidr), wrong_ranges(ranges, cidr)
+    if gateway is not None and not can_be_had(gateway, cidr):
+        wrong["gateway"] = f"is not an address of {cidr} that a machine can have"
+    if strangers := [each for each in dns_servers if version_of(each) != version]:
         wrong["dns_servers"] = f"must be IPv{version} addresses as the subnet's are, not {', '.join(strangers)}"
-    if wish.ipv6_mode is not None and version == 4:
-        wrong["ipv6_mode"] = "is for IPv6 subnets"
     return wrong
+
+
+def _is_no_surprise_to_guests(ask: Ask, network: Network) -> None:
+    """Raises Conflict if the LAN has told guests of the network their addresses so far."""
+    told = network.kind is NetworkKind.FLAT and not ask.state[SUBNETS].count_by("network_id", network.id)
+    if told and (ports := ask.state[PORTS].count_by("network_id", network.id)):
+        raise Conflict(f"the LAN tells {ports} ports of network {network.name} their addresses: delete them first")
 
 
 def _is_the_only_one_of_ipv6(ask: Ask, network: Network, cidr: str) -> None:
     if version_of(cidr) == 4:
         return
+    if network.kind is NetworkKind.FLAT:
+        raise Conflict(f"network {network.name} is flat, and has no IPv6", fields={"cidr": "IPv6"})
     if network.shared:
         # OVN lets what a guest announces as a router through whatever the rules are: no project shall lead another's
         # guests astray.
