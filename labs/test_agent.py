@@ -85,6 +85,7 @@ class Bench:
             pools={"local": DirectoryPool.open(self.pool)},
             host=LinuxHost(self._data.parent),
             fetch=_no_images,
+            send=_nowhere,
         )
         agent = Agent(engines, records, SystemClock(), Pace(shut_down_s=2.0, look_again_s=0.2))
         agent.listen(self.observed.append)
@@ -281,3 +282,7 @@ def _no_images(image: ImageSource) -> AsyncIterator[bytes]:
 
 def _nobody(_: Progress) -> None:
     """Nobody wants to know how far it is."""
+
+
+async def _nowhere(*_: object) -> None:
+    raise Unavailable("nothing is sent in this lab")

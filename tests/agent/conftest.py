@@ -13,7 +13,9 @@ from pileus.agent.faults import Faults
 from pileus.agent.host import Machine, SimulatedHost
 from pileus.agent.hypervisor.simulated import SimulatedHypervisor
 from pileus.agent.network.simulated import SimulatedNetwork
+from pileus.agent.packing import Read
 from pileus.agent.records import AgentRecords
+from pileus.agent.storage.port import Told
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.ids import ImageId, InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
@@ -45,6 +47,7 @@ class HostBench:
         self.storage = SimulatedStorage(self.faults)
         self.host = SimulatedHost(Machine(name="host-1", vcpus=8, memory_mib=16_384, disk_mib=100_000))
         self.fetched = 0
+        self.sent: dict[str, bytes] = {}
         self.told: list[Progress] = []
         self.observed: list[GuestObserved] = []
 
@@ -58,6 +61,7 @@ class HostBench:
             pools={"local": self.storage},
             host=self.host,
             fetch=self.fetch,
+            send=self.send,
             config_drives=self.config_drives if self.data is not None else None,
         )
         agent = Agent(engines, records, self.clock, pace)
@@ -73,6 +77,11 @@ class HostBench:
     async def fetch(self, image: ImageSource) -> AsyncIterator[bytes]:
         self.fetched += 1
         yield IMAGE
+
+    async def send(self, path: str, size_bytes: int, read: Read, told: Told) -> None:
+        self.sent[path] = b"".join([piece async for piece in read(0)])
+        assert len(self.sent[path]) == size_bytes
+        told(1.0)
 
     def tell(self, progress: Progress) -> None:
         self.told.append(progress)

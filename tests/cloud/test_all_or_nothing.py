@@ -313,6 +313,19 @@ async def import_image(cloud: SimulatedCloud) -> None:
     assert answer.status_code in (202, 503), answer.text
 
 
+async def build_image(cloud: SimulatedCloud) -> None:
+    await build(cloud, instance_id=the_instance(cloud))
+
+
+async def build_from_a_snapshot(cloud: SimulatedCloud) -> None:
+    await build(cloud, snapshot_id=cloud.state[SNAPSHOTS].ids[0])
+
+
+async def build(cloud: SimulatedCloud, **what: str) -> None:
+    answer = await cloud.client.post("/v1/images/build", json={"name": "mine", **what})
+    assert answer.status_code in (202, 503), answer.text
+
+
 def the_instance(cloud: SimulatedCloud) -> str:
     return cloud.state[INSTANCES].ids[0]
 
@@ -354,6 +367,8 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "volume.delete": (attached_before, delete_volume, 19),
     "image.import": (on_the_web, import_image, 41),
     "image.finish": (uploaded, finish_upload, 30),
+    "image.build": (running, build_image, 88),
+    "image.build from a snapshot": (snapshotted, build_from_a_snapshot, 61),
     "snapshot.create": (attached, snapshot, 45),
     "snapshot.create with memory": (running, snapshot_with_memory, 33),
     "snapshot.create at rest": (stopped, snapshot, 30),

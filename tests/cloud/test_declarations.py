@@ -10,6 +10,7 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from pileus.cloud.images.operations.data import transfer_url
+from pileus.cloud.images.operations.delivery import arrival_url
 from pileus.controller.nouns import NOUNS
 from pileus.controller.openapi import PATH, written
 from pileus.kernel.ids import HostId, ImageId, new_id
@@ -101,9 +102,10 @@ async def asked(cloud: SimulatedCloud, operation: Operation, token: str) -> int:
     id = new_id()
     path = operation.path.replace("{id}", id)
     query = b""
-    if operation.id == "image.transfer":  # what lets one in is a ticket
+    if operation.id in ("image.transfer", "image.arrived", "image.deliver"):  # what lets one in is a ticket
         tickets = Tickets((cloud.data / "ticket.key").read_bytes(), cloud.clock)
-        query = transfer_url(tickets, ImageId(id), HostId(new_id())).partition("?")[2].encode()
+        url = transfer_url if operation.verb == "transfer" else arrival_url
+        query = url(tickets, ImageId(id), HostId(new_id())).partition("?")[2].encode()
     return await status_of(
         cloud.controller.api,
         path,

@@ -24,7 +24,7 @@ from pileus.testing.requests import KEY, items, made
 
 SEEN_BY_ALL = {"flavor", "pool", "event", "policy"}
 """Nouns without records of a project."""
-BY_TICKET = {"image.transfer", "instance.console"}
+BY_TICKET = {"image.transfer", "image.arrived", "image.deliver", "instance.console"}
 """Operations that look at a ticket, and not at who brings it."""
 
 

@@ -19,6 +19,7 @@ from pileus.agent.host import Host
 from pileus.agent.hypervisor.port import Hypervisor, HypervisorFacts
 from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
+from pileus.agent.packing import ImagePacking, Send
 from pileus.agent.records import AgentRecords, specs_of
 from pileus.agent.storage.port import Fetch, StoragePool
 from pileus.agent.volumes import Tell, Volumes, tell_nobody
@@ -67,6 +68,7 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True):
     pools: Mapping[str, StoragePool]
     host: Host
     fetch: Fetch
+    send: Send
     config_drives: Path | None = None
     """The folder for config drives, to which QEMU's user is let through."""
 
@@ -85,6 +87,7 @@ class Agent:
         contents = BackupContents(engines.pools)
         self._volumes = Volumes(engines.pools, records.volumes, engines.fetch, contents, clock)
         self._media = Media(engines.pools, engines.fetch, clock, lambda: specs_of(records.guests))
+        self.packing = ImagePacking(engines.pools, engines.send)
         self._guests = Guests(
             engines.hypervisor,
             engines.network,

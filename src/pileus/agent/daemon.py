@@ -12,13 +12,14 @@ import msgspec
 import structlog
 
 from pileus.agent.agent import Agent, Engines, Pace
-from pileus.agent.fetching import ImageFetcher
+from pileus.agent.fetching import ImageFetcher, api_client
 from pileus.agent.host import LinuxHost
 from pileus.agent.hypervisor.port import Hypervisor
 from pileus.agent.hypervisor.simulated import SimulatedHypervisor
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.network.simulated import SimulatedNetwork
 from pileus.agent.records import AgentRecords
+from pileus.agent.sending import Sender
 from pileus.agent.service import AgentService
 from pileus.agent.storage.directory import DirectoryPool
 from pileus.agent.storage.port import StoragePool
@@ -134,6 +135,7 @@ async def _serve(data: Path, config: AgentConfig, identity: AgentIdentity) -> No
         pools={name: pool_of(pool) for name, pool in config.pools.items()},
         host=LinuxHost(_volumes_in(config, data), name=config.name, run=config.run),
         fetch=fetcher.fetch,
+        send=Sender(lambda: config.api, lambda: api_client(identity.context())).send,
         config_drives=_volumes_in(config, data) / "config-drives",
     )
     service = AgentService(Agent(engines, records, clock, config.pace))

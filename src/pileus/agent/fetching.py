@@ -17,7 +17,8 @@ from pileus.link.records import ImageSource
 
 ATTEMPTS: Final = 4
 """In a row, without a single byte between them."""
-_SILENCE_S: Final = 30.0
+SILENCE_S: Final = 30.0
+"""How long the controller may keep a connection waiting."""
 
 log = structlog.stdlib.get_logger()
 
@@ -68,8 +69,8 @@ class ImageFetcher:
         extensions = {"sni_hostname": CONTROLLER_NAME}
         headers = {"range": f"bytes={start}-"} if start else {}
         async with (
-            httpx2.AsyncClient(verify=self._context(), timeout=_SILENCE_S, trust_env=False) as client,
-            client.stream("GET", _url(image.url, address), headers=headers, extensions=extensions) as answer,
+            api_client(self._context()) as client,
+            client.stream("GET", url_at(image.url, address), headers=headers, extensions=extensions) as answer,
         ):
             match answer.status_code:
                 case HTTPStatus.PARTIAL_CONTENT:
@@ -84,9 +85,15 @@ class ImageFetcher:
                 known = max(0, known - len(piece))
 
 
+def api_client(context: ssl.SSLContext) -> httpx2.AsyncClient:
+    """A client of the controller's API."""
+    return httpx2.AsyncClient(verify=context, timeout=SILENCE_S, trust_env=False)
+
+
 class _RefusedError(Exception):
     """The server answered something else."""
 
 
-def _url(url: str, address: Address) -> str:
+def url_at(url: str, address: Address) -> str:
+    """A path of the API at this address of it; a whole URL as it is."""
     return f"https://{address}{url}" if url.startswith("/") else url

@@ -20,6 +20,7 @@ from pileus.link.channel import Channel
 from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
 from pileus.link.foreign import ForeignGuests
 from pileus.link.handlers import Call, Handlers, Opening
+from pileus.link.images import ImageForget, ImagePack, ImagePacked, ImageSend
 from pileus.link.records import (
     ConsoleLogRequest,
     ConsoleRequest,
@@ -70,6 +71,9 @@ class AgentService:
         self.handlers.add(Method.BACKUP_ENSURE, BackupSpec, self._ensure_backup)
         self.handlers.add(Method.BACKUP_CHECK, BackupOf, self._check_backup)
         self.handlers.add(Method.BACKUP_REMOVE, BackupOf, self._remove_backup)
+        self.handlers.add(Method.IMAGE_PACK, ImagePack, self._pack_image)
+        self.handlers.add(Method.IMAGE_SEND, ImageSend, self._send_image)
+        self.handlers.add(Method.IMAGE_FORGET, ImageForget, self._forget_image)
         self.handlers.add(Method.GUEST_ENSURE, GuestSpec, self._ensure_guest)
         self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
@@ -159,6 +163,15 @@ class AgentService:
 
     async def _remove_backup(self, removal: BackupOf, call: Call) -> None:
         await self._carry_out(call, lambda _: self._agent.remove_backup(removal))
+
+    async def _pack_image(self, wish: ImagePack, call: Call) -> ImagePacked:
+        return await self._carry_out(call, lambda tell: self._agent.packing.pack(wish, tell))
+
+    async def _send_image(self, wish: ImageSend, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.packing.send(wish, tell))
+
+    async def _forget_image(self, wish: ImageForget, call: Call) -> None:
+        await self._carry_out(call, lambda _: self._agent.packing.forget(wish))
 
     async def _ensure_guest(self, spec: GuestSpec, call: Call) -> GuestObserved:
         return await self._carry_out(call, lambda tell: self._agent.ensure_guest(spec, tell))

@@ -52,7 +52,7 @@ def described(run: Callable[..., Any], signature: inspect.Signature, about: str,
 
 def own_position(operation: Operation) -> Field | None:
     """The field that needs no option: the name of what is made."""
-    makes = operation.verb.startswith("create")
+    makes = operation.method == "POST" and not operation.takes_record
     return next((field for field in operation.body if makes and field.name == "name" and field.required), None)
 
 

@@ -35,10 +35,14 @@ class Networks(Protocol):
 
 
 class ImageUrls(Protocol):
-    """Tells hosts where to fetch images."""
+    """Tells hosts where to fetch images, and where to send them."""
 
     def url(self, image: ImageId, host: HostId) -> str:
         """A path of the API, with what lets this host fetch this image for a while."""
+        ...
+
+    def arrival_url(self, image: ImageId, host: HostId) -> str:
+        """A path of the API, with what lets this host send this image for a while."""
         ...
 
 

@@ -26,6 +26,7 @@ from pileus.cloud.identity.sealing import Sealer
 from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
 from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
+from pileus.cloud.images.operations.delivery import arrival_url
 from pileus.cloud.images.web import PublicWeb, Web, prefixes
 from pileus.cloud.instances.consoles import ConsoleTokens
 from pileus.cloud.instances.operations.console import Consoles
@@ -318,6 +319,9 @@ class _Urls:
 
     def url(self, image: ImageId, host: HostId) -> str:
         return transfer_url(self._tickets, image, host)
+
+    def arrival_url(self, image: ImageId, host: HostId) -> str:
+        return arrival_url(self._tickets, image, host)
 
 
 class _Admissions:

@@ -17,6 +17,7 @@ from pileus.kernel.ids import HostId
 from pileus.link.certificates import Authority
 from pileus.link.channel import Channel
 from pileus.link.handlers import Call, Handlers
+from pileus.link.images import ImagePack, ImageSend
 from pileus.link.records import (
     GuestObserved,
     Hello,
@@ -40,6 +41,8 @@ T = TypeVar("T")
 
 _PER_HOST = 16
 """Requests under way at one host at a time; more wait here, where they cost the host nothing."""
+_WIPED_PER_HOST = 1
+_PACKED_PER_HOST = 2
 _MEND_S = 180.0
 
 _SEEN = {
@@ -60,8 +63,7 @@ class HostLinks:
         self._placer = placer
         self._clock = clock
         self._channels: dict[HostId, Channel] = {}
-        self._turns: dict[HostId, asyncio.Semaphore] = {}
-        self._wiping: dict[HostId, asyncio.Semaphore] = {}
+        self._turns: dict[tuple[HostId, str], asyncio.Semaphore] = {}
         self._loads: dict[HostId, Load] = {}
         self._changes = asyncio.TaskGroup()
         self.ready = asyncio.Event()
@@ -86,12 +88,10 @@ class HostLinks:
             return await self._channel(host).request(method, body, answer, timeout_s=timeout_s, progress=_teller())
 
     def _turn(self, host: HostId, body: Message) -> asyncio.Semaphore:
-        # Overwriting a disk takes hours: many of them must not keep the host from everything else.
-        wipes = isinstance(body, VolumeRemoval) and body.secure
-        turns = self._wiping if wipes else self._turns
-        turn = turns.get(host)
+        lane, most = _lane(body)
+        turn = self._turns.get((host, lane))
         if turn is None:
-            turn = turns[host] = asyncio.Semaphore(1 if wipes else _PER_HOST)
+            turn = self._turns[host, lane] = asyncio.Semaphore(most)
         return turn
 
     def _channel(self, host: HostId) -> Channel:
@@ -197,6 +197,16 @@ class HostLinks:
             and not instance.busy_with  # whoever changes it will tell the host
             and (instance.id not in found or found[instance.id].generation < instance.generation)
         ]
+
+
+def _lane(body: Message) -> tuple[str, int]:
+    """With what else a request waits for its turn, and how many of these are under way at one time."""
+    # What takes hours must not keep the host from everything else.
+    if isinstance(body, VolumeRemoval) and body.secure:
+        return "wiping", _WIPED_PER_HOST
+    if isinstance(body, ImagePack | ImageSend):
+        return "packing", _PACKED_PER_HOST
+    return "", _PER_HOST
 
 
 def _connected(host: Host, *, yes: bool, clock: Clock) -> Host:

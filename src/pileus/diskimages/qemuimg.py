@@ -102,7 +102,7 @@ class QemuImg:
         limits = Limits(_MEMORY_BYTES, _CONVERT_S, at_most_bytes)
         async with self._slots, _job(source) as job:
             try:
-                await _run(job, command, limits, "the image cannot be converted", lambda said: _tell(said, told))
+                await _run(job, command, limits, "the image cannot be converted", lambda said: tell_percent(said, told))
             except Invalid as failed:
                 made = await asyncio.to_thread(_size, job / _OUT)
                 if made >= at_most_bytes - MIB:
@@ -139,7 +139,8 @@ async def _run(
         raise Invalid(f"{wrong} in time", internal=late.internal) from late
 
 
-def _tell(said: str, told: Told) -> None:
+def tell_percent(said: str, told: Told) -> None:
+    """Tell how far qemu-img is, by what it printed."""
     if found := _PERCENT.findall(said):
         told(min(float(found[-1]) / 100, 1.0))
 

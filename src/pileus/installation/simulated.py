@@ -4,10 +4,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+import httpx2
 import msgspec
 
+from pileus.agent.fetching import api_client
+from pileus.agent.sending import Sender
 from pileus.client.client import Client
 from pileus.client.config import Config, load, save
 from pileus.controller.bootstrap import Outside
@@ -66,6 +70,9 @@ async def _hosts_until_interrupted(
     identities = {host.name: AgentIdentity(data / host.name) for host in fleet.hosts}
     found = await _join_all(fleet, identities, config, data / "links.json")
     links = links or found
+    api = [_api_of(config)]
+    for host in fleet.hosts:
+        host.send = Sender(lambda: api, partial(_client_of, identities[host.name])).send
     say(f"{hosts} simulated hosts; Ctrl-C ends them")
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -81,11 +88,19 @@ async def _hosts_until_interrupted(
     await asyncio.gather(living, ended, return_exceptions=True)
 
 
+def _client_of(identity: AgentIdentity) -> httpx2.AsyncClient:
+    return api_client(identity.context())
+
+
+def _api_of(config: Config) -> Address:
+    return read_address(config.url.removeprefix("https://").rstrip("/"), default_port=API_PORT)
+
+
 async def _join_all(
     fleet: SimulatedFleet, identities: Mapping[str, AgentIdentity], config: Config, kept: Path
 ) -> Sequence[Address]:
     """Have all hosts joined; where the controller takes agents."""
-    api = read_address(config.url.removeprefix("https://").rstrip("/"), default_port=API_PORT)
+    api = _api_of(config)
     turns = asyncio.Semaphore(_JOIN_AT_ONCE)
 
     async def join_one(client: Client, host: SimulatedAgent) -> None:

@@ -82,6 +82,9 @@ class Method(StrEnum):
     BACKUP_ENSURE = "backup.ensure"  # controller: BackupSpec -> BackupObserved
     BACKUP_CHECK = "backup.check"  # controller: BackupOf -> BackupChecked
     BACKUP_REMOVE = "backup.remove"  # controller: BackupOf -> None
+    IMAGE_PACK = "image.pack"  # controller: ImagePack -> ImagePacked
+    IMAGE_SEND = "image.send"  # controller: ImageSend -> None
+    IMAGE_FORGET = "image.forget"  # controller: ImageForget -> None
     GUEST_ENSURE = "guest.ensure"  # controller: GuestSpec -> GuestObserved
     GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
     GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved

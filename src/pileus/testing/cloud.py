@@ -10,6 +10,7 @@ import httpx2
 import msgspec
 
 from pileus.agent.host import Machine
+from pileus.agent.sending import Sender
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS, USERS, Token, TokenSecret
 from pileus.cloud.identity.tokens import new_token, token_hash
@@ -22,6 +23,7 @@ from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.clock import Clock, SystemClock
 from pileus.kernel.ids import PoolId, ProjectId, TokenId, UserId, new_id
 from pileus.kernel.units import MIB
+from pileus.link.addresses import Address
 from pileus.state.records import Record
 from pileus.state.state import Origin, put
 from pileus.state.store import Store
@@ -93,6 +95,8 @@ async def simulated_cloud(
         data, settings, clock=clock, store=store, disk_tools=fleet.disk_tools, web=fleet.web
     ) as controller:
         await _register(controller, fleet, clock, image=image, images=data / "images")
+        for host in fleet.hosts:
+            host.send = _sender(controller).send
         living = asyncio.create_task(
             fleet.run(in_memory(controller.hosts.handlers, controller.hosts.accompany)), name="fleet"
         )
@@ -112,6 +116,12 @@ def client_of(controller: Controller, token: str) -> httpx2.AsyncClient:
         base_url="https://cloud",
         headers={"authorization": f"Bearer {token}"},
     )
+
+
+def _sender(controller: Controller) -> Sender:
+    """Sends to a controller's API in this process."""
+    api = [Address("cloud", 443)]
+    return Sender(lambda: api, lambda: httpx2.AsyncClient(transport=httpx2.ASGITransport(controller.api)), pause_s=0.01)
 
 
 async def administrator(controller: Controller, clock: Clock) -> str:

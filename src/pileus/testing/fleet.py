@@ -22,6 +22,7 @@ from pileus.agent.faults import Faults
 from pileus.agent.host import Machine, SimulatedHost
 from pileus.agent.hypervisor.simulated import SimulatedHypervisor
 from pileus.agent.network.simulated import SimulatedNetwork
+from pileus.agent.packing import Send
 from pileus.agent.records import AgentRecords, VolumeRecord
 from pileus.agent.service import AgentService
 from pileus.agent.storage.simulated import SimulatedStorage
@@ -60,6 +61,8 @@ class SimulatedAgent:
         self.hypervisor = SimulatedHypervisor(self.faults)
         self.network = SimulatedNetwork(self.faults)
         self.storage = SimulatedStorage(self.faults, total_bytes=machine.disk_mib * 1024 * 1024, fetches=False)
+        self.send: Send = _nowhere
+        """How what it sends gets to its controller."""
         self._machine = SimulatedHost(
             Machine(name=name, vcpus=machine.vcpus, memory_mib=machine.memory_mib, disk_mib=machine.disk_mib),
             guests=self.hypervisor.running,
@@ -113,6 +116,7 @@ class SimulatedAgent:
             pools={"local": self.storage},
             host=self._machine,
             fetch=_no_images,
+            send=self.send,
         )
         return Agent(engines, self.records, self._clock, self._pace)
 
@@ -242,3 +246,7 @@ def _kept_id(data: Path) -> HostId:
 
 def _no_images(image: ImageSource) -> AsyncIterator[bytes]:
     raise Unavailable(f"a simulated host asked for the bytes of image {image.id}")
+
+
+async def _nowhere(*_: object) -> None:
+    raise Unavailable("this simulated host has nowhere to send to")

@@ -266,6 +266,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
             f"ports of {host.name}", set(await host.network.list()), set(state[PORTS].ids_by("host_id", host.id))
         )
         found += await _layers_differ(cloud, host)
+        found += _differ(f"images packed on {host.name}", set(host.storage.packing.files), set())
         for id, guest in guests.items():
             if id in instances and _AS_FOUND[guest.state] is not instances[id].state:
                 found.append(f"instance {id} is {instances[id].state}, its guest {guest.state}")

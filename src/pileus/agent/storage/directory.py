@@ -5,6 +5,7 @@
     volumes/<id>/   disk.raw, volume.json     the way to the disk is open to QEMU's user, the disk is its own;
                                               with the layers of its snapshots, see `directory_layers.py`
     backups/        see `pileus.agent.backup`: what is kept of volumes in other pools
+    packed/         see `directory_packing.py`
     memory/         <snapshot>.memory         what a guest had in memory when a snapshot was taken
     config-drives/  see `pileus.agent.configdrive`, which keeps them here, where QEMU's user may pass
     wiping/<id>/    a volume that is being overwritten, which goes on until it is gone
@@ -19,8 +20,7 @@ import asyncio
 import hashlib
 import os
 import shutil
-import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -33,9 +33,10 @@ from pileus.agent.backup.directory import DirectoryPlace
 from pileus.agent.backup.port import BackupPlace
 from pileus.agent.storage import overlays
 from pileus.agent.storage.directory_layers import DirectoryLayering
-from pileus.agent.storage.files import assemble, in_thread
+from pileus.agent.storage.directory_packing import DirectoryPacking
+from pileus.agent.storage.files import assemble, in_thread, publish, stoppable, sync_folder
 from pileus.agent.storage.layers import BASE
-from pileus.agent.storage.port import DiskSource, Fetch, Layering, Pieces, PoolUse, Told
+from pileus.agent.storage.port import DiskSource, Fetch, Layering, Packing, Pieces, PoolUse, Told
 from pileus.agent.storage.sparse import SparseWriter, clone, copy_extents
 from pileus.agent.storage.volumefolder import Note, VolumeFolder
 from pileus.agent.storage.wiping import wipe_folder
@@ -69,6 +70,7 @@ class DirectoryPool:
         self._media = folder / "media"
         self._volumes = folder / "volumes"
         self._memory = folder / "memory"
+        self._packed = folder / "packed"
         self._wiping = folder / "wiping"
         self._scratch = folder / "scratch"
         self._place = DirectoryPlace(folder / "backups")
@@ -77,6 +79,7 @@ class DirectoryPool:
         self._promising = asyncio.Lock()
         self._reserved: dict[str, int] = {}
         self._layering = DirectoryLayering(self._volumes, self._memory, self._turns, self._reserving)
+        self._packing = DirectoryPacking(self._packed, self._layering, self._making, self._discard, self._reserving)
 
     @classmethod
     def open(cls, folder: Path) -> "DirectoryPool":
@@ -94,6 +97,7 @@ class DirectoryPool:
             (pool._media, 0o711),
             (pool._images, 0o700),
             (pool._memory, 0o700),
+            (pool._packed, 0o700),
             (pool._wiping, 0o700),
             (pool._scratch, 0o700),
         ):
@@ -109,6 +113,10 @@ class DirectoryPool:
     @property
     def place(self) -> BackupPlace:
         return self._place
+
+    @property
+    def packing(self) -> Packing:
+        return self._packing
 
     # Images.
 
@@ -201,7 +209,7 @@ class DirectoryPool:
     def _keep_image(self, image: ImageSource, made: Path) -> None:
         _resize(made / "image.raw", image.virtual_size_bytes)
         write_atomically(made / "image.json", msgspec.json.encode(_Image(sha256=image.sha256)))
-        _publish(made, self._images / image.id)
+        publish(made, self._images / image.id)
 
     def _has_image(self, image: ImageSource) -> bool:
         try:
@@ -266,7 +274,7 @@ class DirectoryPool:
         async with self._turns.of(id):
             folder = self._wiping / id
             await in_thread(_move, self._volumes / id, folder)
-            await _copying(told, lambda tell, stopped: wipe_folder(folder, tell, stopped))
+            await stoppable(told, wipe_folder, folder)
         told(1.0)
 
     async def list(self) -> dict[VolumeId, VolumeObserved]:
@@ -314,7 +322,7 @@ class DirectoryPool:
             raise NotFound(f"image {image} is not on this host") from None
         if size > volume.size_bytes:
             raise Conflict(f"the image needs {size_text(size)}, the volume has {size_text(volume.size_bytes)}")
-        await _copying(told, lambda tell, stopped: clone(source, disk, tell, stopped))
+        await stoppable(told, clone, source, disk)
 
     async def _copy(self, volume: VolumeSpec, copy: VolumeCopy, disk: Path, told: Told) -> None:
         chain = await self._layering.chain(copy.volume, copy.snapshot)
@@ -322,17 +330,17 @@ class DirectoryPool:
         if size > volume.size_bytes:
             raise Conflict(f"the snapshot is of {size_text(size)}, the volume has {size_text(volume.size_bytes)}")
         if len(chain) == 1:
-            await _copying(told, lambda tell, stopped: clone(chain[0], disk, tell, stopped))
+            await stoppable(told, clone, chain[0], disk)
             return
         extents = [each for each in await overlays.extents(chain) if each.data and not each.zero]
         parts = [(chain[each.depth], each.offset or 0, each.start, each.length) for each in extents]
-        await _copying(told, lambda tell, stopped: copy_extents(parts, disk, tell, stopped))
+        await stoppable(told, copy_extents, parts, disk)
 
     def _keep_volume(self, volume: VolumeSpec, made: Path) -> None:
         made.chmod(0o711)
         _resize(made / "disk.raw", volume.size_bytes)
         VolumeFolder(made).keep(Note(generation=volume.generation))
-        _publish(made, self._volumes / volume.id)
+        publish(made, self._volumes / volume.id)
 
     async def _change(self, volume: VolumeSpec, size_bytes: int) -> None:
         folder = VolumeFolder(self._volumes / volume.id)
@@ -403,7 +411,7 @@ class DirectoryPool:
             folder.rename(gone)
         except FileNotFoundError:
             return
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         shutil.rmtree(gone)
 
 
@@ -433,41 +441,14 @@ async def _receive(image: ImageSource, target: Path, fetch: Fetch, told: Told) -
         writer.close()
 
 
-async def _copying(told: Told, copy: Callable[[Callable[[float], None], Callable[[], bool]], None]) -> None:
-    """Copy in a thread, tell how far it is, and stop it when nobody waits any more."""
-    loop, stop = asyncio.get_running_loop(), threading.Event()
-
-    def tell(part: float) -> None:
-        loop.call_soon_threadsafe(told, part)
-
-    try:
-        await in_thread(copy, tell, stop.is_set)
-    finally:
-        stop.set()
-
-
 def _resize(file: Path, size_bytes: int) -> None:
     with file.open("rb+") as opened:
         os.ftruncate(opened.fileno(), size_bytes)
         os.fsync(opened.fileno())
 
 
-def _publish(made: Path, place: Path) -> None:
-    _sync_folder(made)
-    made.rename(place)
-    _sync_folder(place.parent)
-
-
 def _move(folder: Path, place: Path) -> None:
     with suppress(FileNotFoundError):
         folder.rename(place)
-        _sync_folder(place.parent)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(place.parent)
+        sync_folder(folder.parent)

@@ -2,16 +2,20 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
+from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pileus.agent.storage.port import Pieces
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
+from pileus.kernel.units import MIB
 
 T = TypeVar("T")
+_DIGESTED: Final = 8 * MIB
 
 
 @contextmanager
@@ -51,3 +55,48 @@ def _write(file: int, start: int, content: bytes) -> None:
     written = 0
     while written < len(content):
         written += os.pwrite(file, content[written:], start + written)
+
+
+async def stoppable(told: Callable[[float], None], work: Callable[..., T], *arguments: object) -> T:
+    """Do long work in a thread: `work(*arguments, tell, stopped)`; it is stopped when nobody waits any more."""
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+
+    def tell(part: float) -> None:
+        loop.call_soon_threadsafe(told, part)
+
+    try:
+        return await in_thread(work, *arguments, tell, stop.is_set)
+    finally:
+        stop.set()
+
+
+async def digest_of(file: Path, told: Callable[[float], None]) -> str:
+    """The SHA-256 of a file, in hex."""
+    return await stoppable(told, _digest, file)
+
+
+def _digest(file: Path, tell: Callable[[float], None], stopped: Callable[[], bool]) -> str:
+    digest, done = sha256(), 0
+    with file.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        while not stopped() and (data := opened.read(_DIGESTED)):
+            digest.update(data)
+            done += len(data)
+            tell(done / size)
+    return digest.hexdigest()
+
+
+def publish(made: Path, place: Path) -> None:
+    """Have a folder that was made in its place, on disk, in one step. Blocking."""
+    sync_folder(made)
+    made.rename(place)
+    sync_folder(place.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk. Blocking."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

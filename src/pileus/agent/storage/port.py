@@ -10,6 +10,7 @@ import msgspec
 from pileus.agent.backup.port import BackupPlace
 from pileus.agent.storage.layers import Layers
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
+from pileus.link.images import ImagePacked
 from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
 
 
@@ -135,6 +136,29 @@ class Layering(Protocol):
         ...
 
 
+class Packing(Protocol):
+    """Makes disk images of volumes. Every call is idempotent. Raises Unavailable if the pool cannot be reached."""
+
+    async def pack(self, image: ImageId, volume: VolumeId, snapshot: SnapshotId, told: Told) -> ImagePacked:
+        """Have a volume packed as it was at a snapshot, under the image's id; it stays so without either.
+
+        Raises NotFound if one of them is not there, Conflict if there is no room.
+        """
+        ...
+
+    async def packed(self) -> dict[ImageId, ImagePacked]:
+        """All that is packed."""
+        ...
+
+    def read(self, image: ImageId, start: int) -> AsyncIterator[bytes]:
+        """What was packed, from this byte on. Raises NotFound."""
+        ...
+
+    async def discard(self, image: ImageId) -> None:
+        """Have it packed no more."""
+        ...
+
+
 class StoragePool(Protocol):
     """Keeps volumes, the images that they are made from, and backups. Every call is idempotent.
 
@@ -149,6 +173,11 @@ class StoragePool(Protocol):
     @property
     def place(self) -> BackupPlace:
         """Where it keeps backups, of volumes in other pools."""
+        ...
+
+    @property
+    def packing(self) -> Packing:
+        """Images that are made of its volumes."""
         ...
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:

@@ -1,7 +1,8 @@
 """A storage pool in memory. It outlives its agent as a real one does: hand the same one to the next agent."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId, check_id
 from pileus.kernel.units import TIB, size_text
+from pileus.link.images import ImagePacked
 from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
 
 
@@ -34,6 +36,7 @@ class SimulatedStorage:
         self.contents: dict[VolumeId, bytes] = {}
         """What is in the volumes in which there is something, from their beginning."""
         self.layering = SimulatedLayering(self.faults, self.volumes, self.contents)
+        self.packing = SimulatedPacking(self.faults, self.volumes, self.layering)
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
         check_id(image.id)
@@ -264,6 +267,54 @@ class SimulatedLayering:
         else:
             self.of[id] = layers
         self.faults.after(f"layering.{call}")
+
+
+class SimulatedPacking:
+    """Images of simulated volumes: as large as these, with nothing in them."""
+
+    def __init__(self, faults: Faults, volumes: Mapping[VolumeId, VolumeObserved], layering: SimulatedLayering) -> None:
+        self.faults = faults
+        self.files: dict[ImageId, bytes] = {}
+        """What is packed."""
+        self._volumes = volumes
+        self._layering = layering
+        self._sizes: dict[ImageId, int] = {}
+
+    async def pack(self, image: ImageId, volume: VolumeId, snapshot: SnapshotId, told: Told) -> ImagePacked:
+        check_id(image)
+        if image not in self.files:
+            await self.faults.before("packing.pack")
+            (await self._layering.layers(volume)).of(snapshot)
+            self._sizes[image] = self._volumes[volume].size_bytes
+            self.files[image] = _empty_qcow2(self._sizes[image])
+            self.faults.after("packing.pack")
+        told(1.0)
+        return (await self.packed())[image]
+
+    async def packed(self) -> dict[ImageId, ImagePacked]:
+        return {
+            id: ImagePacked(
+                size_bytes=len(data),
+                virtual_size_bytes=self._sizes[id],
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
+            for id, data in self.files.items()
+        }
+
+    async def read(self, image: ImageId, start: int) -> AsyncIterator[bytes]:
+        if image not in self.files:
+            raise NotFound(f"image {image} is not packed on this host")
+        yield self.files[image][start:]
+
+    async def discard(self, image: ImageId) -> None:
+        await self.faults.before("packing.discard")
+        self.files.pop(image, None)
+        self.faults.after("packing.discard")
+
+
+def _empty_qcow2(size: int) -> bytes:
+    """The header of an image of this size, which nobody here looks behind."""
+    return struct.pack(">4sIQIIQI", b"QFI\xfb", 3, 0, 0, 16, size, 0).ljust(1024, b"\0")
 
 
 def _source(id: VolumeId, layer: str) -> DiskSource:

@@ -13,7 +13,6 @@ import asyncio
 import errno
 import os
 import shutil
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from pileus.agent.storage.files import digest_of
 from pileus.agent.turns import Turns
 from pileus.diskimages.headers import AS_THEY_ARE, DiskFormat
 from pileus.diskimages.qemuimg import Told
@@ -33,7 +33,6 @@ from pileus.kernel.ids import ImageId, new_id
 from pileus.kernel.units import GIB, MIB, size_text
 
 _CHUNK: Final = 1 * MIB
-_DIGESTED: Final = 8 * MIB
 _KEPT_FREE: Final = 2 * GIB
 _KEPT_FREE_SHARE: Final = 20
 """Of the file system one part in so many stays free, but not more than `_KEPT_FREE`: the log of the cloud is there."""
@@ -269,7 +268,7 @@ class ImageFiles:
                     else "nothing has arrived"
                 )
                 raise Conflict(f"{missing}: the upload is not complete")
-            found = await _digest(part, lambda fraction: told("checking", fraction))
+            found = await digest_of(part, lambda fraction: told("checking", fraction))
             _check_digest(found, expected.sha256)
             virtual = await self._tools.inspect(part, expected.format)
             if expected.format in AS_THEY_ARE:
@@ -287,7 +286,7 @@ class ImageFiles:
             return Arrived(
                 size_bytes=(await asyncio.to_thread(ready.stat)).st_size,
                 virtual_size_bytes=virtual,
-                sha256=await _digest(ready, lambda fraction: told("checking what was converted", fraction)),
+                sha256=await digest_of(ready, lambda fraction: told("checking what was converted", fraction)),
                 format=DiskFormat.QCOW2,
             )
 
@@ -381,26 +380,6 @@ class ImageFiles:
             if f".{rest}" == _PART:
                 self._arrived.pop(id, None)
         return gone
-
-
-async def _digest(path: Path, told: Told) -> str:
-    """The SHA-256 of a file, in hex."""
-    loop, stop = asyncio.get_running_loop(), threading.Event()
-
-    def in_thread() -> str:
-        digest, done = sha256(), 0
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            while not stop.is_set() and (data := file.read(_DIGESTED)):
-                digest.update(data)
-                done += len(data)
-                loop.call_soon_threadsafe(told, done / size)
-        return digest.hexdigest()
-
-    try:
-        return await asyncio.to_thread(in_thread)
-    finally:
-        stop.set()
 
 
 def _check_digest(found: str, expected: str) -> None:

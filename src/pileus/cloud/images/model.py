@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.ids import GroupId, ImageId, ProjectId
 from pileus.kernel.units import GIB
@@ -49,6 +51,14 @@ class Image(Record, frozen=True, kw_only=True):
     """Such as `x86_64`, for people: which hosts run it is not looked at."""
     min_disk_gib: int = 0
     min_memory_mib: int = 0
+    packing: bool = False
+    """Whether what it is made of is held for it: a volume or a snapshot, until it is packed."""
+    consistency: str = ""
+    """How the volume was taken that it was made of, as of a snapshot; empty for one that was not made of any."""
+
+    def complete(self) -> "Image":
+        """The same image, with all its data."""
+        return msgspec.structs.replace(self, state=ImageState.ACTIVE)
 
     @property
     def taken_bytes(self) -> int:
@@ -77,6 +87,8 @@ def _with_sources(image: dict[str, Any]) -> dict[str, Any]:
         "architecture": "",
         "min_disk_gib": 0,
         "min_memory_mib": 0,
+        "packing": False,
+        "consistency": "",
     }
 
 

@@ -17,6 +17,7 @@ from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
 from pileus.link.records import Method
 from pileus.link.snapshots import (
+    Consistency,
     SnapshotObserved,
     SnapshotRemoval,
     SnapshotRevert,
@@ -148,13 +149,18 @@ async def take_away(world: World, wish: OfSnapshot) -> None:
     await remove_from_host(world, world.state[SNAPSHOTS].get(wish.snapshot))
 
 
-class CloneVolume(msgspec.Struct, frozen=True):
-    """The new volume, and what it is a copy of; a snapshot of this id is taken for it if there is none."""
+class CopyOf(msgspec.Struct, frozen=True):
+    """What is copied: a volume, as it was at a snapshot; one of this id is taken for it if there is none."""
 
-    volume: VolumeId
     source: VolumeId
     snapshot: SnapshotId
     is_taken: bool
+
+
+class CloneVolume(CopyOf, frozen=True):
+    """The new volume, and what it is a copy of."""
+
+    volume: VolumeId
 
 
 @workflow("volume.clone")
@@ -167,26 +173,28 @@ async def clone_volume(run: Run[World], wish: CloneVolume) -> None:
 
 @clone_volume.finish
 def cloned(state: State, wish: CloneVolume) -> list[Change]:
-    return [put(state[VOLUMES].get(wish.volume).to(VolumeState.AVAILABLE)), *_left(state, wish)]
+    return [put(state[VOLUMES].get(wish.volume).to(VolumeState.AVAILABLE)), *left(state, wish)]
 
 
 @clone_volume.withdraw
 def not_cloned(state: State, wish: CloneVolume) -> list[Change]:
-    return [remove(state[VOLUMES].get(wish.volume)), *gone_with(state, wish.volume), *_left(state, wish)]
+    return [remove(state[VOLUMES].get(wish.volume)), *gone_with(state, wish.volume), *left(state, wish)]
 
 
 @step_with(patience_s=60)
-async def take_for_copy(world: World, wish: CloneVolume) -> None:
-    if not wish.is_taken:
-        source = world.state[VOLUMES].get(wish.source)
-        assert source.host_id is not None
-        spec = SnapshotSpec(id=wish.snapshot, volumes=(_named(source),), guest=source.instance_id)
-        await world.hosts.ask(source.host_id, Method.SNAPSHOT_ENSURE, spec, SnapshotObserved, timeout_s=TAKE_S)
+async def take_for_copy(world: World, wish: CopyOf) -> Consistency:
+    if wish.is_taken:
+        return Consistency(world.state[SNAPSHOTS].get(wish.snapshot).consistency)
+    source = world.state[VOLUMES].get(wish.source)
+    assert source.host_id is not None
+    spec = SnapshotSpec(id=wish.snapshot, volumes=(_named(source),), guest=source.instance_id)
+    observed = await world.hosts.ask(source.host_id, Method.SNAPSHOT_ENSURE, spec, SnapshotObserved, timeout_s=TAKE_S)
+    return observed.consistency
 
 
 @take_for_copy.undo
-async def drop_again(world: World, wish: CloneVolume) -> None:
-    await _drop(world, wish)
+async def drop_again(world: World, wish: CopyOf) -> None:
+    await drop(world, wish)
 
 
 @step_with(patience_s=120)
@@ -202,7 +210,7 @@ async def remove_copy(world: World, wish: CloneVolume) -> None:
 
 @step_with(forward_only=True)
 async def drop_after_copy(world: World, wish: CloneVolume) -> None:
-    await _drop(world, wish)
+    await drop(world, wish)
 
 
 WORKFLOWS: tuple[Workflow[World, Any], ...] = (create_snapshot, revert_snapshot, delete_snapshot, clone_volume)
@@ -214,10 +222,10 @@ async def remove_from_host(world: World, snapshot: Snapshot) -> None:
     await world.hosts.ask(snapshot.host_id, Method.SNAPSHOT_REMOVE, removal, Nothing, timeout_s=MERGE_S)
 
 
-async def _drop(world: World, wish: CloneVolume) -> None:
-    if not wish.is_taken:
-        source = world.state[VOLUMES].get(wish.source)
-        assert source.host_id is not None
+async def drop(world: World, wish: CopyOf) -> None:
+    """Have the host keep no more what was kept for a copy only."""
+    source = world.state[VOLUMES].find(wish.source)
+    if not wish.is_taken and source is not None and source.host_id is not None:
         removal = SnapshotRemoval(id=wish.snapshot, volumes=(_named(source),))
         await world.hosts.ask(source.host_id, Method.SNAPSHOT_REMOVE, removal, Nothing, timeout_s=MERGE_S)
 
@@ -242,7 +250,8 @@ def released(state: State, snapshot: Snapshot, *, after: InstanceState | None = 
     return _at_rest(state, volumes, after=after)
 
 
-def _left(state: State, wish: CloneVolume) -> list[Change]:
+def left(state: State, wish: CopyOf) -> list[Change]:
+    """What was copied as it was before: the volume, or the snapshot."""
     if wish.is_taken:
         return [put(state[SNAPSHOTS].get(wish.snapshot).to(SnapshotState.AVAILABLE))]
     return _at_rest(state, [state[VOLUMES].get(wish.source)])

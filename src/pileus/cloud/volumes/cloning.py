@@ -62,7 +62,7 @@ def clone(ask: Ask, volume: Volume, wish: VolumeClone) -> Plan:
     else:
         moment, when = SnapshotId(ask.new_id()), ""
         changes += held(ask.state, [volume], VolumeState.SNAPSHOTTING, f"volume {volume.name} is being copied")
-    deed = CloneVolume(VolumeId(copy.id), VolumeId(volume.id), moment, wish.snapshot_id is not None)
+    deed = CloneVolume(VolumeId(volume.id), moment, wish.snapshot_id is not None, VolumeId(copy.id))
     return Plan(
         summary=f"copy volume {volume.name}{when} to {copy.name}",
         changes=changes,

@@ -7,6 +7,8 @@ from pileus.cloud.images.operations import records
 from pileus.cloud.images.operations import data
 from pileus.cloud.images.operations import arrival
 from pileus.cloud.images.operations import importing
+from pileus.cloud.images.operations import building
+from pileus.cloud.images.operations import delivery
 from pileus.cloud.images.operations import storage
 
-__all__ = ["arrival", "data", "images", "importing", "records", "storage"]
+__all__ = ["arrival", "building", "data", "delivery", "images", "importing", "records", "storage"]

@@ -27,6 +27,9 @@ from pileus.workflow.workflow import begin
 UPLOADS_KEPT = timedelta(hours=24)
 """What has arrived of an image is forgotten so long after its last part."""
 OFFSET = "Upload-Offset"
+FROM_WHERE = Parameter(
+    name=OFFSET, about="Where the part begins: how much has arrived so far", place="header", required=True
+)
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +53,7 @@ class UploadFinish(Wire):
 async def progress(exchange: Exchange, image: Image) -> Answer:
     """Show how much of an image has arrived, and so where an upload that broke off goes on."""
     must_be_queued(exchange.ask, image)
-    return _upload(exchange, image)
+    return shown(exchange, image)
 
 
 @images.special(
@@ -60,11 +63,7 @@ async def progress(exchange: Exchange, image: Image) -> Answer:
     answers=Upload,
     max_body=MAX_IMAGE,
     body_media_type="application/octet-stream",
-    parameters=(
-        Parameter(
-            name=OFFSET, about="Where the part begins: how much has arrived so far", place="header", required=True
-        ),
-    ),
+    parameters=(FROM_WHERE,),
 )
 async def append(exchange: Exchange, image: Image) -> Answer:
     """Upload a part of an image's data; the answer comes when it is on disk.
@@ -72,22 +71,8 @@ async def append(exchange: Exchange, image: Image) -> Answer:
     What arrived before a part broke off stays: ask for the offset, and go on there. Of two who send parts of one image
     the later one goes on.
     """
-    ask = exchange.ask
-    must_be_queued(ask, image)
-    said = exchange.header(OFFSET)
-    if not (said.isascii() and said.isdigit() and len(said) <= len(str(MAX_IMAGE))):
-        raise Invalid("some headers are wrong", fields={OFFSET: "a number of bytes"})
-    files: ImageFiles = exchange.services[ImageFiles]
-
-    def still_wanted() -> int:
-        now = ask.state[IMAGES].get(image.id)
-        if now.state is not ImageState.QUEUED:
-            raise Conflict(f"image {now.name} is {now.state}: nothing can be added")
-        return room(ask.state, now, files.arrived)
-
-    id = ImageId(image.id)
-    await files.append(id, int(said), exchange.body(), still_wanted, expected_bytes=image.expected_bytes)
-    return _upload(exchange, image)
+    must_be_queued(exchange.ask, image)
+    return await appended(exchange, image, while_in=ImageState.QUEUED)
 
 
 @images.special("DELETE", "/{id}/upload", least=Role.MEMBER, status=204)
@@ -115,7 +100,27 @@ def finish(ask: Ask, image: Image, wish: UploadFinish) -> Plan:
     )
 
 
-def _upload(exchange: Exchange, image: Image) -> Answer:
+async def appended(exchange: Exchange, image: Image, *, while_in: ImageState) -> Answer:
+    """Add the body to what has arrived of an image, for as long as that is in this state."""
+    said = exchange.header(OFFSET)
+    if not (said.isascii() and said.isdigit() and len(said) <= len(str(MAX_IMAGE))):
+        raise Invalid("some headers are wrong", fields={OFFSET: "a number of bytes"})
+    files: ImageFiles = exchange.services[ImageFiles]
+    state = exchange.ask.state
+
+    def still_wanted() -> int:
+        now = state[IMAGES].get(image.id)
+        if now.state is not while_in:
+            raise Conflict(f"image {now.name} is {now.state}: nothing can be added")
+        return room(state, now, files.arrived)
+
+    id = ImageId(image.id)
+    await files.append(id, int(said), exchange.body(), still_wanted, expected_bytes=image.expected_bytes)
+    return shown(exchange, image)
+
+
+def shown(exchange: Exchange, image: Image) -> Answer:
+    """How far an image is that arrives."""
     files: ImageFiles = exchange.services[ImageFiles]
     touched = files.touched_at(ImageId(image.id))
     told = Upload(

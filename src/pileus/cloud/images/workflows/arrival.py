@@ -1,6 +1,4 @@
-"""The tasks that bring, check and convert the data of images."""
-
-from typing import Any
+"""Bringing, checking and converting the data of an image."""
 
 import msgspec
 
@@ -12,7 +10,7 @@ from pileus.cloud.world import World
 from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.ids import ImageId
 from pileus.state.state import Change, Origin, State, put, remove
-from pileus.workflow.workflow import Run, Workflow, step_with, tell_progress, workflow
+from pileus.workflow.workflow import Run, step_with, tell_progress, workflow
 
 _PATIENCE_S = 300.0
 
@@ -33,7 +31,7 @@ async def finish_upload(run: Run[World], wish: FinishUpload) -> None:
 
 @finish_upload.finish
 def finished(state: State, wish: FinishUpload) -> list[Change]:
-    return [put(msgspec.structs.replace(state[IMAGES].get(wish.image), state=ImageState.ACTIVE))]
+    return [put(state[IMAGES].get(wish.image).complete())]
 
 
 @finish_upload.withdraw
@@ -59,7 +57,7 @@ async def import_image(run: Run[World], wish: ImportImage) -> None:
 
 @import_image.finish
 def imported(state: State, wish: ImportImage) -> list[Change]:
-    return [put(msgspec.structs.replace(state[IMAGES].get(wish.image), state=ImageState.ACTIVE))]
+    return [put(state[IMAGES].get(wish.image).complete())]
 
 
 @import_image.withdraw
@@ -121,6 +119,3 @@ async def _say(world: World, image: Image) -> None:
     """Have the record say what is known now, which only the deed has found out."""
     if image != world.state[IMAGES].get(image.id):
         await world.state.commit([put(image)], Origin(actor="system", operation="image.import"))
-
-
-WORKFLOWS: tuple[Workflow[World, Any], ...] = (finish_upload, import_image)

@@ -1,0 +1,41 @@
+"""What controller and agent say to each other of images that are made of volumes.
+
+The host packs a volume as it was at a snapshot, and sends what it packed to the controller by HTTPS, with a ticket.
+What is packed stays on the host until it is forgotten: whoever dies meanwhile, it is sent on where it stopped.
+"""
+
+from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
+from pileus.link.records import Message
+
+
+class ImagePack(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume, as it was at a snapshot, that is to be packed as a disk image."""
+
+    image: ImageId
+    volume: VolumeId
+    snapshot: SnapshotId
+    pool: str = "local"
+
+
+class ImagePacked(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A disk image that was packed, in format qcow2."""
+
+    size_bytes: int
+    virtual_size_bytes: int
+    sha256: str
+
+
+class ImageSend(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An image that was packed, which is to be sent to the controller."""
+
+    image: ImageId
+    url: str
+    """Where to, with a ticket in it: a path of the controller's API."""
+    pool: str = "local"
+
+
+class ImageForget(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An image that was packed, or is being packed or sent, and need not be here any more."""
+
+    image: ImageId
+    pool: str = "local"

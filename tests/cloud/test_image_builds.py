@@ -1,0 +1,162 @@
+"""Images of what instances, volumes and snapshots hold, on a whole simulated cloud."""
+
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from pileus.cloud.images.model import IMAGES
+from pileus.cloud.snapshots.model import SNAPSHOTS
+from pileus.cloud.volumes.model import VOLUMES
+from pileus.kernel.errors import Conflict
+from pileus.kernel.ids import InstanceId
+from pileus.kernel.units import GIB
+from pileus.operations.caller import Role
+from pileus.testing.cloud import SimulatedCloud
+from pileus.testing.fleet import SimulatedAgent
+from pileus.testing.links import until
+from pileus.testing.people import People
+from pileus.testing.requests import made, over, refusal, running, shown
+from pileus.workflow.task import TASKS
+
+
+async def begin(cloud: SimulatedCloud, **wish: Any) -> dict[str, Any]:
+    answer = await cloud.client.post("/v1/images/build", json={"name": "golden", **wish})
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+async def built(cloud: SimulatedCloud, **wish: Any) -> dict[str, Any]:
+    """The image, when it is there."""
+    begun = await begin(cloud, **wish)
+    task = await over(cloud, begun["task_id"])
+    assert task.state == "done", task.cause
+    return await shown(cloud.client, f"images/{begun['image']['id']}")
+
+
+async def done(cloud: SimulatedCloud, path: str, **wish: Any) -> dict[str, Any]:
+    answer = await cloud.client.post(f"/v1/{path}", json=wish or None)
+    assert answer.status_code == 202, answer.text
+    assert (await over(cloud, answer.json()["task_id"])).state == "done"
+    return answer.json()
+
+
+def host_of(cloud: SimulatedCloud, record: dict[str, Any]) -> SimulatedAgent:
+    return next(host for host in cloud.fleet.hosts if host.id == record["host_id"])
+
+
+def disk_of(cloud: SimulatedCloud, instance: dict[str, Any]) -> str:
+    return cloud.state[VOLUMES].ids_by("instance", instance["id"])[0]
+
+
+async def test_an_image_is_built_from_an_instance_that_runs_on(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client, disk_gib=3, template="linux-uefi")
+    image = await built(cloud, instance_id=instance["id"])
+    assert (image["state"], image["format"], image["virtual_size_bytes"]) == ("active", "qcow2", 3 * GIB)
+    assert (image["template"], image["source"]) == ("linux-uefi", "instance hello")
+    assert (image["consistency"], image["packing"]) == ("file-systems", False)
+    host = host_of(cloud, instance)
+    guest = host.hypervisor.guests[InstanceId(instance["id"])]
+    assert (guest.starts, guest.state) == (1, "running")
+    assert (host.storage.packing.files, host.storage.layering.of) == ({}, {})
+    another = await running(cloud, cloud.client, image_id=image["id"], name="another")
+    assert (another["disk_gib"], another["template"]) == (3, "linux-uefi")
+
+
+async def test_what_the_disk_was_made_from_says_what_its_image_needs(cloud: SimulatedCloud) -> None:
+    mini = cloud.state[IMAGES].ids[0]
+    needs = {"default_user": "debian", "architecture": "x86_64", "min_memory_mib": 200}
+    assert (await cloud.client.patch(f"/v1/images/{mini}", json=needs)).status_code == 200
+    instance = await running(cloud, cloud.client)
+    image = await built(cloud, instance_id=instance["id"])
+    assert {name: image[name] for name in needs} == needs
+    said = await built(cloud, volume_id=disk_of(cloud, instance), default_user="", min_memory_mib=0)
+    assert (said["default_user"], said["min_memory_mib"], said["architecture"]) == ("", 0, "x86_64")
+
+
+async def test_an_image_of_a_snapshot_leaves_the_snapshot_as_it_was(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    snapshot = (await done(cloud, "snapshots", name="before", instance_id=instance["id"]))["snapshot"]
+    image = await built(cloud, snapshot_id=snapshot["id"])
+    assert (image["source"], image["consistency"]) == ("snapshot before", "file-systems")
+    assert cloud.state[SNAPSHOTS].get(snapshot["id"]).state == "available"
+    assert (await cloud.client.delete(f"/v1/snapshots/{snapshot['id']}")).status_code == 202
+
+
+async def test_the_instance_is_free_again_while_its_image_is_still_on_its_way(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    cloud.fleet.disk_tools.faults.delay("disk_tools.inspect", 0.3)
+    begun = await begin(cloud, instance_id=instance["id"])
+    assert (await shown(cloud.client, f"instances/{instance['id']}"))["busy_with"]
+    await until(lambda: not cloud.state[IMAGES].get(begun["image"]["id"]).packing)
+    stopped = await done(cloud, f"instances/{instance['id']}/stop")
+    assert stopped["instance"]["id"] == instance["id"]
+    assert (await over(cloud, begun["task_id"])).state == "done"
+
+
+async def test_an_image_that_is_cancelled_leaves_nothing(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    host = host_of(cloud, instance)
+    host.faults.delay("packing.pack", 30.0)
+    begun = await begin(cloud, instance_id=instance["id"])
+    await until(lambda: any(step.name == "take_for_copy" for step in _steps(cloud, begun)))
+    answer = await cloud.client.post(f"/v1/tasks/{begun['task_id']}/cancel")
+    assert answer.status_code < 300, answer.text
+    assert (await over(cloud, begun["task_id"])).state == "undone"
+    assert begun["image"]["id"] not in cloud.state[IMAGES]
+    assert (host.storage.packing.files, host.storage.layering.of) == ({}, {})
+    assert not (await shown(cloud.client, f"instances/{instance['id']}"))["busy_with"]
+
+
+async def test_what_is_larger_than_the_quota_is_refused_before_it_is_sent(
+    cloud: SimulatedCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = await running(cloud, cloud.client)
+    monkeypatch.setattr("pileus.cloud.images.workflows.building.room", Mock(return_value=1000))
+    begun = await begin(cloud, instance_id=instance["id"])
+    task = await over(cloud, begun["task_id"])
+    assert task.cause is not None
+    assert (task.state, task.cause.code) == ("undone", "quota-exceeded")
+    assert begun["image"]["id"] not in cloud.state[IMAGES]
+
+
+async def test_what_has_no_data_or_is_busy_or_nobodys_is_refused(cloud: SimulatedCloud, people: People) -> None:
+    volume = await made(cloud.client, "volumes", name="empty", size_gib=1)
+    wish = {"name": "golden", "volume_id": volume["id"]}
+    assert refusal(await cloud.client.post("/v1/images/build", json=wish))[:2] == (409, "conflict")
+    instance = await running(cloud, cloud.client)
+    two = {"name": "golden", "volume_id": volume["id"], "instance_id": instance["id"]}
+    assert refusal(await cloud.client.post("/v1/images/build", json=two))[0] == 400
+    stranger = await people.person(Role.MEMBER, await people.project("strangers"))
+    theirs = {"name": "golden", "instance_id": instance["id"]}
+    assert refusal(await stranger.client.post("/v1/images/build", json=theirs)) == (404, "not-found", {"instance_id"})
+    host_of(cloud, instance).faults.delay("packing.pack", 0.2)
+    begun = await begin(cloud, instance_id=instance["id"])
+    again = await cloud.client.post("/v1/images/build", json={"name": "golden", "instance_id": instance["id"]})
+    assert refusal(again)[:2] == (409, "conflict")
+    assert refusal(await cloud.client.delete(f"/v1/images/{begun['image']['id']}"))[:2] == (409, "conflict")
+    assert (await over(cloud, begun["task_id"])).state == "done"
+
+
+async def test_a_host_that_has_no_room_says_so_and_nothing_is_left(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    host_of(cloud, instance).faults.fail("packing.pack", Conflict("the storage pool is full"))
+    begun = await begin(cloud, instance_id=instance["id"])
+    task = await over(cloud, begun["task_id"])
+    assert task.cause is not None
+    assert (task.state, task.cause.detail) == ("undone", "the storage pool is full")
+    assert cloud.state[VOLUMES].get(disk_of(cloud, instance)).state == "in-use"
+
+
+async def test_only_who_has_a_ticket_for_an_image_delivers_it(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    image = await built(cloud, instance_id=instance["id"])
+    path = f"/v1/images/{image['id']}/arrival"
+    for query in ("", "?ticket=a.b&host=c"):
+        refused = await cloud.client.patch(path + query, content=b"x", headers={"upload-offset": "0"})
+        assert refusal(refused)[:2] == (403, "forbidden")
+        assert refusal(await cloud.client.get(path + query))[:2] == (403, "forbidden")
+
+
+def _steps(cloud: SimulatedCloud, begun: dict[str, Any]) -> tuple[Any, ...]:
+    return cloud.state[TASKS].get(begun["task_id"]).steps
