@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pileus.guestimage import BuiltImage, build
+from pileus.guestimage import BuiltImage, build, build_appliance
 from pileus.guestimage.debian import build_debian
 from pileus.machine.ovnprefix import OvnPrograms, ovn_programs
 
@@ -29,6 +29,15 @@ def mini() -> BuiltImage:
     """The small guest image."""
     with _alone():
         return asyncio.run(build(FOLDER / "mini.qcow2", cache=PACKAGES, say=print))
+
+
+def appliance() -> Path:
+    """The folder of what looks into disks."""
+    folder = FOLDER / "appliance"
+    with _alone():
+        folder.mkdir(exist_ok=True)
+        asyncio.run(build_appliance(folder, cache=PACKAGES, say=print))
+    return folder
 
 
 def debian() -> BuiltImage:

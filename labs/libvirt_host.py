@@ -49,7 +49,12 @@ class LibvirtHost:
     def __init__(self, layout: Layout, namespaces: int) -> None:
         self.uri = libvirtd.uri(layout)
         self.disks = layout.data / "disks"
-        self.ground = Ground(accelerator="tcg", sockets=layout.run / "instances", logs=layout.log / "instances")
+        self.ground = Ground(
+            accelerator="tcg",
+            sockets=layout.run / "instances",
+            logs=layout.log / "instances",
+            appliance=layout.data / "appliance",
+        )
         self._layout = layout
         self._namespaces = namespaces
         self._processes: list[subprocess.Popen[bytes]] = []

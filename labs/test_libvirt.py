@@ -306,9 +306,7 @@ async def test_a_guest_whose_definition_was_taken_away_is_still_found(
     hypervisor: LibvirtHypervisor, host: LibvirtHost, running: InstanceId
 ) -> None:
     host.virsh("undefine", domain_name(running))
-    assert (await hypervisor.list())[running] == GuestFound(
-        state=GuestState.RUNNING, generation=1, vcpus=1
-    )
+    assert (await hypervisor.list())[running] == GuestFound(state=GuestState.RUNNING, generation=1, vcpus=1)
 
 
 async def test_a_guest_stopped_behind_our_back_says_so(

@@ -127,6 +127,10 @@ async def eject(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/eject", {})
 
 
+async def set_password(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/password", {"user": "ann", "password": "correct horse"})
+
+
 async def delete(cloud: SimulatedCloud) -> None:
     await ask(cloud, "DELETE", f"/{the_instance(cloud)}")
 
@@ -354,6 +358,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.change_media": (with_an_iso, insert, 44),
     "instance.change_media out": (inserted, eject, 35),
     "instance.set_limits": (running, limit, 38),
+    "instance.set_password": (stopped, set_password, 19),
     "instance.delete": (running, delete, 32),
     "instance.soft_delete": (running, delete, 25),
     "instance.soft_delete with a volume": (attached, delete, 25),

@@ -9,7 +9,7 @@ import pytest
 from pileus.cloud.identity.model import USERS
 from pileus.cloud.images.model import IMAGE_SHARES
 from pileus.cloud.instances.consoles import CONSOLES
-from pileus.cloud.instances.model import FIRST_BOOTS
+from pileus.cloud.instances.model import FIRST_BOOTS, PASSWORD_CHANGES
 from pileus.cloud.networks.model import NETWORKS, NetworkKind
 from pileus.cloud.projects.model import DEFAULT_QUOTA
 from pileus.cloud.projects.operations import GO_WITH_A_PROJECT, KEEP_A_PROJECT
@@ -30,12 +30,14 @@ NOT_COUNTED = {
     KEPT_ANSWERS.name: "passes within a day",
     CONSOLES.name: "has a limit of its own, for each user",
     FIRST_BOOTS.name: "there is one for each instance",
+    PASSWORD_CHANGES.name: "passes: is gone with the end of its task",
 }
 GO_OTHERWISE = {
     TASKS.name: "is history",
     KEPT_ANSWERS.name: "passes within a day",
     CONSOLES.name: "goes with its instance",
     FIRST_BOOTS.name: "goes with its instance",
+    PASSWORD_CHANGES.name: "passes: is gone with the end of its task",
     IMAGE_SHARES.name: "goes with its image, which keeps the project",
     USERS.name: "goes with all that is a user's: `with_a_project`",
 }
@@ -49,6 +51,7 @@ MAY_BE_GONE = {
     ("task", "project_id"): "history",
     ("kept_answer", "project_id"): "history",
     ("first_boot", "project_id"): "that of its instance",
+    ("password_change", "project_id"): "that of its instance",
 }
 """Fields that name records which may be gone. It may only shrink, or grow for a reason as good."""
 

@@ -14,7 +14,7 @@ import pytest
 
 from pileus.cloud.identity.model import TOKENS
 from pileus.cloud.instances.consoles import OpenConsole
-from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.instances.model import INSTANCES, PasswordChange
 from pileus.controller.nouns import KINDS
 from pileus.kernel.ids import InstanceId, new_id
 from pileus.link.foreign import ForeignGuest
@@ -95,7 +95,10 @@ async def begun(cloud: SimulatedCloud) -> None:
         user_id=owner.user_id,
         kind=ConsoleKind.SERIAL,
     )
-    await cloud.state.commit([put(console)], ORIGIN)
+    change = PasswordChange(
+        id=made["instance"]["id"], created_at=cloud.now(), project_id=owner.project_id, user="root", hash="$6$salt$hash"
+    )
+    await cloud.state.commit([put(console), put(change)], ORIGIN)
 
 
 async def write_missing() -> None:

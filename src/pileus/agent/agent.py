@@ -29,6 +29,7 @@ from pileus.kernel.ids import PortId
 from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupSpec
 from pileus.link.foreign import ForeignGuests
 from pileus.link.records import (
+    DiskPassword,
     GuestObserved,
     GuestPassword,
     GuestReboot,
@@ -149,6 +150,9 @@ class Agent:
     async def set_password(self, wish: GuestPassword) -> None:
         await self._guests.set_password(wish)
 
+    async def set_password_in_disk(self, wish: DiskPassword, tell: Tell) -> None:
+        await self._guests.set_password_in_disk(wish, tell)
+
     @property
     def consoles(self) -> GuestConsoles:
         return self._guests.consoles
@@ -240,6 +244,7 @@ class Agent:
             await self._guests.settle()
             await self._media.settle()
             await self._backups.settle()
+            await self._engines.hypervisor.appliance.sweep()
         except PileusError as why:
             log.warning("round not finished", why=str(why), internal=why.internal)
         except Exception:

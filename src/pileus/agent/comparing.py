@@ -42,7 +42,7 @@ def differs(record: GuestRecord, found: GuestFound) -> bool:
 
 
 def lacks_vcpus(record: GuestRecord, found: GuestFound) -> bool:
-    """Whether a guest has let go of vCPUs that it was to lose, but was allowed to keep when it did not follow in time."""
+    """Whether a guest has let go of vCPUs that it is to keep: too late, after it was no longer to lose them."""
     return (
         record.made
         and found.generation == record.spec.generation

@@ -52,6 +52,8 @@ class LibvirtConfig(
     """The folder in which consoles listen."""
     logs: str
     """The folder in which consoles are logged."""
+    appliance: str = ""
+    """The folder of what looks into the disks of stopped guests; empty for none."""
 
 
 class OvnConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="ovn"):
@@ -174,7 +176,12 @@ def hypervisor_of(config: LibvirtConfig | SimulatedConfig) -> Hypervisor:
             from pileus.agent.hypervisor.libvirt.domain import Ground
             from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 
-            ground = Ground(accelerator=config.accelerator, sockets=Path(config.sockets), logs=Path(config.logs))
+            ground = Ground(
+                accelerator=config.accelerator,
+                sockets=Path(config.sockets),
+                logs=Path(config.logs),
+                appliance=Path(config.appliance) if config.appliance else None,
+            )
             return LibvirtHypervisor(
                 binding.load(), uri=config.uri, ground=ground, accelerator_reason=config.accelerator_reason
             )

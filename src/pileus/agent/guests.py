@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pileus.agent.comparing import as_observed, differs, generation_of, is_up, size_of
+from pileus.agent.comparing import as_observed, differs, generation_of, is_suspended, is_up, size_of
 from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.consoles import GuestConsoles
 from pileus.agent.hypervisor.port import Hypervisor
@@ -16,7 +16,16 @@ from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
-from pileus.link.records import GuestObserved, GuestPassword, GuestReboot, GuestRemoval, GuestSpec, Power
+from pileus.link.records import (
+    DiskPassword,
+    GuestObserved,
+    GuestPassword,
+    GuestReboot,
+    GuestRemoval,
+    GuestSpec,
+    Power,
+    Progress,
+)
 
 
 class Guests:
@@ -138,6 +147,23 @@ class Guests:
         if not is_up(await self._making.find(wish.id)):
             raise Conflict(f"guest {record.spec.name!r} does not run")
         await self._hypervisor.set_password(wish.id, wish.user, wish.password)
+
+    async def set_password_in_disk(self, wish: DiskPassword, tell: Tell) -> None:
+        """Have a user's password changed in the disk that a stopped guest boots from.
+
+        Raises:
+            NotFound: there is no such guest here.
+            Conflict: it is not stopped, or there is no such user, or no system that is known, on its disk.
+            Unavailable: hypervisor or storage do not answer, or it was broken off; asking again is right.
+        """
+        async with self._turns.of(wish.id):
+            record = self._making.known(wish.id)
+            found = await self._making.find(wish.id)
+            if is_up(found) or is_suspended(found) or record.power is not Power.STOPPED:
+                raise Conflict(f"guest {record.spec.name!r} is not stopped")
+            tell(Progress(step="looking into its disk"))
+            disk = await self._making.root_of(record.spec)
+            await self._hypervisor.appliance.set_password(wish.id, disk, wish.user, wish.hash)
 
     async def observe(self, *, or_last: bool = False) -> list[GuestObserved]:
         """Every guest that is here or ought to be; one without a record is as the hypervisor has it.

@@ -15,6 +15,7 @@ from pileus.agent.media import Media
 from pileus.agent.metadata import Metadata
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.records import GuestRecord, Records, Removed, specs_of
+from pileus.agent.storage.port import DiskSource
 from pileus.agent.turns import Turns
 from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
@@ -104,6 +105,13 @@ class Making:
         )
         await self.records.put(spec.id, record)
         return observed(record, record.power, record.cause)
+
+    async def root_of(self, spec: GuestSpec) -> DiskSource:
+        """Where the disk is that the guest boots from. Raises NotFound if it is not here."""
+        root = next((disk for disk in spec.disks if disk.slot == 0), None)
+        if root is None:
+            raise NotFound(f"guest {spec.name!r} has no disk that it boots from")
+        return await self._volumes.source(root.volume, root.pool)
 
     async def _bring_to(self, power: Power, id: InstanceId, tell: Tell) -> bool:
         """Start, stop, pause, suspend or resume the guest, if it needs that.

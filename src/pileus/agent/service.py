@@ -24,6 +24,7 @@ from pileus.link.images import ImageForget, ImagePack, ImagePacked, ImageSend
 from pileus.link.records import (
     ConsoleLogRequest,
     ConsoleRequest,
+    DiskPassword,
     GuestObserved,
     GuestPassword,
     GuestReboot,
@@ -79,6 +80,7 @@ class AgentService:
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
         self.handlers.add(Method.PORT_TRAFFIC, TrafficAsked, self._port_traffic)
         self.handlers.add(Method.GUEST_PASSWORD, GuestPassword, self._set_password)
+        self.handlers.add(Method.DISK_PASSWORD, DiskPassword, self._set_password_in_disk)
         self.handlers.add(Method.FOREIGN_GUESTS, Message, self._foreign_guests)
         self.handlers.add(Method.COPIES_KEPT, Message, self._copies_kept)
         self.handlers.add(Method.COPIES_UPDATE, CopiesUpdate, self._update_copies)
@@ -187,6 +189,9 @@ class AgentService:
 
     async def _set_password(self, wish: GuestPassword, _call: Call) -> None:
         await self._agent.set_password(wish)
+
+    async def _set_password_in_disk(self, wish: DiskPassword, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.set_password_in_disk(wish, tell))
 
     async def _foreign_guests(self, _body: Message, _call: Call) -> ForeignGuests:
         return await self._agent.foreign_guests()

@@ -185,8 +185,13 @@ async def _change(
         return
     reply = await client.send(operation.method, path, body, plans=operation.plans)
     answer: Record | None = reply.body
-    if operation.starts and answer is not None:
-        waiting: Waiting = given.get("waiting", Waiting())
+    waiting: Waiting = given.get("waiting", Waiting())
+    if operation.starts and answer is not None and _begun(operation) not in answer:
+        # It answers with something of its own, and has begun a task or was done at once.
+        if "task_id" in answer and not waiting.no_wait:
+            await tasks.finish(session, client, answer["task_id"])
+        await _result(session, names, operation, answer)
+    elif operation.starts and answer is not None:
         await _started(session, client, names, noun, operation, answer, wait=not waiting.no_wait)
     elif answer is None:
         session.say(f"{operation.noun.replace('-', ' ')} {called}: {operation.verb} done".replace("  ", " "))
@@ -204,7 +209,7 @@ async def _started(
     *,
     wait: bool,
 ) -> None:
-    begun: Record = answer.get(operation.noun.replace("-", "_"), {})
+    begun: Record = answer[_begun(operation)]
     if not wait:
         if not session.printer.document(answer):
             session.say(f"task {answer['task_id']} has begun")
@@ -219,6 +224,11 @@ async def _started(
             session.printer.record(begun)
         return
     await _result(session, names, operation, record)
+
+
+def _begun(operation: Operation) -> str:
+    """The field of an answer that has the record which a task is about."""
+    return operation.noun.replace("-", "_")
 
 
 async def _result(session: Session, names: "Names", operation: Operation, record: Record) -> None:

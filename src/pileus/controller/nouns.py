@@ -15,7 +15,7 @@ from pileus.cloud.images.operations import images
 from pileus.cloud.images.sharing import image_shares
 from pileus.cloud.instances import workflows as of_instances
 from pileus.cloud.instances.consoles import CONSOLES
-from pileus.cloud.instances.model import FIRST_BOOTS
+from pileus.cloud.instances.model import FIRST_BOOTS, PASSWORD_CHANGES
 from pileus.cloud.instances.operations import instances
 from pileus.cloud.keypairs.operations import keypairs
 from pileus.cloud.nat.operations import port_forwardings, snat_rules
@@ -85,6 +85,7 @@ KINDS: tuple[Kind[Any], ...] = (
     TOKEN_SECRETS,
     INVITATIONS,
     FIRST_BOOTS,
+    PASSWORD_CHANGES,
     CONSOLES,
     KEPT_ANSWERS,
 )

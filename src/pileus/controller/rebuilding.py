@@ -14,7 +14,15 @@ import msgspec
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.images.model import IMAGES
-from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, FirstBootData, Instance, InstanceState
+from pileus.cloud.instances.model import (
+    FIRST_BOOTS,
+    INSTANCES,
+    PASSWORD_CHANGES,
+    SETTLED,
+    FirstBootData,
+    Instance,
+    InstanceState,
+)
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Port, PortState
 from pileus.cloud.peerings.model import PEERINGS
@@ -292,7 +300,7 @@ class _Rebuilding:
             yield f"of every project: {', '.join(others)}"
 
 
-_SAID = frozenset({"user", "password", "token", "token_secret", "grant", FIRST_BOOTS.name})
+_SAID = frozenset({"user", "password", "token", "token_secret", "grant", FIRST_BOOTS.name, PASSWORD_CHANGES.name})
 """Kinds that are told of in other words."""
 
 

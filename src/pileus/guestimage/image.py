@@ -7,11 +7,10 @@ from pathlib import Path
 
 from pileus.guestimage import built, disk, initramfs
 from pileus.guestimage.built import BuiltImage
-from pileus.guestimage.packages import Packages, choose, depends_on, obtain
+from pileus.guestimage.packages import Packages, choose, kernel_of, obtain
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB, size_text
 
-_KERNEL = "linux-image-cloud-amd64"
 _LIBRARIES = (
     *("libblkid1", "libcom-err2", "libcrypt1", "libext2fs2", "libglib2.0-0", "libgmp10", "libnuma1"),
     *("libtomcrypt1", "libtommath1", "liburing2", "libuuid1", "zlib1g"),
@@ -40,9 +39,7 @@ async def build(output: Path, *, cache: Path, say: Callable[[str], None] = _sile
         Unavailable: packages could be had neither from the archive nor from the cache.
         ProgramFailed: one of the programs failed.
     """
-    metapackage, *_ = await choose([_KERNEL], cache=cache, say=say)
-    depends = await depends_on(metapackage, cache=cache, say=say)
-    kernel = next(name for name in depends if name.startswith("linux-image-"))
+    kernel = await kernel_of(cache=cache, say=say)
     offers = await choose([kernel, *_PACKAGES], cache=cache, say=say)
     recipe = await asyncio.to_thread(built.recipe, *(offer.file for offer in offers))
     if found := await asyncio.to_thread(built.find, output, recipe):

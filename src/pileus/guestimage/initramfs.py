@@ -4,7 +4,7 @@ import gzip
 import lzma
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -59,9 +59,10 @@ def root_file_system(packages: Packages, *, kernel: str, applets: Iterable[str])
         applets: the commands that busybox offers.
     """
     tree = {path: Entry.folder() for path in _FOLDERS}
-    tree |= _busybox(packages, applets)
-    tree |= _drivers(packages[kernel].root)
-    tree |= _programs(packages)
+    tree |= shell(packages, applets)
+    tree["sbin/init"] = Entry.link("../bin/busybox")
+    tree |= drivers(packages[kernel].root, _DRIVERS, listed="order")
+    tree |= programs(packages, PROGRAMS)
     tree |= guest_files()
     return gzip.compress(cpio(tree), 9, mtime=0)
 
@@ -109,16 +110,18 @@ def in_loading_order(wanted: Iterable[str], depends: Mapping[str, Iterable[str]]
     return list(order)
 
 
-def _busybox(packages: Packages, applets: Iterable[str]) -> dict[str, Entry]:
+def shell(packages: Packages, applets: Iterable[str]) -> dict[str, Entry]:
+    """Busybox with the commands that it offers."""
     binary = packages["busybox-static"].find("bin/busybox").read_bytes()
     links = {f"bin/{applet}": Entry.link("busybox") for applet in applets if applet != "busybox"}
-    return links | {
-        "bin/busybox": Entry.file(binary, executable=True),
-        "sbin/init": Entry.link("../bin/busybox"),
-    }
+    return links | {"bin/busybox": Entry.file(binary, executable=True)}
 
 
-def _drivers(kernel_root: Path) -> dict[str, Entry]:
+def drivers(kernel_root: Path, names: Sequence[str], *, listed: str) -> dict[str, Entry]:
+    """These drivers with those that they depend on, and a list of them in the order in which they are to be loaded.
+
+    One that the kernel has built in is left out.
+    """
     files = {
         path.name.split(".ko")[0].replace("-", "_"): path
         for path in kernel_root.rglob("*.ko*")
@@ -128,7 +131,7 @@ def _drivers(kernel_root: Path) -> dict[str, Entry]:
         raise PileusError(f"{kernel_root.name} has no drivers")
     wanted: dict[str, bytes] = {}
     depends: dict[str, list[str]] = {}
-    waiting = [name for name in _DRIVERS if name in files]
+    waiting = [name for name in names if name in files]
     while waiting:
         name = waiting.pop()
         if name in wanted:
@@ -137,9 +140,9 @@ def _drivers(kernel_root: Path) -> dict[str, Entry]:
         wanted[name] = lzma.decompress(content) if files[name].suffix == ".xz" else content
         depends[name] = _depends(wanted[name])
         waiting += [dependency for dependency in depends[name] if dependency in files]
-    order = in_loading_order(_DRIVERS, depends)
+    order = in_loading_order(names, depends)
     tree = {f"lib/modules/{name}.ko": Entry.file(wanted[name]) for name in order}
-    tree["lib/modules/order"] = Entry.file("".join(f"{name}.ko\n" for name in order).encode())
+    tree[f"lib/modules/{listed}"] = Entry.file("".join(f"{name}.ko\n" for name in order).encode())
     return tree
 
 
@@ -150,10 +153,11 @@ def _depends(driver: bytes) -> list[str]:
     return [name for name in names.split(",") if name]
 
 
-def _programs(packages: Packages) -> dict[str, Entry]:
-    programs = [packages[name].find(path) for name, paths in PROGRAMS.items() for path in paths]
-    tree = {f"usr/sbin/{path.name}": Entry.file(path.read_bytes(), executable=True) for path in programs}
-    for name, path in packages.libraries(programs).items():
+def programs(packages: Packages, wanted: Mapping[str, Sequence[str]]) -> dict[str, Entry]:
+    """Programs, by the packages that they are in, with their libraries."""
+    found = [packages[name].find(path) for name, paths in wanted.items() for path in paths]
+    tree = {f"usr/sbin/{path.name}": Entry.file(path.read_bytes(), executable=True) for path in found}
+    for name, path in packages.libraries(found).items():
         folder = "lib64" if name.startswith("ld-linux") else "lib/x86_64-linux-gnu"
         tree[f"{folder}/{name}"] = Entry.file(path.read_bytes(), executable=True)
     return tree

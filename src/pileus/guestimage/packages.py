@@ -13,6 +13,7 @@ from pileus.guestimage.elf import needed_libraries
 from pileus.kernel.errors import PileusError, Unavailable
 from pileus.kernel.programs import ProgramFailed, run
 
+_KERNEL = "linux-image-cloud-amd64"
 _LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 _LOADER = "ld-linux-x86-64.so.2"
 
@@ -167,6 +168,13 @@ async def _unpacked(offer: Offer, cache: Path) -> Package:
         finally:
             await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
     return Package(name=offer.name, file=offer.file, root=root)
+
+
+async def kernel_of(*, cache: Path, say: Callable[[str], None]) -> str:
+    """The name of the package with the kernel of our guests."""
+    metapackage, *_ = await choose([_KERNEL], cache=cache, say=say)
+    depends = await depends_on(metapackage, cache=cache, say=say)
+    return next(name for name in depends if name.startswith("linux-image-"))
 
 
 async def depends_on(offer: Offer, *, cache: Path, say: Callable[[str], None]) -> list[str]:

@@ -41,6 +41,11 @@ class Places(msgspec.Struct, frozen=True):
         return self.layout.cache / "mini.qcow2"
 
     @property
+    def appliance(self) -> Path:
+        """What looks into the disks of stopped guests; QEMU's user is let through to it."""
+        return self.data / "appliance"
+
+    @property
     def packages(self) -> Path:
         """What was fetched to build the image."""
         return self.layout.cache / "mini"

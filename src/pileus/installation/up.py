@@ -22,13 +22,14 @@ from pileus.cloud.pools.model import POOLS
 from pileus.controller.bootstrap import FirstSecrets, Outside, new_secrets
 from pileus.controller.compose import Controller, Settings, composed
 from pileus.controller.daemon import read_settings
-from pileus.guestimage import build
+from pileus.guestimage import build, build_appliance
 from pileus.installation.hello import Hello, first_instance
 from pileus.installation.places import DATA, Places
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Forbidden, TimedOut, Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import HostId, PoolId, new_id
+from pileus.kernel.programs import ProgramFailed
 from pileus.link.addresses import Address
 from pileus.link.certificates import AgentIdentity, AgentKey, Authority, is_due
 from pileus.machine import packages
@@ -80,6 +81,7 @@ async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
     begun = places.begun.exists()
     async with asyncio.TaskGroup() as tasks:
         image = None if begun else tasks.create_task(build(places.image, cache=places.packages, say=say))
+        tasks.create_task(_have_appliance(places, say))
         first = await _begin(places, settings)
         _certify(places)
         say("starting libvirt, Open vSwitch and OVN")
@@ -113,6 +115,15 @@ async def up(data: Path, say: Say, settings: EngineSettings) -> Up:
 def told(data: Path) -> None:
     """Forget the first secrets: they have been told."""
     Places.of(data).first.unlink(missing_ok=True)
+
+
+async def _have_appliance(places: Places, say: Say) -> None:
+    """Have what looks into the disks of stopped guests. The cloud can do without."""
+    await asyncio.to_thread(places.appliance.mkdir, mode=0o711, exist_ok=True)
+    try:
+        await build_appliance(places.appliance, cache=places.packages, say=say)
+    except (Unavailable, ProgramFailed) as why:
+        say(f"the appliance for disks of stopped instances is not renewed: {why}")
 
 
 async def _begin(places: Places, settings: EngineSettings) -> FirstSecrets | None:
@@ -215,6 +226,7 @@ def _configure_agent(places: Places, addresses: EngineAddresses, controller: Set
             accelerator_reason=addresses.accelerator.reason,
             sockets=str(places.layout.run / "instances"),
             logs=str(places.layout.log / "instances"),
+            appliance=str(places.appliance),
         ),
         network=OvnConfig(switch=addresses.switch, bridge=addresses.integration_bridge),
         pools={"local": DirectoryConfig(folder=str(places.volumes))},

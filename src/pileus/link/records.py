@@ -89,6 +89,7 @@ class Method(StrEnum):
     GUEST_REMOVE = "guest.remove"  # controller: GuestRemoval -> None
     GUEST_REBOOT = "guest.reboot"  # controller: GuestReboot -> GuestObserved
     GUEST_PASSWORD = "guest.password"  # noqa: S105 - no secret; controller: GuestPassword -> None
+    DISK_PASSWORD = "disk.password"  # noqa: S105 - no secret; controller: DiskPassword -> None
     CONSOLE = "console"  # controller: a stream; ConsoleRequest
     PORT_TRAFFIC = "port.traffic"  # controller: TrafficAsked -> PortTraffic
     FOREIGN_GUESTS = "guests.foreign"  # controller: Message -> ForeignGuests
@@ -298,6 +299,15 @@ class GuestPassword(Message, frozen=True, kw_only=True, omit_defaults=True):
     id: InstanceId
     user: str
     password: str
+
+
+class DiskPassword(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Change a user's password in the disk that a stopped guest boots from. Kept nowhere."""
+
+    id: InstanceId
+    user: str
+    hash: str
+    """As in shadow(5)."""
 
 
 class GuestObserved(Message, frozen=True, kw_only=True, omit_defaults=True):

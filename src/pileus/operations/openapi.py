@@ -74,6 +74,8 @@ def _operation(noun: Noun[Any], operation: Operation) -> Json:
             "description": "The plan, with `dry_run=true`" + (", or what is" if operation.status == 200 else ""),
             "content": _json(_any_of(_ref(ShownPlan), _answer(noun, operation) if operation.status == 200 else None)),
         }
+    if operation.special is not None and operation.starts is not None:
+        answers["202"] = {"description": _DESCRIPTIONS[202], **_content(noun, operation)}
     answers["default"] = {
         "description": "What went wrong",
         "content": {"application/problem+json": {"schema": _ref(Problem)}},
@@ -133,7 +135,7 @@ def _answer(noun: Noun[Any], operation: Operation) -> Json:
                 "next": {"type": ["string", "null"], "description": "The cursor of the next page"},
             },
         }
-    if operation.starts is not None:
+    if operation.starts is not None and operation.answers is None:
         return {
             "type": "object",
             "required": ["task_id"],

@@ -12,7 +12,7 @@ from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, SECOND_FACTORS, TOKEN_SECRETS, TOKENS, USERS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.consoles import CONSOLES
-from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, SETTLED, InstanceState
+from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, PASSWORD_CHANGES, SETTLED, InstanceState
 from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
@@ -78,6 +78,7 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (INSTANCES, "host_id", HOSTS),
     (INSTANCES, "server_group_id", SERVER_GROUPS),
     (FIRST_BOOTS, "id", INSTANCES),
+    (PASSWORD_CHANGES, "id", INSTANCES),
     (CONSOLES, "project_id", PROJECTS),
     (CONSOLES, "instance_id", INSTANCES),
     (CONSOLES, "user_id", USERS),

@@ -24,7 +24,7 @@ from msgspec import structs
 from pileus.agent.hypervisor.port import GuestState
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES, ImageState
-from pileus.cloud.instances.model import INSTANCES, SETTLED, InstanceState
+from pileus.cloud.instances.model import INSTANCES, PASSWORD_CHANGES, SETTLED, InstanceState
 from pileus.cloud.instances.specs import guest_spec
 from pileus.cloud.networks.model import PORTS, PortState
 from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
@@ -233,6 +233,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
     found += [f"volume {each.id} is {each.state}" for each in state[VOLUMES] if each.state not in VOLUME_SETTLED]
     found += [f"port {each.id} is {each.state}" for each in state[PORTS] if each.state not in PORT_SETTLED]
     found += [f"snapshot {each.id} is {each.state}" for each in state[SNAPSHOTS] if each.state not in SNAPSHOT_SETTLED]
+    found += [f"the hash of a password is kept for {each.id}" for each in state[PASSWORD_CHANGES]]
     found += [
         f"port {each.id} belongs to nobody"
         for each in state[PORTS]

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from pileus.agent.hypervisor.appliance import Appliance
 from pileus.agent.hypervisor.consoles import Consoles
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
@@ -106,6 +107,11 @@ class Hypervisor(Protocol):
     @property
     def layers(self) -> LayeredDisks:
         """The layers of their disks."""
+        ...
+
+    @property
+    def appliance(self) -> Appliance:
+        """What looks into the disks of those that do not run."""
         ...
 
     async def facts(self) -> HypervisorFacts: ...

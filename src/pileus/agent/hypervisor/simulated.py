@@ -63,6 +63,7 @@ class SimulatedHypervisor:
         self.others: dict[str, ForeignGuest] = {}
         """Guests that somebody made without Pileus, by the hypervisor's ids."""
         self.layers = SimulatedLayers(self)
+        self.appliance = SimulatedAppliance(self)
         self._lost = False
         self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
         self.consoles = SimulatedConsoles(self._hostname)
@@ -400,3 +401,26 @@ class SimulatedLayers:
             self._hypervisor.guests[id] = structs.replace(defined, written=written(defined))
             self._hypervisor.become(id, GuestState.RUNNING)
         self._hypervisor.faults.after("hypervisor.restore")
+
+
+class SimulatedAppliance:
+    """Sets the passwords of simulated guests that do not run."""
+
+    def __init__(self, hypervisor: SimulatedHypervisor) -> None:
+        self._hypervisor = hypervisor
+        self.hashes: dict[tuple[str, str], str] = {}
+        """By path of a disk and user, those that were set."""
+        self.users: dict[InstanceId, frozenset[str]] = {}
+        """Those that a guest's system has, where it does not have every one."""
+
+    async def set_password(self, id: InstanceId, disk: DiskSource, user: str, hash: str) -> None:
+        await self._hypervisor.before("set_password_in_disk")
+        if self._hypervisor.guest(id).state in UP:
+            raise Conflict("the disk is used by its guest")
+        if user not in self.users.get(id, {user}):
+            raise Conflict("the system on its disk has no such user")
+        self.hashes[disk.path, user] = hash
+        self._hypervisor.faults.after("hypervisor.set_password_in_disk")
+
+    async def sweep(self) -> None:
+        pass

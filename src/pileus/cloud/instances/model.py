@@ -243,3 +243,15 @@ class FirstBootData(Record, frozen=True, kw_only=True):
 
 
 FIRST_BOOTS = Kind("first_boot", FirstBootData, keeps_before=False, secret=True)
+
+
+class PasswordChange(Record, frozen=True, kw_only=True):
+    """A password that is being set in the disk of an instance, under the instance's id; gone when that is over."""
+
+    project_id: ProjectId
+    user: str
+    hash: str
+    """As in shadow(5)."""
+
+
+PASSWORD_CHANGES = Kind("password_change", PasswordChange, keeps_before=False, secret=True)

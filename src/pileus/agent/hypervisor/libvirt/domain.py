@@ -30,6 +30,8 @@ from pileus.link.records import BootDevice, GuestSpec
 METADATA_NAMESPACE = "urn:pileus:instance:1"
 """Marks a domain as ours; its element carries what the definition was made from."""
 
+APPLIANCE_PREFIX = "pileus-appliance-"
+
 # Tells cloud-init (19.2 and later) which layout to expect at 169.254.169.254:
 # https://cloudinit.readthedocs.io/en/latest/reference/datasources/openstack.html
 _METADATA_LAYOUT = "OpenStack Nova"
@@ -44,11 +46,18 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """Where consoles listen."""
     logs: Path
     """Where consoles are logged."""
+    appliance: Path | None = None
+    """Where the appliance is; None if there is none. QEMU's user is let through to it."""
 
 
 def domain_name(id: InstanceId) -> str:
     """Its name in libvirt, short enough for the files that are called after it; the end of an id is its random part."""
     return f"pileus-{id[-12:]}"
+
+
+def appliance_name(id: InstanceId) -> str:
+    """What looks into the disk of a guest is called in libvirt; never a guest is called so."""
+    return f"{APPLIANCE_PREFIX}{id[-12:]}"
 
 
 def console_socket(ground: Ground, id: InstanceId) -> Path:

@@ -15,6 +15,7 @@ from weakref import WeakSet, WeakValueDictionary
 import msgspec
 
 from pileus.agent.hypervisor.libvirt import guestagent
+from pileus.agent.hypervisor.libvirt.appliance import LibvirtAppliance
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
 from pileus.agent.hypervisor.libvirt.connection import Connection
 from pileus.agent.hypervisor.libvirt.consoles import LibvirtConsoles
@@ -99,6 +100,7 @@ class LibvirtHypervisor:
         self._sizing = Sizing(library, self._do_to)
         self._plugging = Plugging(library, self._do_to, takes_direct_io=_takes_direct_io, iothread=kvm)
         self._layers = LibvirtLayers(library, self._do, self._do_to, self._ordered)
+        self.appliance = LibvirtAppliance(library, self._connection, ground)
         self._listeners: WeakSet[_Changes] = WeakSet()
 
     @property

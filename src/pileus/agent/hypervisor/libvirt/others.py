@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
-from pileus.agent.hypervisor.libvirt.domain import domain_name
+from pileus.agent.hypervisor.libvirt.domain import APPLIANCE_PREFIX, domain_name
 from pileus.agent.hypervisor.libvirt.foreign import foreign_guest
 from pileus.kernel.ids import InstanceId
 from pileus.link.foreign import ForeignDisk, ForeignGuest
@@ -32,6 +32,8 @@ class Others:
         return found
 
     def _is_ours(self, domain: VirDomain) -> bool:
+        if domain.name().startswith(APPLIANCE_PREFIX):
+            return True
         if domain.name() != domain_name(InstanceId(domain.UUIDString())):
             return False
         try:

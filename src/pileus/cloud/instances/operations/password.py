@@ -1,5 +1,6 @@
 """Setting passwords of users inside of instances."""
 
+import asyncio
 import secrets
 import string
 from typing import Annotated, Final, Protocol
@@ -8,14 +9,19 @@ import msgspec
 from pydantic import AfterValidator, StringConstraints
 
 from pileus.cloud.images.model import IMAGES
-from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
+from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState, PasswordChange
 from pileus.cloud.instances.operations.noun import instances
+from pileus.cloud.instances.shadow import hashed
+from pileus.cloud.instances.workflows import set_password
+from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.kernel.errors import Conflict
+from pileus.kernel.ids import InstanceId
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange
 from pileus.operations.plan import Plan
 from pileus.operations.wire import Wire
 from pileus.state.state import put
+from pileus.workflow.workflow import begin
 
 _GENERATED_CHARACTERS: Final = 20
 _ALPHABET: Final = string.ascii_letters + string.digits
@@ -57,25 +63,58 @@ class PasswordSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     user: str
     password: str = ""
     """If it was made up: nobody else has it."""
+    task_id: str = ""
+    """Of a stopped instance: it is set when this task has ended well."""
 
 
-@instances.special("POST", "/{id}/password", verb="reset_password", least=Role.MEMBER, status=200, answers=PasswordSet)
+@instances.special(
+    "POST",
+    "/{id}/password",
+    verb="reset_password",
+    least=Role.MEMBER,
+    status=200,
+    answers=PasswordSet,
+    starts=set_password,
+)
 async def reset_password(exchange: Exchange, instance: Instance, wish: PasswordReset) -> Answer:
-    """Set the password of a user inside of a running instance, through the guest agent in it.
+    """Set the password of a user inside of an instance.
 
+    In a running one it is set through the guest agent, at once. In a stopped one it is set in its disk, by a task.
     It is kept nowhere: that it was set is in the event log, what it is is not.
     """
-    if instance.state is not InstanceState.RUNNING:
-        raise Conflict(f"instance {instance.name} is {instance.state}: start it first, its own agent has to do it")
-    state = exchange.ask.state
-    image = state[IMAGES].find(instance.image_id)
+    image = exchange.ask.state[IMAGES].find(instance.image_id)
     user = wish.user or (image.default_user if image is not None else "") or "root"
     password = wish.password or "".join(secrets.choice(_ALPHABET) for _ in range(_GENERATED_CHARACTERS))
+    made_up = "" if wish.password else password
+    if instance.state is InstanceState.STOPPED:
+        return await _set_in_disk(exchange, instance, user, password, made_up)
+    if instance.state is not InstanceState.RUNNING:
+        raise Conflict(f"instance {instance.name} is {instance.state}: it must be running or stopped")
     guests: GuestPasswords = exchange.services[GuestPasswords]
     await guests.set_password(instance, user, password)
-    answer = PasswordSet(user=user, password="" if wish.password else password)
-    now = state[INSTANCES].find(instance.id)
+    now = exchange.ask.state[INSTANCES].find(instance.id)
     changes = (put(now),) if now is not None else ()
+    answer = PasswordSet(user=user, password=made_up)
     return await exchange.commit(
         Plan(summary=f"set the password of {user} in instance {instance.name}", changes=changes, answers=answer)
     )
+
+
+async def _set_in_disk(exchange: Exchange, instance: Instance, user: str, password: str, made_up: str) -> Answer:
+    hash = await asyncio.to_thread(hashed, password)
+    ask = exchange.ask
+    # It may have been started, or be gone, meanwhile.
+    now = ask.see(INSTANCES, instance.id)
+    if now.state is not InstanceState.STOPPED:
+        raise Conflict(f"instance {now.name} is {now.state} by now")
+    busy = now.busy(f"the password of {user} is being set in its disk")
+    change = PasswordChange(id=now.id, created_at=ask.now, project_id=now.project_id, user=user, hash=hash)
+    begun = await exchange.commit(
+        Plan(
+            summary=f"set the password of {user} in the disk of instance {now.name}",
+            changes=(put(busy), put(change)),
+            begin=begin(set_password, OfInstance(InstanceId(now.id))),
+        )
+    )
+    answer = PasswordSet(user=user, password=made_up, task_id=begun.headers["pileus-task"])
+    return Answer(status=202, body=msgspec.json.encode(answer), headers=begun.headers)

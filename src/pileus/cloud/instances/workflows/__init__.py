@@ -6,6 +6,7 @@ from pileus.cloud.instances.workflows.creation import create_instance
 from pileus.cloud.instances.workflows.deletion import delete_instance, soft_delete_instance, undelete_instance
 from pileus.cloud.instances.workflows.limits import set_limits
 from pileus.cloud.instances.workflows.media import change_media
+from pileus.cloud.instances.workflows.password import set_password
 from pileus.cloud.instances.workflows.power import (
     pause_instance,
     reboot_instance,
@@ -34,6 +35,7 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     rebuild_instance,
     change_media,
     set_limits,
+    set_password,
     soft_delete_instance,
     undelete_instance,
     delete_instance,
