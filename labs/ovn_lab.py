@@ -250,6 +250,9 @@ class DistantNetwork:
             raise NotFound("there is no such port")
         return answer.traffic
 
+    async def physical_networks(self) -> tuple[str, ...]:
+        return (await self._host.ask(AgentRequest())).wires
+
     async def serve(self, networks: Mapping[NetworkId, int], listener: MetadataListener) -> None:
         del listener
         await self._host.ask(AgentRequest(serve=networks))
@@ -273,6 +276,7 @@ class AgentAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the agent of a host says when it has done it."""
 
     plugged: dict[PortId, Plug]
+    wires: tuple[str, ...]
     traffic: PortTraffic | None = None
 
 
@@ -535,7 +539,7 @@ async def _agent(switch: str) -> None:
         if request.purge:
             await purge()
             assert await leftovers() == []
-        answer = AgentAnswer(plugged=await network.list())
+        answer = AgentAnswer(plugged=await network.list(), wires=await network.physical_networks())
         if request.traffic is not None:
             with suppress(NotFound):
                 answer.traffic = await network.traffic(request.traffic)

@@ -342,6 +342,8 @@ def _checksum(head: bytes) -> bytes:
 class TestOvnHostNetwork(HostNetworkContract):
     """The agent's driver on a host of its own, with guests that ask."""
 
+    wires = ("provider",)
+
     @pytest_asyncio.fixture(loop_scope="module")
     async def network(self, made: Cloud) -> AsyncGenerator[DistantNetwork]:
         network = made.lab.hosts[SPARE].network

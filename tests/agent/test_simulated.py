@@ -8,7 +8,7 @@ from msgspec import structs
 from pileus.agent.hypervisor.port import Hypervisor
 from pileus.agent.hypervisor.simulated import SimulatedHypervisor
 from pileus.agent.network.port import HostNetwork, Plug
-from pileus.agent.network.simulated import SimulatedNetwork
+from pileus.agent.network.simulated import WIRES, SimulatedNetwork
 from pileus.agent.storage.port import DiskSource, StoragePool
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
@@ -102,6 +102,8 @@ class TestSimulatedHypervisor(HypervisorContract):
 
 
 class TestSimulatedNetwork(HostNetworkContract):
+    wires = WIRES
+
     @pytest.fixture
     async def network(self) -> AsyncGenerator[SimulatedNetwork, None]:
         network = SimulatedNetwork()

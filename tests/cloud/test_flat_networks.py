@@ -1,12 +1,16 @@
 """Flat networks, and guests' own interfaces on external ones."""
 
+from itertools import zip_longest
 from typing import Any
 
 import httpx2
 import pytest
 
+from pileus.agent.network.simulated import SimulatedNetwork
+from pileus.cloud.hosts.model import HOSTS
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
+from pileus.testing.links import until
 from pileus.testing.people import People
 from pileus.testing.requests import gone, items, made, refusal, running, shown
 
@@ -186,3 +190,78 @@ async def test_what_one_kind_of_network_can_be_another_cannot(cloud: SimulatedCl
         assert refusal(answer) == (409, "conflict", {change})
     renamed = await cloud.client.patch(f"/v1/networks/{own['id']}", json={"name": "lab"})
     assert renamed.json()["name"] == "lab"
+
+
+async def rewired(cloud: SimulatedCloud, *wires: tuple[str, ...]) -> None:
+    """The first hosts are on these wires, the others on the external one alone, and the controller knows."""
+    for host, on in zip_longest(cloud.fleet.hosts, wires, fillvalue=("external",)):
+        assert not isinstance(host, tuple)
+        host.network.wires = on
+        host.kill_agent()
+
+    def known() -> bool:
+        hosts = [cloud.state[HOSTS].get(host.id) for host in cloud.fleet.hosts]
+        facts = [host.facts for host in hosts if host.connected and host.facts is not None]
+        return [each.physical_networks for each in facts] == [host.network.wires for host in cloud.fleet.hosts]
+
+    await until(known)
+
+
+async def test_a_network_is_made_only_on_a_wire_that_a_host_is_on(cloud: SimulatedCloud) -> None:
+    await rewired(cloud, ("external", "lan"))
+    wish = {"name": "office", "physical_network": "attic"}
+    outside = {"cidr": "203.0.113.0/24", "gateway": "203.0.113.1"}
+    for path, more in (("flat", {}), ("external", outside)):
+        answer = await cloud.client.post(f"/v1/networks/{path}", json={**wish, **more})
+        assert refusal(answer) == (409, "conflict", {"physical_network"})
+        assert answer.json()["detail"] == "no host is on physical network attic; there are external, lan"
+    assert (await flat(cloud.client))["physical_network"] == "lan"
+
+
+async def test_an_instance_goes_where_its_wires_are_and_a_refusal_says_who_lacks_them(cloud: SimulatedCloud) -> None:
+    await rewired(cloud, ("external", "lan"))
+    lan = await flat(cloud.client)
+    own = await running(cloud, cloud.client, name="elsewhere")
+    assert own["host_id"] != cloud.fleet.hosts[0].id
+    for _ in range(3):
+        instance = await running(cloud, cloud.client, network_ids=[lan["id"]])
+        assert instance["host_id"] == cloud.fleet.hosts[0].id
+    port = await made(cloud.client, "ports", name="desk", network_id=lan["id"])
+    by_port = await running(cloud, cloud.client, port_ids=[port["id"]])
+    assert by_port["host_id"] == cloud.fleet.hosts[0].id
+    second = await made(cloud.client, "ports", name="second", network_id=lan["id"])
+    attached = await cloud.client.post(f"/v1/ports/{second['id']}/attach", json={"instance_id": own["id"]})
+    assert refusal(attached) == (409, "conflict", {"instance_id"})
+    moved = await cloud.client.post(f"/v1/ports/{port['id']}/move", json={"instance_id": own["id"]})
+    assert refusal(moved) == (409, "conflict", {"instance_id"})
+    await rewired(cloud)
+    image = (await items(cloud.client, "images"))[0]["id"]
+    wish = {"name": "x", "image_id": image, "vcpus": 1, "memory_mib": 64, "network_ids": [lan["id"]]}
+    answer = await cloud.client.post("/v1/instances", json=wish)
+    assert refusal(answer)[:2] == (507, "no-capacity")
+    assert "lacks physical network lan" in answer.text
+
+
+class Rewired(SimulatedNetwork):
+    """A switch that is given another bridge between its host's first words and its first report."""
+
+    async def physical_networks(self) -> tuple[str, ...]:
+        before = await super().physical_networks()
+        self.wires = ("attic", "external")
+        return before
+
+
+async def test_a_host_that_is_rewired_while_it_runs_says_so(cloud: SimulatedCloud) -> None:
+    host = cloud.fleet.hosts[0]
+    host.network = Rewired(host.faults)
+    host.kill_agent()
+
+    def known() -> tuple[str, ...]:
+        facts = cloud.state[HOSTS].get(host.id).facts
+        return facts.physical_networks if facts is not None else ()
+
+    await until(lambda: known() == ("attic", "external"))
+    host.network.lose()
+    host.kill_agent()
+    await until(lambda: known() == ())
+    assert cloud.state[HOSTS].get(host.id).connected, "a host whose switch is away is there all the same"

@@ -24,7 +24,7 @@ from pileus.agent.records import AgentRecords, specs_of
 from pileus.agent.storage.port import Fetch, StoragePool
 from pileus.agent.volumes import Tell, Volumes, tell_nobody
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import Conflict, PileusError
+from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import PortId
 from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupSpec
 from pileus.link.foreign import ForeignGuests
@@ -207,12 +207,20 @@ class Agent:
             version=hypervisor.version,
             addresses=machine.addresses,
             traits=hypervisor.traits,
+            physical_networks=await self._wires() or (),
         )
 
     async def report(self) -> HostReport:
         """What this host measures now."""
-        load = await self._engines.host.load()
-        return HostReport(at=self._clock.now(), load=load, running_guests=self._guests.running)
+        load, wires = await self._engines.host.load(), await self._wires()
+        return HostReport(at=self._clock.now(), load=load, running_guests=self._guests.running, physical_networks=wires)
+
+    async def _wires(self) -> tuple[str, ...] | None:
+        """The physical networks that this host is on; None while the switch does not answer."""
+        try:
+            return await self._engines.network.physical_networks()
+        except Unavailable:
+            return None
 
     def listen(self, told: Callable[[GuestObserved], None]) -> Callable[[], None]:
         """Tell this of whatever a guest does by itself, until what is returned is called; it must return at once."""

@@ -151,6 +151,7 @@ class HostLinks:
 
     def _report(self, report: HostReport, channel: Channel) -> None:
         host = HostId(channel.peer)
+        self._take_wires(host, report.physical_networks)
         self._loads[host] = report.load
         measured = MeasuredLoad(
             cpu=report.load.cpu,
@@ -159,6 +160,16 @@ class HostLinks:
             instances=running_on(self._state, host),
         )
         self._placer.report(host, measured)
+
+    def _take_wires(self, host: HostId, found: tuple[str, ...] | None) -> None:
+        """A bridge was made or taken away on the host, by hand or by `pileus up`. The record follows."""
+        known = self._state[HOSTS].find(host)
+        if known is None or known.facts is None or found is None or found == known.facts.physical_networks:
+            return
+        facts = msgspec.structs.replace(known.facts, physical_networks=found)
+        changed: list[Change] = [put(msgspec.structs.replace(known, facts=facts))]
+        self._state.apply(changed, Origin(actor=f"host:{host}", operation="host.rewired"))
+        log.info("physical networks changed", host=known.name, found=found)
 
     def _observed(self, guest: GuestObserved, channel: Channel) -> None:
         self._take_in(HostId(channel.peer), guest)

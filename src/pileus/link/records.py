@@ -393,6 +393,8 @@ class HostFacts(Message, frozen=True, kw_only=True, omit_defaults=True):
     datapath: str = ""
     addresses: tuple[str, ...] = ()
     traits: tuple[str, ...] = ()
+    physical_networks: tuple[str, ...] = ()
+    """The wires outside of the cloud that it has a bridge on, by name."""
 
 
 class HostReport(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -401,6 +403,8 @@ class HostReport(Message, frozen=True, kw_only=True, omit_defaults=True):
     at: datetime
     load: Load
     running_guests: int
+    physical_networks: tuple[str, ...] | None = None
+    """As in its facts, which follow; None while the switch does not answer."""
 
 
 class Inventory(Message, frozen=True, kw_only=True, omit_defaults=True):

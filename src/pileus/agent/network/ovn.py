@@ -84,6 +84,9 @@ class OvnHostNetwork:
         offload = await self._switch.offloads()
         return {PortId(port): Plug(device=device, offload=offload) for device, port in known.items()}
 
+    async def physical_networks(self) -> tuple[str, ...]:
+        return await self._switch.mapped()
+
     async def traffic(self, port: PortId) -> PortTraffic:
         device = tap_of(port)
         if device not in devices():

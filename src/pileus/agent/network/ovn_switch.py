@@ -54,6 +54,17 @@ class Switch:
         ids = {str(row["name"]): dict(row["external_ids"][1]) for row in found["rows"]}
         return {device: str(of[mark]) for device, of in ids.items() if mark in of}
 
+    async def mapped(self) -> tuple[str, ...]:
+        """The names that OVN is told for bridges (`ovn-bridge-mappings`), of those that there are."""
+        connection = await self._connected()
+        told = {"op": "select", "table": "Open_vSwitch", "where": [], "columns": ["external_ids"]}
+        made = {"op": "select", "table": "Bridge", "where": [], "columns": ["name"]}
+        settings, bridges = await connection.transact([told, made])
+        mappings = dict(settings["rows"][0]["external_ids"][1]).get("ovn-bridge-mappings", "")
+        pairs = (each.strip().partition(":") for each in mappings.split(","))
+        there = {row["name"] for row in bridges["rows"]}
+        return tuple(sorted({name for name, _, bridge in pairs if bridge in there}))
+
     async def in_userspace(self) -> bool:
         """Whether the bridge forwards in ovs-vswitchd itself (`netdev`) and not in the kernel."""
         connection = await self._connected()

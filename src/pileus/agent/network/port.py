@@ -37,6 +37,10 @@ class HostNetwork(Protocol):
 
     async def list(self) -> dict[PortId, Plug]: ...
 
+    async def physical_networks(self) -> tuple[str, ...]:
+        """The names of the wires outside that the host has a bridge on, sorted."""
+        ...
+
     async def traffic(self, port: PortId) -> PortTraffic:
         """What has passed the port since it was plugged in. Raises NotFound if it is not."""
         ...

@@ -10,6 +10,9 @@ from pileus.kernel.errors import NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
 from pileus.link.records import NicSpec, PortTraffic
 
+WIRES = ("external", "lan", "line-2", "line-b")
+"""The physical networks of a simulated host."""
+
 
 class PluggedPort(msgspec.Struct, frozen=True, kw_only=True):
     """A port as the simulated switch has it."""
@@ -26,6 +29,7 @@ class SimulatedNetwork:
         self.faults = faults or Faults()
         self.ports: dict[PortId, PluggedPort] = {}
         self.served: dict[NetworkId, int] = {}
+        self.wires: tuple[str, ...] = WIRES
         self.passed: dict[PortId, PortTraffic] = {}
         """What is to be said of the traffic of ports."""
         self._listener: MetadataListener | None = None
@@ -47,6 +51,12 @@ class SimulatedNetwork:
     async def list(self) -> dict[PortId, Plug]:
         await self._before("list")
         return {id: port.plug for id, port in self.ports.items()}
+
+    async def physical_networks(self) -> tuple[str, ...]:
+        # It is asked with every report, and is no moment of any deed.
+        if self._lost:
+            raise Unavailable("the switch does not answer")
+        return self.wires
 
     async def traffic(self, port: PortId) -> PortTraffic:
         await self._before("traffic")

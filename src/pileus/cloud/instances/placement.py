@@ -1,11 +1,12 @@
 """Where instances go: the scheduler's fleet, kept in step with the records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from pileus.cloud.hosts.model import HOSTS, Host, HostState
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
+from pileus.cloud.networks.model import Network
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume
@@ -132,7 +133,7 @@ def view_of(host: Host, pool: Pool) -> HostView:
         zone=host.zone,
         room=host.room,
         rack=host.rack,
-        traits=frozenset(facts.traits) if facts else frozenset(),
+        traits=frozenset((*facts.traits, *map(wire_trait, facts.physical_networks))) if facts else frozenset(),
         roles=frozenset(HostRole(each) for each in host.roles),
         out_of_service=_out_of_service(host),
     )
@@ -153,8 +154,9 @@ def demand_for(
     zone: str | None,
     server_group_id: str | None,
     template: GuestTemplate,
+    networks: Iterable[Network] = (),
 ) -> Demand:
-    """What a new instance of this size (vCPUs, memory in MiB, disk in GiB) needs."""
+    """What a new instance of this size (vCPUs, memory in MiB, disk in GiB) needs, to be connected to these networks."""
     vcpus, memory_mib, disk_gib = size
     group = state[SERVER_GROUPS].get(server_group_id) if server_group_id else None
     return Demand(
@@ -166,8 +168,13 @@ def demand_for(
         pool_name=pool.name,
         zone=zone,
         group=GroupDemand(id=ServerGroupId(group.id), name=group.name, policy=group.policy) if group else None,
-        traits=FRAMES[template].needs,
+        traits=FRAMES[template].needs.union(wire_trait(each.physical_network) for each in networks if each.is_physical),
     )
+
+
+def wire_trait(physical_network: str) -> str:
+    """What a host has that is on a wire, in the words of a verdict."""
+    return f"physical network {physical_network}"
 
 
 def _disk_demand(size_gib: int, pool: Pool | None) -> Demand:

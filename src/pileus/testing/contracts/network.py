@@ -33,7 +33,14 @@ class HostNetworkContract:
     * `nic`: an interface of a network that there is, as the engine's own records have it.
     * `nics`: three of them, of the same network.
     * `ask`: see `Ask`.
+
+    And it says which physical networks the host is on, in `wires`.
     """
+
+    wires: tuple[str, ...]
+
+    async def test_the_physical_networks_of_the_host_are_known(self, network: HostNetwork) -> None:
+        assert await network.physical_networks() == self.wires
 
     async def test_a_plugged_port_has_a_device(self, network: HostNetwork, nic: NicSpec) -> None:
         plug = await network.plug(InstanceId(new_id()), nic)

@@ -131,16 +131,25 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     project = ask.caller.project_id
     template = wish.template or image.template
     promised = size[0], wish.max_memory_mib or size[1], size[2]
-    demand = demand_for(
-        ask.state, project, promised, pool, zone=wish.zone, server_group_id=wish.server_group_id, template=template
-    )
     networks = _networks(ask, wish.network_ids) if wish.network_ids or not wish.port_ids else []
-    check_nics(template, len(networks) + len(wish.port_ids))
+    named = [_free_port(ask, id) for id in dict.fromkeys(wish.port_ids)]
+    check_nics(template, len(networks) + len(named))
+    demand = demand_for(
+        ask.state,
+        project,
+        promised,
+        pool,
+        zone=wish.zone,
+        server_group_id=wish.server_group_id,
+        template=template,
+        networks=[*networks, *(ask.state[NETWORKS].get(port.network_id) for port in named)],
+    )
     groups = security_groups_of(ask, wish.security_group_ids, project)
     placement = fleet.place(demand)
     id = InstanceId(ask.new_id())
     hostname = hostname_of(wish.name)
-    ports = _ports(ask, id, networks, groups, hostname) + _named_ports(ask, wish, id, hostname, len(networks))
+    ports = _ports(ask, id, networks, groups, hostname)
+    ports += [_plugged(port, id, hostname, slot) for slot, port in enumerate(named, len(networks))]
     vcpus, memory_mib, disk_gib = size
     instance = Instance(
         id=id,
@@ -281,16 +290,16 @@ def _ports(
     return made
 
 
-def _named_ports(ask: Ask, wish: InstanceCreate, instance: InstanceId, hostname: str, first_slot: int) -> list[Port]:
-    """The ports that a wish names, plugged into the instance behind those that are made for it."""
-    found: list[Port] = []
-    for slot, id in enumerate(dict.fromkeys(wish.port_ids), first_slot):
-        port = ask.see(PORTS, id, "port_ids", of=ask.caller.project_id)
-        if port.state is not PortState.FREE:
-            raise Conflict(f"port {port.name} is {port.state}: detach it first", fields={"port_ids": "in use"})
-        to = {"instance_id": instance, "slot": slot, "hostname": hostname}
-        found.append(msgspec.structs.replace(port.to(PortState.ATTACHED), **to))
-    return found
+def _free_port(ask: Ask, id: str) -> Port:
+    port = ask.see(PORTS, id, "port_ids", of=ask.caller.project_id)
+    if port.state is not PortState.FREE:
+        raise Conflict(f"port {port.name} is {port.state}: detach it first", fields={"port_ids": "in use"})
+    return port
+
+
+def _plugged(port: Port, instance: InstanceId, hostname: str, slot: int) -> Port:
+    to = {"instance_id": instance, "slot": slot, "hostname": hostname}
+    return msgspec.structs.replace(port.to(PortState.ATTACHED), **to)
 
 
 def hostname_of(name: str) -> str:

@@ -7,6 +7,7 @@ import msgspec
 from pydantic import Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import (
     GUEST_MTU,
@@ -147,7 +148,18 @@ def must_administer(ask: Ask, network: Network) -> None:
 
 
 def check_wire(ask: Ask, network: Network) -> None:
-    """Raises Conflict if a flat network has the wire already, or if this one is flat and another network has it."""
+    """Whether a new network can be on its wire.
+
+    Raises:
+        Conflict: a flat network has the wire already, or this one is flat and another network has it, or no host is
+            on the physical network.
+    """
+    known = {name for host in ask.state[HOSTS] if host.facts for name in host.facts.physical_networks}
+    if known and network.physical_network not in known:
+        raise Conflict(
+            f"no host is on physical network {network.physical_network}; there are {', '.join(sorted(known))}",
+            fields={"physical_network": "on no host"},
+        )
     for kind in PHYSICAL if network.kind is NetworkKind.FLAT else (NetworkKind.FLAT,):
         for other in ask.state[NETWORKS].by("kind", kind):
             if (other.physical_network, other.vlan) == (network.physical_network, network.vlan):

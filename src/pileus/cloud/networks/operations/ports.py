@@ -6,6 +6,7 @@ import msgspec
 from pydantic import AfterValidator, Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, without_port
+from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.operations.hardware import check_plugging
 from pileus.cloud.instances.specs import ports_of
@@ -138,6 +139,7 @@ def attach(ask: Ask, port: Port, wish: PortAttach) -> Plan:
         raise Conflict(f"port {port.name} is attached to an instance: detach it first, or move it")
     instance = ask.see(INSTANCES, wish.instance_id, "instance_id", of=port.project_id)
     check_plugging(instance, "attaching a port")
+    _reaches_its_network(ask, port, instance)
     changed = plugged(ask.state, port, instance, slot=_free_slot(ask, instance), as_state=PortState.ATTACHING)
     busy = instance.busy(f"port {port.name} is being attached")
     return Plan(
@@ -174,6 +176,7 @@ def move(ask: Ask, port: Port, wish: PortAttach) -> Plan:
         raise Conflict(f"port {port.name} is attached to instance {target.name} already")
     for instance in (source, target):
         check_plugging(instance, "moving a port")
+    _reaches_its_network(ask, port, target)
     assert port.slot is not None
     changed = plugged(ask.state, port, target, slot=_free_slot(ask, target), as_state=PortState.MOVING)
     left = [each for each in ports_of(ask.state, source) if each.is_attached and each.id != port.id]
@@ -215,6 +218,19 @@ def _may_speak_for(network: Network, prefixes: tuple[str, ...]) -> None:
         raise Conflict(
             f"network {network.name} is for all projects: a port speaks there for itself alone",
             fields={"allowed_prefixes": "not in a shared network"},
+        )
+
+
+def _reaches_its_network(ask: Ask, port: Port, instance: Instance) -> None:
+    """Raises Conflict if the instance's host is not on the wire that the port's network is on."""
+    network, host = ask.state[NETWORKS].get(port.network_id), ask.state[HOSTS].get(instance.host_id)
+    wires = host.facts.physical_networks if host.facts is not None else ()
+    if network.is_physical and network.physical_network not in wires:
+        there = f"it is on {', '.join(wires)}" if wires else "it is on none"
+        raise Conflict(
+            f"host {host.name}, on which instance {instance.name} is, is not on physical network"
+            f" {network.physical_network}; {there}",
+            fields={"instance_id": "not on its wire"},
         )
 
 
