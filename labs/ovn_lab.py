@@ -37,6 +37,8 @@ from pileus.machine.ovnprefix import OvnPrograms
 from pileus.testing.contracts.network import Echo
 
 HOSTS = ("h1", "h2", "h3", "h4")
+LINES = {"provider": "ex", "second": "ex2"}
+"""Physical networks that lead out, and the bridge of the fabric that each is."""
 OUTSIDE = "172.24.0.1"
 """The address of the internet, which is one namespace."""
 _PROGRAMS = ("ip", "nft", "nsenter", "setpriv", "unshare", "busybox", "apt-get")
@@ -138,12 +140,14 @@ class Host:
         lab, folder, programs = self.lab, self.folder, self.lab.programs
         folder.mkdir()
         await lab.ip("netns", "add", self.name)
-        await asyncio.gather(lab.wire(self.name, "ul0", "ul"), lab.wire(self.name, "ex0", "ex"))
+        outwards = {f"{wire}0": f"br-{wire}" for wire in LINES.values()}
+        wires = [(f"{wire}0", wire) for wire in ("ul", *LINES.values())]
+        await asyncio.gather(*(lab.wire(self.name, nic, wire) for nic, wire in wires))
         await self.run("ip", "link", "set", "lo", "up")
         # What an operator's machine needs as well (its underlay is not for guests), and the agent does not do.
         guards = "add table netdev lab\n" + "".join(
             f'add chain netdev lab {nic} {{ type filter hook ingress device "{nic}" priority -500; policy drop; }}\n'
-            for nic in ("ul0", "ex0")
+            for nic in ("ul0", *outwards)
         )
         await self.run("nft", "-f", "-", stdin=guards.encode())
         await within(self.namespace, _quiet_kernel)
@@ -157,7 +161,7 @@ class Host:
             "external_ids:ovn-encap-type=geneve",
             f"external_ids:ovn-encap-ip={self.tunnel}",
             "external_ids:ovn-bridge-datapath-type=netdev",
-            "external_ids:ovn-bridge-mappings=provider:br-ex",
+            f"external_ids:ovn-bridge-mappings={','.join(f'{name}:br-{wire}' for name, wire in LINES.items())}",
             "external_ids:ovn-monitor-all=true",
             "other_config:n-handler-threads=1",
             "other_config:n-revalidator-threads=1",
@@ -166,7 +170,7 @@ class Host:
         self.start("ovs-vswitchd", self.switch, "--pidfile")
         bridges = [
             word
-            for name, nic in (("br-ul", "ul0"), ("br-ex", "ex0"), ("br-int", None))
+            for name, nic in (("br-ul", "ul0"), *((bridge, nic) for nic, bridge in outwards.items()), ("br-int", None))
             for word in (
                 *("--", "add-br", name, "--", "set", "bridge", name, "datapath_type=netdev"),
                 *(() if nic is None else ("--", "add-port", name, nic)),
@@ -174,7 +178,7 @@ class Host:
         ]
         await self.vsctl(*bridges, "--", "set", "bridge", "br-int", "fail-mode=secure")
         await self.run("ip", "address", "add", f"{self.tunnel}/24", "dev", "br-ul")
-        for bridge in ("br-ul", "br-ex", "br-int"):
+        for bridge in ("br-ul", *outwards.values(), "br-int"):
             await self.run("ip", "link", "set", bridge, "up")
         self.start("ovn-controller", self.switch)
 
@@ -389,7 +393,7 @@ def _is_there(tap: int) -> bool:
 
 
 class Lab:
-    """A fabric of two wires (underlay and outside), OVN's central daemons, four hosts, and an internet."""
+    """A fabric of wires (the underlay, and lines that lead out), OVN's central daemons, four hosts, and an internet."""
 
     def __init__(self, programs: OvnPrograms, folder: Path) -> None:
         self.programs, self.folder = programs, folder
@@ -419,7 +423,7 @@ class Lab:
         await asyncio.gather(*(self._hold(name) for name in ("lab", *HOSTS)))
         await self.ip("netns", "add", "fabric")
         await within(self.path("fabric"), _bridges_do_not_filter)
-        for bridge in ("ul", "ex"):
+        for bridge in ("ul", *LINES.values()):
             await self.ip("-n", "fabric", "link", "add", bridge, "type", "bridge", "forward_delay", "0")
             await self.ip("-n", "fabric", "link", "set", bridge, "up")
         await asyncio.gather(self._central(), self._internet())

@@ -174,6 +174,7 @@ records: st.SearchStrategy[NetworkRecord] = st.one_of(
         kind=st.sampled_from(NetworkKind),
         physical=st.just("provider"),
         mtu=st.sampled_from([1400, 1442]),
+        in_service=st.booleans(),
     ),
     st.builds(
         subnet,
@@ -183,12 +184,17 @@ records: st.SearchStrategy[NetworkRecord] = st.one_of(
         gateway=st.sampled_from([None, "10.0.0.1", "fd00::1"]),
         dhcp=st.booleans(),
         mode=st.none() | st.sampled_from(Ipv6Mode),
+        delegated_by=st.none() | NETWORKS,
     ),
     st.builds(
         router,
         ROUTERS,
         subnets=st.lists(SUBNETS, unique=True),
-        outside=st.none() | st.tuples(NETWORKS, st.sampled_from(["10.0.0.5", "10.0.1.5", "fd00::5"])),
+        outside=st.none() | st.just(("n1", "10.0.0.5", "fd00::5")),
+        further=st.lists(st.tuples(st.just("n2"), st.sampled_from(["10.0.1.5", "fd00::5"])), max_size=1),
+        snat=st.booleans(),
+        routes=st.lists(st.tuples(st.just("10.9.0.0/16"), st.sampled_from(["10.0.0.1", "10.0.1.9"])), max_size=1),
+        sources=st.lists(st.tuples(st.sampled_from(["10.0.0.0/24", "fd00::/64"]), NETWORKS), max_size=1),
     ),
     st.builds(
         peering,
@@ -225,6 +231,7 @@ records: st.SearchStrategy[NetworkRecord] = st.one_of(
         to=st.just("10.0.0.1"),
         inside=st.just(22),
         by=ROUTERS,
+        of=NETWORKS,
     ),
     st.builds(
         snat_rule,
@@ -232,6 +239,7 @@ records: st.SearchStrategy[NetworkRecord] = st.one_of(
         at=st.just("192.0.2.9"),
         source=st.sampled_from(["10.0.0.0/24", "10.0.1.0/24", "10.0.1.7/32"]),
         by=ROUTERS,
+        of=NETWORKS,
     ),
 )
 steps = st.lists(st.tuples(st.booleans(), records) | st.lists(HOSTS, unique=True), max_size=25)

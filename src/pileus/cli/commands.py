@@ -259,6 +259,12 @@ async def _resolved(names: "Names", field: Field, value: Any) -> Any:  # noqa: A
     if field.shape.items is not None and field.shape.items.noun:
         one = partial(names.id, field.shape.items.noun, field=field.name)
         return [await one(each) for each in value]
+    if field.shape.items is not None and field.shape.items.fields:
+        known = {each.name: each for each in field.shape.items.fields}
+        return [
+            {name: await _resolved(names, known[name], part) if name in known else part for name, part in each.items()}
+            for each in value
+        ]
     return value
 
 

@@ -6,9 +6,10 @@ from ipaddress import ip_network
 from pileus.cloud.networks.model import Router
 from pileus.cloud.peerings.model import Peering, PeeringState
 from pileus.kernel.eui64 import slaac_address
-from pileus.ovn.made import Made, reference, subnets_joined
+from pileus.ovn.made import Made, logical_router, reference, subnets_joined
 from pileus.ovn.names import mac_of
 from pileus.ovn.rows import Fact, row_id
+from pileus.ovn.steering import stays_inside
 from pileus.ovn.view import Kind, View
 
 _LINK_LOCAL = "fe80::/64"
@@ -41,7 +42,8 @@ def _end(view: View, peering: Peering, near: Router, far: Router) -> Iterator[Fa
         ipv4 = ip_network(subnet.cidr).version == _IPV4
         next_hop = peering.address(far.id) if ipv4 else slaac_address(_LINK_LOCAL, mac_of(far.id, peering.id))
         part = f"{peering.id}/{subnet.id}"
-        yield from of.route(near, part, subnet.cidr, next_hop, output_port=_name(peering, near))
+        yield from of.route(logical_router(near), part, subnet.cidr, next_hop, output_port=_name(peering, near))
+        yield from stays_inside(of, near, part, subnet.cidr)
 
 
 def _name(peering: Peering, router: Router) -> str:

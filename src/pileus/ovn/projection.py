@@ -5,20 +5,18 @@ The projection is cut by *owner*: each row, and each element of a collected colu
 and after is the difference of the whole: a port more costs the same among ten ports and among 50,000.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2s
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 
-from pileus.cloud.floatingips.model import FloatingIp
-from pileus.cloud.nat.model import PortForwarding, SnatRule
-from pileus.cloud.networks.model import GUEST_MTU, Ipv6Mode, Network, Port, Router, Subnet
+from pileus.cloud.networks.model import Network, Port, Subnet
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
-from pileus.kernel.ids import HostId
-from pileus.ovn.made import Made, reference, subnets_joined
-from pileus.ovn.names import DOMAIN, METADATA_ADDRESS, guests_of, mac_of, metadata_mac, metadata_port
+from pileus.ovn.made import Made, reference
+from pileus.ovn.names import DOMAIN, METADATA_ADDRESS, guests_of, metadata_mac, metadata_port
 from pileus.ovn.peering import project_peering
 from pileus.ovn.physical import project_physical, spoken_for
+from pileus.ovn.routing import project_router
 from pileus.ovn.rows import Element, Fact, Key, Value, facts, row_id
+from pileus.ovn.translation import project_floating_ip, project_port_forwarding, project_snat_rule
 from pileus.ovn.view import Kind, Owner, View
 
 LEASE_S = 86_400
@@ -26,16 +24,8 @@ LEASE_S = 86_400
 
 _IPV4 = 4
 
-_GATEWAYS_AT_MOST = 5
-"""Chassis of one HA group: each probes all others by BFD, and OVN supports no more."""
-
 _ALWAYS_ALLOWED, _ALLOWED_BY_RULE, _DROPPED = 1002, 1001, 1000
 """Priorities of ACLs."""
-
-_LIMITED = 1000
-"""The priority of a limit; there are no others."""
-_BURSTS_PER_S, _LEAST_BURST_KBIT = 10, 500
-"""What may come at once: a tenth of a second of it, but enough for a TCP window to open."""
 
 
 def project_everything(view: View) -> dict[Key, Fact]:
@@ -167,7 +157,7 @@ def project_port(view: View, port: Port) -> Iterator[Fact]:
         if group in view.groups:
             yield reference("Port_Group", row_id("Port_Group", group), "ports", id)
     out, into = f'inport == "{port.id}"', f'outport == "{port.id}"'
-    yield from _limited(Made(Kind.PORT, port.id), port.network_id, port.limit_mbit, out=out, into=into)
+    yield from Made(Kind.PORT, port.id).limit(port.network_id, port.limit_mbit, out=out, into=into)
 
 
 def project_name(view: View, network: str, name: str) -> Iterator[Fact]:
@@ -235,183 +225,6 @@ def _conditions(rule: SecurityRule) -> Iterator[str]:
     for condition, bound in bounds:
         if bound is not None:
             yield f"{protocol}.{condition} {bound}"
-
-
-def project_router(view: View, router: Router) -> Iterator[Fact]:
-    """A router with a port in each of its subnets, its routes, and its way out."""
-    of = Made(Kind.ROUTER, router.id)
-    id = row_id("Logical_Router", router.id)
-    # Without the first option every router learns every neighbour that it hears of: a table that grows as the square.
-    options = {"always_learn_from_arp_request": "false", "dynamic_neigh_routers": "true"}
-    yield of.row("Logical_Router", id, name=router.id, options=options)
-    for subnet in subnets_joined(view, router):
-        network = view.networks[subnet.network_id]
-        prefix = ip_network(subnet.cidr)
-        yield from _joined(
-            of,
-            router,
-            subnet.network_id,
-            subnet.id,
-            f"{subnet.gateway}/{prefix.prefixlen}",
-            **({} if prefix.version == _IPV4 else {"ipv6_ra_configs": _announced(subnet, network)}),
-        )
-    for at, route in enumerate(router.routes):
-        yield from of.route(router, str(at), route.destination, route.next_hop)
-    yield from _way_out(view, of, router)
-
-
-def _announced(subnet: Subnet, network: Network) -> dict[str, str]:
-    """What the router announces to machines of an IPv6 subnet (RFC 4861, section 4.2; RFC 8106)."""
-    mode = "slaac" if subnet.ipv6_mode is Ipv6Mode.SLAAC else "dhcpv6_stateful"
-    announced = {"address_mode": mode, "mtu": str(network.mtu), "send_periodic": "true", "dnssl": DOMAIN}
-    return announced | ({"rdnss": subnet.dns_servers[0]} if subnet.dns_servers else {})
-
-
-def _joined(
-    of: Made,
-    router: Router,
-    network: str,
-    part: str,
-    address: str,
-    *,
-    announces: Mapping[str, str] | None = None,
-    **columns: Value,
-) -> Iterator[Fact]:
-    """A port of the router and the port of the switch that it is connected to."""
-    inner, outer = row_id("Logical_Router_Port", router.id, part), row_id("Logical_Switch_Port", router.id, part)
-    name = f"{router.id}-{part}"
-    yield of.row(
-        "Logical_Router_Port",
-        inner,
-        name=name,
-        mac=mac_of(router.id, part),
-        networks=frozenset((address,)),
-        **columns,
-    )
-    yield reference("Logical_Router", row_id("Logical_Router", router.id), "ports", inner)
-    yield of.row(
-        "Logical_Switch_Port",
-        outer,
-        name=f"to-{name}",
-        type="router",
-        addresses=frozenset(("router",)),
-        options={"router-port": name, **(announces or {})},
-    )
-    yield reference("Logical_Switch", row_id("Logical_Switch", network), "ports", outer)
-
-
-def _way_out(view: View, of: Made, router: Router) -> Iterator[Fact]:
-    """The router's port in its external network, on one gateway at a time, and the translation of what goes there."""
-    if (outside := _outside(view, router)) is None:
-        return
-    subnet, address = outside
-    group = row_id("HA_Chassis_Group", router.id)
-    mtus = [view.networks[inside.network_id].mtu for inside in subnets_joined(view, router)]
-    yield of.row("HA_Chassis_Group", group, name=router.id)
-    for at, host in enumerate(_gateways_of(view, router)):
-        member = row_id("HA_Chassis", router.id, host)
-        yield of.row("HA_Chassis", member, chassis_name=host, priority=_GATEWAYS_AT_MOST - at)
-        yield reference("HA_Chassis_Group", group, "ha_chassis", member)
-    yield from _joined(
-        of,
-        router,
-        subnet.network_id,
-        "out",
-        f"{address}/{ip_network(subnet.cidr).prefixlen}",
-        announces={"nat-addresses": "router"},  # when the port moves to another gateway
-        ha_chassis_group=group,
-        # Whoever sends more than fits inside is told so (RFC 1191): the tunnel itself would drop it without a word.
-        options={"gateway_mtu": str(min(mtus, default=GUEST_MTU))},
-    )
-    if subnet.gateway is not None:
-        everywhere = "0.0.0.0/0" if "." in subnet.gateway else "::/0"
-        yield from of.route(router, "out", everywhere, subnet.gateway, output_port=f"{router.id}-out")
-    if not router.snat:
-        return
-    replaced = view.sources_of(router.id)
-    for inside in subnets_joined(view, router):
-        if ip_network(inside.cidr).version == ip_address(address).version and inside.cidr not in replaced:
-            yield from of.nat(router, inside.id, type="snat", external_ip=address, logical_ip=inside.cidr)
-
-
-def _outside(view: View, router: Router) -> tuple[Subnet, str] | None:
-    """The subnet of the external network that the router's address is of, and the address."""
-    if router.external_network_id not in view.networks or router.external_address is None:
-        return None
-    for subnet in view.subnets_in(router.external_network_id):
-        if ip_address(router.external_address) in ip_network(subnet.cidr):
-            return subnet, router.external_address
-    return None
-
-
-def _gateways_of(view: View, router: Router) -> list[HostId]:
-    """The router's gateways, the first choice first: each router ranks the hosts by itself, which spreads the load."""
-
-    def rank(host: HostId) -> bytes:
-        return blake2s(f"{router.id}/{host}".encode()).digest()
-
-    return sorted(view.gateways, key=rank)[:_GATEWAYS_AT_MOST]
-
-
-def project_floating_ip(view: View, floating_ip: FloatingIp) -> Iterator[Fact]:
-    """The translation of an external address to a port's, and back.
-
-    It is done on the port's own host if that is one of several gateways; otherwise on the router's gateway. With one
-    gateway both are the same, and the outside has one MAC address fewer to know.
-    """
-    if floating_ip.network_id in view.networks:
-        # Where the external network begins: whatever the address is used for.
-        at, limit = floating_ip.address, floating_ip.bandwidth_mbit
-        of = Made(Kind.FLOATING_IP, floating_ip.id)
-        yield from _limited(of, floating_ip.network_id, limit, out=f"ip4.src == {at}", into=f"ip4.dst == {at}")
-    router, port = view.routers.get(floating_ip.router_id or ""), view.ports.get(floating_ip.port_id or "")
-    if router is None or port is None or floating_ip.fixed_address is None or _outside(view, router) is None:
-        return
-    on_its_host: dict[str, Value] = {}
-    if len(view.gateways) > 1 and port.host_id in view.gateways:
-        on_its_host = {"external_mac": mac_of(floating_ip.id), "logical_port": port.id}
-    yield from Made(Kind.FLOATING_IP, floating_ip.id).nat(
-        router,
-        floating_ip.id,
-        type="dnat_and_snat",
-        external_ip=floating_ip.address,
-        logical_ip=floating_ip.fixed_address,
-        **on_its_host,
-    )
-
-
-def _limited(of: Made, network: str, mbit: int | None, *, out: str, into: str) -> Iterator[Fact]:
-    """A limit in each direction on a network's switch, for what leaves and for what comes."""
-    if mbit is None:
-        return
-    rate = mbit * 1000
-    for direction, match in (("from-lport", out), ("to-lport", into)):
-        id = row_id("QoS", of.id, direction)
-        burst = max(rate // _BURSTS_PER_S, _LEAST_BURST_KBIT)
-        bandwidth = {"rate": rate, "burst": burst}
-        yield of.row("QoS", id, priority=_LIMITED, direction=direction, match=match, bandwidth=bandwidth)
-        yield reference("Logical_Switch", row_id("Logical_Switch", network), "qos_rules", id)
-
-
-def project_port_forwarding(view: View, rule: PortForwarding) -> Iterator[Fact]:
-    """A load balancer of one member at the router: what NAT is for whole addresses, it is for single ports."""
-    router = view.routers.get(rule.router_id)
-    if router is None or _outside(view, router) is None:
-        return
-    id = row_id("Load_Balancer", rule.id)
-    leads = {f"{rule.address}:{rule.external_port}": f"{rule.fixed_address}:{rule.internal_port}"}
-    made = Made(Kind.PORT_FORWARDING, rule.id)
-    yield made.row("Load_Balancer", id, name=rule.id, protocol=rule.protocol.value, vips=leads)
-    yield reference("Logical_Router", row_id("Logical_Router", router.id), "load_balancer", id)
-
-
-def project_snat_rule(view: View, rule: SnatRule) -> Iterator[Fact]:
-    """The translation of what goes out from a source; of several the longest prefix counts (ovn-nb(5), NAT)."""
-    router = view.routers.get(rule.router_id)
-    if router is None or _outside(view, router) is None:
-        return
-    made = Made(Kind.SNAT_RULE, rule.id)
-    yield from made.nat(router, rule.id, type="snat", external_ip=rule.address, logical_ip=rule.source)
 
 
 def members_of(group: str) -> str:

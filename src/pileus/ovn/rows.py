@@ -95,6 +95,13 @@ TABLES: Mapping[str, Mapping[str, Shape]] = {
         "output_port": Shape.OPTIONAL,
         **_IDS,
     },
+    "Logical_Router_Policy": {
+        "priority": Shape.INTEGER,
+        "match": Shape.STRING,
+        "action": Shape.STRING,
+        "nexthops": Shape.STRINGS,
+        **_IDS,
+    },
     "NAT": {
         "type": Shape.STRING,
         "external_ip": Shape.STRING,

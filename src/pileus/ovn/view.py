@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeGuard
 from pileus.cloud.floatingips.model import FloatingIp
 from pileus.cloud.nat.model import PortForwarding, SnatRule
 from pileus.cloud.networks.model import Network, Port, Router, Subnet
+from pileus.cloud.networks.uplinks import Leg, legs
 from pileus.cloud.peerings.model import Peering
 from pileus.cloud.securitygroups.model import SecurityGroup, SecurityRule
 from pileus.kernel.ids import HostId
@@ -117,9 +118,14 @@ class View:
         """The ports of a network that have this host name, in the order of their ids."""
         return [self.ports[id] for id in sorted(self._ids("port-name", network, name))]
 
-    def sources_of(self, router: str) -> set[str]:
-        """What goes out through a router by rules of its own, as prefixes."""
-        return {self.snat_rules[id].source for id in self._ids("snat-router", router)}
+    def sources_of(self, router: str, network: str) -> set[str]:
+        """What goes out through a router to this external network by rules of its own, as prefixes."""
+        rules = (self.snat_rules[id] for id in self._ids("snat-router", router))
+        return {rule.source for rule in rules if rule.network_id == network}
+
+    def legs(self, router: Router) -> list[Leg]:
+        """The router's ways out, in its order."""
+        return legs(router, self.networks.get, self.subnets_in)
 
     def owners(self) -> Iterator[Owner]:
         """Whatever rows are made for, those first that others refer to."""
@@ -213,8 +219,8 @@ def _indexed_by(record: NetworkRecord) -> Iterator[_IndexKey]:  # noqa: C901 - o
         case Router():
             for subnet in record.subnet_ids:
                 yield "router-subnet", subnet, ""
-            if record.external_network_id is not None:
-                yield "router-external", record.external_network_id, ""
+            for uplink in record.uplinks:
+                yield "router-external", uplink.network_id, ""
         case Port():
             yield "port-network", record.network_id, ""
             for group in record.security_group_ids:

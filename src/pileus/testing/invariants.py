@@ -47,6 +47,7 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (ROUTERS, "project_id", PROJECTS),
     (ROUTERS, "subnet_ids", SUBNETS),
     (ROUTERS, "external_network_id", NETWORKS),
+    (SUBNETS, "delegated_by", NETWORKS),
     (PORTS, "project_id", PROJECTS),
     (PORTS, "network_id", NETWORKS),
     (PORTS, "security_group_ids", SECURITY_GROUPS),
@@ -66,10 +67,12 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (FLOATING_IPS, "router_id", ROUTERS),
     (PORT_FORWARDINGS, "project_id", PROJECTS),
     (PORT_FORWARDINGS, "floating_ip_id", FLOATING_IPS),
+    (PORT_FORWARDINGS, "network_id", NETWORKS),
     (PORT_FORWARDINGS, "port_id", PORTS),
     (PORT_FORWARDINGS, "router_id", ROUTERS),
     (SNAT_RULES, "project_id", PROJECTS),
     (SNAT_RULES, "floating_ip_id", FLOATING_IPS),
+    (SNAT_RULES, "network_id", NETWORKS),
     (SNAT_RULES, "port_id", PORTS),
     (SNAT_RULES, "router_id", ROUTERS),
     (SERVER_GROUPS, "project_id", PROJECTS),
@@ -116,6 +119,7 @@ def dangling(state: State) -> list[str]:
     """What is wrong with these records, in words; empty for a cloud in which nothing is half made."""
     checks: tuple[Callable[[State], Iterable[str]], ...] = (
         _references,
+        _ways_out,
         _addresses,
         _instances,
         _volumes,
@@ -145,6 +149,13 @@ def _references(state: State) -> Iterator[str]:
                 yield f"port {port.id} has an address of subnet {each.subnet_id}, which is not there"
 
 
+def _ways_out(state: State) -> Iterator[str]:
+    for router in state[ROUTERS]:
+        for named in (*router.further_uplinks, *router.source_routes):
+            if router.uplink(named.network_id) is None or named.network_id not in state[NETWORKS]:
+                yield f"router {router.id} goes out by network {named.network_id}, which is not there"
+
+
 def _addresses(state: State) -> Iterator[str]:
     fixed = (each for port in state[PORTS] for each in port.addresses)
     inside = Counter[tuple[str, str]]((each.subnet_id, each.address) for each in fixed)
@@ -154,9 +165,10 @@ def _addresses(state: State) -> Iterator[str]:
     )
     outside = Counter[tuple[str, str]]((floating.network_id, floating.address) for floating in state[FLOATING_IPS])
     outside.update(
-        (router.external_network_id, router.external_address)
+        (uplink.network_id, address)
         for router in state[ROUTERS]
-        if router.external_network_id and router.external_address
+        for uplink in router.uplinks
+        for address in uplink.addresses
     )
     outside.update((subnet.network_id, subnet.gateway) for subnet in state[SUBNETS] if subnet.gateway)
     yield from (

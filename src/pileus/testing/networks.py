@@ -16,7 +16,9 @@ from pileus.cloud.networks.model import (
     Port,
     Route,
     Router,
+    SourceRoute,
     Subnet,
+    Uplink,
 )
 from pileus.cloud.peerings.model import Peering, PeeringState
 from pileus.cloud.securitygroups.model import Direction, SecurityGroup, SecurityRule
@@ -34,6 +36,7 @@ def vpc(
     physical: str = "",
     vlan: int | None = None,
     mtu: int = GUEST_MTU,
+    in_service: bool = True,
 ) -> Network:
     return Network(
         id=id,
@@ -44,6 +47,7 @@ def vpc(
         physical_network=physical,
         vlan=vlan,
         mtu=mtu,
+        in_service=in_service,
     )
 
 
@@ -56,6 +60,7 @@ def subnet(
     dhcp: bool = True,
     dns: Sequence[str] = (),
     mode: Ipv6Mode | None = None,
+    delegated_by: str | None = None,
 ) -> Subnet:
     return Subnet(
         id=id,
@@ -68,6 +73,7 @@ def subnet(
         dhcp=dhcp,
         dns_servers=tuple(dns),
         ipv6_mode=mode,
+        delegated_by=None if delegated_by is None else NetworkId(delegated_by),
     )
 
 
@@ -102,22 +108,36 @@ def router(
     id: str,
     *,
     subnets: Sequence[str],
-    outside: tuple[str, str] | None = None,
+    outside: tuple[str, *tuple[str, ...]] | None = None,
+    further: Sequence[tuple[str, *tuple[str, ...]]] = (),
     snat: bool = True,
     routes: Sequence[tuple[str, str]] = (),
+    sources: Sequence[tuple[str, str]] = (),
 ) -> Router:
-    """A router; `outside` is its external network and its address there."""
+    """A router; `outside` is its external network with its addresses there, `further` are more of these.
+
+    `sources` are pairs of a prefix and the external network that it goes out by.
+    """
+    first = None if outside is None else uplink(*outside)
     return Router(
         id=id,
         created_at=SINCE,
         project_id=PROJECT,
         name=id,
         subnet_ids=tuple(map(SubnetId, subnets)),
-        external_network_id=None if outside is None else NetworkId(outside[0]),
-        external_address=None if outside is None else outside[1],
+        external_network_id=None if first is None else first.network_id,
+        external_address=None if first is None else first.address,
+        external_ipv6_address=None if first is None else first.ipv6_address,
+        further_uplinks=tuple(uplink(*each, link=at) for at, each in enumerate(further)),
         snat=snat,
         routes=tuple(Route(destination=to, next_hop=by) for to, by in routes),
+        source_routes=tuple(SourceRoute(source=source, network_id=NetworkId(by)) for source, by in sources),
     )
+
+
+def uplink(network: str, *addresses: str, link: int | None = None) -> Uplink:
+    four, six = (next((each for each in addresses if (":" in each) is is_six), None) for is_six in (False, True))
+    return Uplink(network_id=NetworkId(network), address=four, ipv6_address=six, link=link)
 
 
 def group(id: str) -> SecurityGroup:
@@ -154,13 +174,16 @@ def floating_ip(
     )
 
 
-def forwarding(id: str, *, at: str, outside: int, to: str, inside: int, by: str, port: str = "") -> PortForwarding:
-    """A TCP port of this external address, and where it leads by this router."""
+def forwarding(
+    id: str, *, at: str, outside: int, to: str, inside: int, by: str, port: str = "", of: str = "outside"
+) -> PortForwarding:
+    """A TCP port of this address of an external network, and where it leads by this router."""
     return PortForwarding(
         id=id,
         created_at=SINCE,
         project_id=PROJECT,
         floating_ip_id=FloatingIpId(at),
+        network_id=NetworkId(of),
         address=at,
         protocol=Transport.TCP,
         external_port=outside,
@@ -171,13 +194,14 @@ def forwarding(id: str, *, at: str, outside: int, to: str, inside: int, by: str,
     )
 
 
-def snat_rule(id: str, *, at: str, source: str, by: str) -> SnatRule:
-    """What goes out from this source under this external address, by this router."""
+def snat_rule(id: str, *, at: str, source: str, by: str, of: str = "outside") -> SnatRule:
+    """What goes out from this source under this address of an external network, by this router."""
     return SnatRule(
         id=id,
         created_at=SINCE,
         project_id=PROJECT,
         floating_ip_id=FloatingIpId(at),
+        network_id=NetworkId(of),
         address=at,
         source=source,
         router_id=RouterId(by),

@@ -169,9 +169,14 @@ def _associated(ask: Ask, floating: FloatingIp, port: Port) -> tuple[FloatingIp,
     for rule in rules_at(ask.state, port.id):
         if isinstance(rule, SnatRule):
             raise Conflict(f"the port goes out under {rule.address} by a SNAT rule ({rule.id}): delete it first")
+        if rule.network_id != floating.network_id:
+            raise Conflict(
+                f"{rule.address} of another external network leads port {rule.external_port} to it: what comes in by"
+                " both could be answered by one of them only. Give it a second port, or delete the port forwarding"
+            )
     for fixed in port.addresses:
         for router in ask.state[ROUTERS].by("subnet", fixed.subnet_id):
-            if router.external_network_id == floating.network_id and ":" not in fixed.address:
+            if router.uplink(floating.network_id) is not None and ":" not in fixed.address:
                 changed = msgspec.structs.replace(
                     floating, port_id=PortId(port.id), fixed_address=fixed.address, router_id=RouterId(router.id)
                 )

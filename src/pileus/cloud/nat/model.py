@@ -6,7 +6,7 @@ A floating IP serves either one port whole (it is associated), or any number of 
 from enum import StrEnum
 
 from pileus.cloud.floatingips.model import FloatingIp
-from pileus.kernel.ids import FloatingIpId, PortId, ProjectId, RouterId
+from pileus.kernel.ids import FloatingIpId, NetworkId, PortId, ProjectId, RouterId
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import State
@@ -22,8 +22,9 @@ class PortForwarding(Record, frozen=True, kw_only=True):
 
     project_id: ProjectId
     floating_ip_id: FloatingIpId
+    network_id: NetworkId
     address: str
-    """Of the floating IP."""
+    """Of the floating IP, as is its external network."""
     protocol: Transport
     external_port: int
     port_id: PortId
@@ -43,8 +44,9 @@ class SnatRule(Record, frozen=True, kw_only=True):
 
     project_id: ProjectId
     floating_ip_id: FloatingIpId
+    network_id: NetworkId
     address: str
-    """Of the floating IP."""
+    """Of the floating IP, as is its external network."""
     router_id: RouterId
     """Which translates."""
     source: str

@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
 from pileus.cloud.floatingips.operations import port_for
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, PortForwarding, SnatRule, Transport, rules_of
-from pileus.cloud.networks.model import ROUTERS, SUBNETS, FixedAddress, Port, Router, Subnet
+from pileus.cloud.networks.model import PORTS, ROUTERS, SUBNETS, FixedAddress, Port, Router, Subnet
 from pileus.cloud.networks.operations import Prefix
 from pileus.kernel.errors import Conflict, Invalid
-from pileus.kernel.ids import FloatingIpId, PortId, RouterId
+from pileus.kernel.ids import FloatingIpId, NetworkId, PortId, RouterId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Wire, ref
@@ -80,11 +80,13 @@ def create_port_forwarding(ask: Ask, wish: PortForwardingCreate) -> Plan:
     if (other := ask.state[PORT_FORWARDINGS].one("external", key)) is not None:
         leads = f"{floating.address} {wish.protocol}/{wish.external_port} leads to {other.fixed_address}"
         raise Conflict(leads, fields={"external_port": "taken"})
+    _is_answered_by_one_line(ask, port, floating.network_id, wish.protocol, wish.internal_port or wish.external_port)
     rule = PortForwarding(
         id=ask.new_id(),
         created_at=ask.now,
         project_id=floating.project_id,
         floating_ip_id=FloatingIpId(floating.id),
+        network_id=floating.network_id,
         address=floating.address,
         protocol=wish.protocol,
         external_port=wish.external_port,
@@ -106,6 +108,8 @@ def create_port_forwarding(ask: Ask, wish: PortForwardingCreate) -> Plan:
 def change_port_forwarding(ask: Ask, rule: PortForwarding, wish: PortForwardingChange) -> Plan:
     """Lead it to another port of the same instance, or describe it."""
     changed = msgspec.structs.replace(rule, **wish.model_dump(exclude_none=True))
+    port = ask.state[PORTS].get(rule.port_id)
+    _is_answered_by_one_line(ask, port, rule.network_id, rule.protocol, changed.internal_port)
     return Plan(
         summary=f"lead {rule.address}:{rule.external_port} to {rule.fixed_address}:{changed.internal_port}",
         changes=(put(changed),),
@@ -156,6 +160,7 @@ def create_snat_rule(ask: Ask, wish: SnatRuleCreate) -> Plan:
         created_at=ask.now,
         project_id=floating.project_id,
         floating_ip_id=FloatingIpId(floating.id),
+        network_id=floating.network_id,
         address=floating.address,
         router_id=RouterId(router.id),
         source=source,
@@ -178,6 +183,25 @@ def delete_snat_rule(ask: Ask, rule: SnatRule) -> Plan:
         changes=(remove(rule),),
         undo="create it again",
     )
+
+
+def _is_answered_by_one_line(ask: Ask, port: Port, network: NetworkId, protocol: Transport, number: int) -> None:
+    """Raises Conflict if what comes to this port of a guest comes in by another external network too.
+
+    Its answers all look the same, so they leave by one: for who came in by the other they would be strangers.
+    """
+    by_others = [each.address for each in ask.state[FLOATING_IPS].by("port_id", port.id) if each.network_id != network]
+    by_others += [
+        rule.address
+        for rule in ask.state[PORT_FORWARDINGS].by("port_id", port.id)
+        if (rule.protocol, rule.internal_port) == (protocol, number) and rule.network_id != network
+    ]
+    if by_others:
+        raise Conflict(
+            f"{by_others[0]} of another external network leads there: what comes in by both could be answered by one of"
+            " them only. Lead it to another port of the instance, or to another network interface",
+            fields={"internal_port": "reached by another external network"},
+        )
 
 
 def _router_to(ask: Ask, floating: FloatingIp, port: Port) -> tuple[Router, FixedAddress]:
@@ -209,7 +233,7 @@ def _router_of(ask: Ask, floating: FloatingIp, subnets: list[Subnet], field: str
         router.id: router
         for subnet in subnets
         for router in ask.state[ROUTERS].by("subnet", subnet.id)
-        if router.external_network_id == floating.network_id
+        if router.uplink(floating.network_id) is not None
     }
     if len(routers) != 1:
         none = "no router joins it with the floating IP's network"

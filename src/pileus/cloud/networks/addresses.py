@@ -154,8 +154,10 @@ def held(record: Record | None) -> Iterator[tuple[str, str]]:
     if isinstance(record, Port):
         for each in record.addresses:
             yield record.network_id, each.address
-    elif isinstance(record, Router) and record.external_network_id and record.external_address:
-        yield record.external_network_id, record.external_address
+    elif isinstance(record, Router):
+        for uplink in record.uplinks:
+            for address in uplink.addresses:
+                yield uplink.network_id, address
     elif isinstance(record, FloatingIp):
         yield record.network_id, record.address
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -44,6 +45,10 @@ class Network(Record, frozen=True, kw_only=True):
     """Whether every project may use it, or its own alone."""
     direct: bool = False
     """Of an external network: whether guests may be on it themselves, each with an external address of its own."""
+    in_service: bool = True
+    """Of an external network: whether routers send out by it. One that failed is taken out of service by hand."""
+    ipv6_prefixes: tuple[str, ...] = ()
+    """Of an external network: prefixes that the world reaches by it, for subnets inside; in CIDR notation."""
 
     @property
     def is_physical(self) -> bool:
@@ -88,6 +93,8 @@ class Subnet(Record, frozen=True, kw_only=True):
     dhcp: bool = True
     ipv6_mode: Ipv6Mode | None = None
     """Of an IPv6 subnet."""
+    delegated_by: NetworkId | None = None
+    """The external network one of whose prefixes this subnet is a part of: the world knows its addresses."""
 
     @property
     def is_served(self) -> bool:
@@ -101,17 +108,96 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     next_hop: str
 
 
+class Uplink(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A router's way out by an external network."""
+
+    network_id: NetworkId
+    address: str | None
+    """The router's own IPv4 address there: the source of what it sends out for guests without a floating IP."""
+    ipv6_address: str | None = None
+    """Its own IPv6 address there: the next hop for the prefixes of the subnets that it joins."""
+    link: int | None = None
+    """Numbers the link to it among the router's; None for the first uplink, which the router has itself."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(each for each in (self.address, self.ipv6_address) if each is not None)
+
+    @property
+    def own_end(self) -> "LinkEnd":
+        """What the router has on the link to the uplink: addresses that nobody else sees."""
+        return LinkEnd.of(self.link or 0, 1)
+
+    @property
+    def far_end(self) -> "LinkEnd":
+        """What the uplink has on it."""
+        return LinkEnd.of(self.link or 0, 2)
+
+
+class LinkEnd(NamedTuple):
+    """The addresses of one end of the link between a router and one of its uplinks."""
+
+    ipv4: str
+    ipv6: str
+
+    @classmethod
+    def of(cls, link: int, end: int) -> "LinkEnd":
+        at = _ADDRESSES_OF_A_LINK * link + end
+        return cls(str(_IPV4_LINKS[at]), str(IPV6_LINKS[at]))
+
+    def address(self, version: int) -> str:
+        return self.ipv6 if version == _IPV6 else self.ipv4
+
+
+_IPV6 = 6
+_ADDRESSES_OF_A_LINK = 4
+_IPV4_LINKS = IPv4Network("169.254.64.0/24")
+IPV6_LINKS = IPv6Network("fd6c:696e:6b73:1::/64")
+"""No subnet may have these: routes name next hops by them, and link-local ones would be of every port of a router."""
+UPLINKS_AT_MOST = 8
+
+
+class SourceRoute(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What goes out from a source goes by this external network."""
+
+    source: str
+    """A prefix in CIDR notation."""
+    network_id: NetworkId
+
+
 class Router(Record, frozen=True, kw_only=True):
-    """Joins subnets with each other and, by an external network, with the world."""
+    """Joins subnets with each other and, by external networks, with the world."""
 
     project_id: ProjectId
     name: str
     subnet_ids: tuple[SubnetId, ...] = ()
     external_network_id: NetworkId | None = None
+    """The first of its uplinks."""
     external_address: str | None = None
     """Its own address in the external network: the source of what it sends out for guests without a floating IP."""
+    external_ipv6_address: str | None = None
+    """Its own IPv6 address there."""
+    further_uplinks: tuple[Uplink, ...] = ()
+    """Each is taken when none before it is in service, and by what is bound to it: floating IPs, rules, routes."""
     snat: bool = True
     routes: tuple[Route, ...] = ()
+    source_routes: tuple[SourceRoute, ...] = ()
+
+    @property
+    def uplinks(self) -> tuple[Uplink, ...]:
+        """All its ways out, the preferred one first."""
+        if self.external_network_id is None:
+            return ()
+        first = Uplink(
+            network_id=self.external_network_id,
+            address=self.external_address,
+            ipv6_address=self.external_ipv6_address,
+        )
+        return first, *self.further_uplinks
+
+    def uplink(self, network: str) -> Uplink | None:
+        """The way out by this external network, if it has one."""
+        return next((each for each in self.uplinks if each.network_id == network), None)
 
 
 class FixedAddress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -210,13 +296,20 @@ def in_slots(ports: Iterable[Port]) -> list[Port]:
 
 
 def _network_of_version_2(network: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 says who may use a network, and how."""
-    return {**network, "shared": network.get("kind") == NetworkKind.EXTERNAL, "direct": False}
+    """Version 2 says who may use a network, and how, and of an external one more about the way out."""
+    shared = network.get("kind") == NetworkKind.EXTERNAL
+    return {**network, "shared": shared, "direct": False, "in_service": True, "ipv6_prefixes": ()}
 
 
 def _subnet_of_version_2(subnet: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 knows a second way to IPv6 addresses."""
-    return {**subnet, "ipv6_mode": Ipv6Mode.STATEFUL if ":" in subnet["cidr"] else None}
+    """Version 2 knows a second way to IPv6 addresses, and prefixes from outside."""
+    mode = Ipv6Mode.STATEFUL if ":" in subnet["cidr"] else None
+    return {**subnet, "ipv6_mode": mode, "delegated_by": None}
+
+
+def _router_of_version_2(router: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 may have several ways out, by IPv6 too."""
+    return {**router, "external_ipv6_address": None, "further_uplinks": (), "source_routes": ()}
 
 
 def _port_of_version_2(port: dict[str, Any]) -> dict[str, Any]:
@@ -236,19 +329,24 @@ NETWORKS = Kind(
 SUBNETS = Kind(
     "subnet",
     Subnet,
-    indexes={"project": lambda subnet: subnet.project_id, "network_id": lambda subnet: subnet.network_id},
+    indexes={
+        "project": lambda subnet: subnet.project_id,
+        "network_id": lambda subnet: subnet.network_id,
+        "delegated_by": lambda subnet: subnet.delegated_by,
+    },
     counts=lambda _: {"subnets": 1},
     upgrades=(_subnet_of_version_2,),
 )
 ROUTERS = Kind(
     "router",
     Router,
-    indexes={
-        "project": lambda router: router.project_id,
-        "external_network": lambda router: router.external_network_id,
+    indexes={"project": lambda router: router.project_id},
+    many={
+        "subnet": lambda router: router.subnet_ids,
+        "external_network": lambda router: (each.network_id for each in router.uplinks),
     },
-    many={"subnet": lambda router: router.subnet_ids},
     counts=lambda _: {"routers": 1},
+    upgrades=(_router_of_version_2,),
 )
 PORTS = Kind(
     "port",

@@ -1,6 +1,7 @@
 """What one may do with networks, subnets, routers and ports."""
 
 from pileus.cloud.networks.operations.fields import Prefix
+from pileus.cloud.networks.operations.lines import disable, enable
 from pileus.cloud.networks.operations.networks import (
     ExternalNetworkCreate,
     create_external,
@@ -27,6 +28,8 @@ __all__ = [
     "default_network",
     "delete_router",
     "delete_subnet",
+    "disable",
+    "enable",
     "networks",
     "ports",
     "reach",

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from pileus.cloud.networks.addresses import usable
-from pileus.cloud.networks.model import AddressRange
+from pileus.cloud.networks.model import IPV6_LINKS, AddressRange
 from pileus.operations.wire import Wire
 
 _NOT_FOR_SUBNETS = [
@@ -23,6 +23,8 @@ def _cidr(text: str) -> str:
         raise ValueError("must have a prefix length of 64")
     if any(network.overlaps(special) for special in _NOT_FOR_SUBNETS):
         raise ValueError("must not hold addresses that are loopback, link-local, multicast or of no network")
+    if network.overlaps(IPV6_LINKS):
+        raise ValueError("must not be what routers are linked by with their further ways out")
     return str(network)
 
 

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS
-from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.model import (
     GUEST_MTU,
     NETWORKS,
@@ -23,6 +22,7 @@ from pileus.cloud.networks.model import (
     Subnet,
 )
 from pileus.cloud.networks.operations.fields import Address, Cidr, can_be_had
+from pileus.cloud.networks.operations.uplinks import with_uplinks
 from pileus.kernel.errors import Conflict, Forbidden, Invalid
 from pileus.kernel.ids import NetworkId, ProjectId, SubnetId
 from pileus.operations.caller import Role
@@ -195,12 +195,7 @@ def default_network(ask: Ask, project: ProjectId, external: Network | None) -> l
         gateway="10.0.0.1",
     )
     router = Router(
-        id=ask.new_id(),
-        created_at=ask.now,
-        project_id=project,
-        name="default",
-        subnet_ids=(SubnetId(subnet.id),),
-        external_network_id=NetworkId(external.id) if external else None,
-        external_address=ask.view(Addresses).next_of_network(NetworkId(external.id)) if external else None,
+        id=ask.new_id(), created_at=ask.now, project_id=project, name="default", subnet_ids=(SubnetId(subnet.id),)
     )
+    router = with_uplinks(ask, router, external.id if external else None, ())
     return [put(network), put(subnet), put(router)]

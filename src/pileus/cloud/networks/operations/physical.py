@@ -74,12 +74,17 @@ def change(ask: Ask, network: Network, wish: NetworkChange) -> Plan:
     ports = ask.state[PORTS].by("network_id", network.id)
     if wish.shared is False and (others := sum(port.project_id != network.project_id for port in ports)):
         raise Conflict(f"{others} ports of other projects are on it", fields={"shared": "in use"})
+    subnets = ask.state[SUBNETS].by("network_id", network.id)
+    if wish.direct and any(":" in each.cidr for each in subnets):
+        # As in networks that are for all projects: what guests announce as routers is not kept from others.
+        raise Conflict(
+            f"network {network.name} has an IPv6 subnet: that is for routers alone", fields={"direct": "IPv6"}
+        )
     if wish.direct is False and ports:
         raise Conflict(f"{len(ports)} ports are on it", fields={"direct": "in use"})
     changed = msgspec.structs.replace(network, **wish.model_dump(exclude_none=True))
     changes: list[Change] = [put(changed)]
     if wish.direct is not None:
         # What guests are told of their addresses; floating IPs and routers need none of it.
-        subnets = ask.state[SUBNETS].by("network_id", network.id)
         changes += [put(msgspec.structs.replace(each, dhcp=wish.direct)) for each in subnets]
     return Plan(summary=f"change network {network.name}", changes=changes, answers=changed, undo="change it back")

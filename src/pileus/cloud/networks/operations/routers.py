@@ -8,12 +8,24 @@ from pydantic import Field, model_validator
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.nat.model import PortForwarding, rules_through
-from pileus.cloud.networks.addresses import Addresses
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind, Route, Router, Subnet
+from pileus.cloud.networks.addresses import version_of
+from pileus.cloud.networks.model import (
+    NETWORKS,
+    PORTS,
+    ROUTERS,
+    SUBNETS,
+    UPLINKS_AT_MOST,
+    NetworkKind,
+    Route,
+    Router,
+    SourceRoute,
+    Subnet,
+)
 from pileus.cloud.networks.operations.fields import Address, Prefix
+from pileus.cloud.networks.operations.uplinks import check_still_used, legs_of, what_breaks, with_uplinks
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.peerings.overlaps import check_peerings
-from pileus.kernel.errors import Conflict, Invalid, NotFound
+from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import NetworkId, ProjectId, SubnetId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
@@ -32,18 +44,35 @@ class RouteWish(Wire):
         return self
 
 
+class SourceRouteWish(Wire):
+    source: Prefix
+    network_id: Annotated[Id, ref("network")]
+
+
+SubnetIds = Annotated[tuple[Annotated[Id, ref("subnet")], ...], Field(max_length=32)]
+NetworkIds = Annotated[tuple[Annotated[Id, ref("network")], ...], Field(max_length=UPLINKS_AT_MOST - 1)]
+
+
 class RouterCreate(Wire):
     name: Name
-    subnet_ids: Annotated[tuple[Annotated[Id, ref("subnet")], ...], Field(max_length=32)] = ()
+    subnet_ids: SubnetIds = ()
     external_network_id: Annotated[Id, ref("network")] | None = None
+    further_network_ids: NetworkIds = ()
+    """More external networks, in the order in which they are taken when those before are out of service."""
     snat: bool = True
 
 
 class RouterChange(Wire):
     name: Name | None = None
-    subnet_ids: Annotated[tuple[Annotated[Id, ref("subnet")], ...], Field(max_length=32)] | None = None
+    subnet_ids: SubnetIds | None = None
+    external_network_id: Annotated[Id, ref("network")] | None = None
+    """Null for no way out."""
+    further_network_ids: NetworkIds | None = None
+    """More external networks, in the order in which they are taken when those before are out of service."""
     snat: bool | None = None
     routes: Annotated[tuple[RouteWish, ...], Field(max_length=64)] | None = None
+    source_routes: Annotated[tuple[SourceRouteWish, ...], Field(max_length=64)] | None = None
+    """What goes out from a source goes by that external network, while it is in service."""
 
 
 routers = Noun(
@@ -59,24 +88,26 @@ routers.show()
 @routers.post(verb="create")
 def create_router(ask: Ask, wish: RouterCreate) -> Plan:
     """Create a router."""
-    external = _external(ask, wish.external_network_id) if wish.external_network_id else None
     router = Router(
         id=ask.new_id(),
         created_at=ask.now,
         project_id=ask.caller.project_id,
         name=wish.name,
         subnet_ids=_joined(ask, wish.subnet_ids, ask.caller.project_id, ""),
-        external_network_id=NetworkId(external.id) if external else None,
-        external_address=ask.view(Addresses).next_of_network(NetworkId(external.id)) if external else None,
         snat=wish.snat,
     )
-    out = f" with a way out by {router.external_address}" if external else ""
+    router = with_uplinks(ask, router, wish.external_network_id, wish.further_network_ids)
+    addresses = ", ".join(address for uplink in router.uplinks for address in uplink.addresses)
+    out = f" with a way out by {addresses}" if addresses else ""
     return Plan(summary=f"create router {wish.name}{out}", changes=(put(router),), answers=router, undo="delete it")
 
 
 @routers.patch(verb="change")
 def change_router(ask: Ask, router: Router, wish: RouterChange) -> Plan:
-    """Change what a router joins, its static routes, or whether it translates what goes out."""
+    """Change what a router joins, its ways out, its routes, or whether it translates what goes out.
+
+    An external network that it had is named again to take the addresses of an IP version that came to it since.
+    """
     changed = msgspec.structs.replace(
         router,
         name=wish.name or router.name,
@@ -87,12 +118,40 @@ def change_router(ask: Ask, router: Router, wish: RouterChange) -> Plan:
         routes=router.routes
         if wish.routes is None
         else tuple(Route(destination=each.destination, next_hop=each.next_hop) for each in wish.routes),
+        source_routes=router.source_routes
+        if wish.source_routes is None
+        else tuple(
+            SourceRoute(source=each.source, network_id=NetworkId(each.network_id)) for each in wish.source_routes
+        ),
     )
+    if wish.model_fields_set & {"external_network_id", "further_network_ids"}:
+        changed = _with_other_uplinks(ask, changed, wish)
     _floating_stay_reachable(ask, router, changed)
-    if wish.routes is not None:
+    if changed.routes != router.routes or changed.uplinks != router.uplinks:
         _lead_somewhere(ask, changed)
+    _sources_go_out(ask, changed)
     check_peerings(ask.state, changed)
-    return Plan(summary=f"change router {router.name}", changes=(put(changed),), answers=changed, undo="change it back")
+    return Plan(
+        summary=f"change router {router.name}",
+        changes=(put(changed),),
+        answers=changed,
+        because=tuple(what_breaks(ask, router, changed)),
+        undo="change it back",
+    )
+
+
+def _with_other_uplinks(ask: Ask, router: Router, wish: RouterChange) -> Router:
+    first: str | None = router.external_network_id
+    if "external_network_id" in wish.model_fields_set:
+        first = wish.external_network_id
+    further: tuple[str, ...] = tuple(each.network_id for each in router.further_uplinks if each.network_id != first)
+    if wish.further_network_ids is not None:
+        further = wish.further_network_ids
+    elif first is None:
+        further = ()
+    changed = with_uplinks(ask, router, first, further)
+    check_still_used(ask, router, changed)
+    return changed
 
 
 @routers.delete(verb="delete")
@@ -105,13 +164,6 @@ def delete_router(ask: Ask, router: Router) -> Plan:
     if peerings := ask.state[PEERINGS].by("router", router.id):
         raise Conflict(f"peering {peerings[0].name} joins it with another router")
     return Plan(summary=f"delete router {router.name}", changes=(remove(router),), undo="create it again")
-
-
-def _external(ask: Ask, id: str) -> Network:
-    network = ask.state[NETWORKS].find(id)
-    if network is None or network.kind is not NetworkKind.EXTERNAL:
-        raise NotFound("there is no such external network", fields={"external_network_id": "not found"})
-    return network
 
 
 def _joined(ask: Ask, ids: tuple[str, ...], project: ProjectId, router_id: str) -> tuple[SubnetId, ...]:
@@ -140,8 +192,7 @@ def _joined(ask: Ask, ids: tuple[str, ...], project: ProjectId, router_id: str) 
 def _lead_somewhere(ask: Ask, router: Router) -> None:
     """Raises Invalid if the next hop of a route is in no subnet that the router joins."""
     subnets = [ask.state[SUBNETS].get(id) for id in router.subnet_ids]
-    if router.external_network_id is not None:
-        subnets += ask.state[SUBNETS].by("network_id", router.external_network_id)
+    subnets += [leg.subnet for leg in legs_of(ask.state, router)]
     joined = [ip_network(subnet.cidr) for subnet in subnets]
     wrong = {
         f"routes.{at}.next_hop": f"{route.next_hop} is in no subnet that the router joins"
@@ -150,6 +201,22 @@ def _lead_somewhere(ask: Ask, router: Router) -> None:
     }
     if wrong:
         raise Invalid("some routes lead nowhere", fields=wrong)
+
+
+def _sources_go_out(ask: Ask, router: Router) -> None:
+    """Raises Invalid if a source is to go out where the router does not lead, or by two ways."""
+    wrong: dict[str, str] = {}
+    there = {(leg.network.id, leg.version) for leg in legs_of(ask.state, router)}
+    seen: set[str] = set()
+    for at, route in enumerate(router.source_routes):
+        version = version_of(route.source)
+        if (route.network_id, version) not in there:
+            wrong[f"source_routes.{at}.network_id"] = f"the router has no way out there by IPv{version}"
+        if route.source in seen:
+            wrong[f"source_routes.{at}.source"] = "is named twice"
+        seen.add(route.source)
+    if wrong:
+        raise Invalid("some sources go nowhere", fields=wrong)
 
 
 def _floating_stay_reachable(ask: Ask, router: Router, changed: Router) -> None:

@@ -145,7 +145,7 @@ def _is_the_only_one_of_ipv6(ask: Ask, network: Network, cidr: str) -> None:
         return
     if network.kind is NetworkKind.FLAT:
         raise Conflict(f"network {network.name} is flat, and has no IPv6", fields={"cidr": "IPv6"})
-    if network.shared:
+    if network.shared and (network.kind is not NetworkKind.EXTERNAL or network.direct):
         # OVN lets what a guest announces as a router through whatever the rules are: no project shall lead another's
         # guests astray.
         raise Conflict(f"network {network.name} is for all projects, and has no IPv6", fields={"cidr": "IPv6"})
@@ -166,7 +166,8 @@ def delete_subnet(ask: Ask, subnet: Subnet) -> Plan:
     must_administer(ask, network)
     inside = ip_network(subnet.cidr)
     for router in ask.state[ROUTERS].by("external_network", network.id):
-        if router.external_address and ip_address(router.external_address) in inside:
+        uplink = router.uplink(network.id)
+        if uplink is not None and any(ip_address(each) in inside for each in uplink.addresses):
             raise Conflict(f"router {router.name} has an address of this subnet")
     for floating in ask.state[FLOATING_IPS].by("network_id", network.id):
         if ip_address(floating.address) in inside:
