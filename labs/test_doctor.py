@@ -263,7 +263,7 @@ def test_whoever_is_not_root_is_told_what_was_not_looked_at(healthy: CloudHost) 
 
 def test_a_damaged_database_is_restored_from_the_backup(healthy: CloudHost) -> None:
     controller = healthy.data / "controller"
-    healthy.run("pileus", "backup", str(healthy.folder / "good.db"), "--data", str(controller))
+    healthy.run("pileus", "save", str(healthy.folder / "good.db"), "--data", str(controller))
     healthy.up("--down")
     with (controller / "state.db").open("r+b") as file:
         file.seek(8192)

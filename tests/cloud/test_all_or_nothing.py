@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
@@ -278,6 +279,44 @@ async def delete_snapshot(cloud: SimulatedCloud) -> None:
     await ask_snapshot(cloud, "DELETE")
 
 
+async def back_up(cloud: SimulatedCloud, **more: Any) -> None:
+    wish = {"name": "kept", "instance_id": the_instance(cloud), **more}
+    answer = await cloud.client.post("/v1/backups", json=wish)
+    assert answer.status_code in (202, 503), answer.text
+
+
+async def backed_up(cloud: SimulatedCloud) -> None:
+    await attached(cloud)
+    await back_up(cloud)
+    await at_rest(cloud)
+
+
+async def backed_up_and_stopped(cloud: SimulatedCloud) -> None:
+    await backed_up(cloud)
+    await stop(cloud)
+    await at_rest(cloud)
+
+
+async def ask_backup(cloud: SimulatedCloud, method: str, path: str = "", body: dict[str, Any] | None = None) -> None:
+    answer = await cloud.client.request(method, f"/v1/backups/{cloud.state[BACKUPS].ids[0]}{path}", json=body)
+    assert answer.status_code in (202, 503), answer.text
+
+
+async def verify_backup(cloud: SimulatedCloud) -> None:
+    await ask_backup(cloud, "POST", "/verify")
+
+
+async def delete_backup(cloud: SimulatedCloud) -> None:
+    await ask_backup(cloud, "DELETE")
+
+
+async def restore_volume(cloud: SimulatedCloud) -> None:
+    volume = next(each.id for each in cloud.state[VOLUMES] if each.name == "data")
+    wish = {"name": "again", "backup_id": cloud.state[BACKUPS].ids[0], "volume_id": volume}
+    answer = await cloud.client.post("/v1/volumes/restore", json=wish)
+    assert answer.status_code in (202, 503), answer.text
+
+
 async def clone(cloud: SimulatedCloud) -> None:
     await ask_volume(cloud, "POST", "/clone", {"name": "copy"})
 
@@ -383,6 +422,12 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "snapshot.delete at rest": (snapshotted_and_stopped, delete_snapshot, 40),
     "volume.clone": (attached, clone, 54),
     "volume.clone from a snapshot": (snapshotted, clone_from_snapshot, 27),
+    "backup.create": (attached, back_up, 82),
+    "backup.create another": (backed_up, back_up, 100),
+    "backup.create at rest": (stopped, back_up, 61),
+    "backup.verify": (backed_up, verify_backup, 24),
+    "backup.delete": (backed_up, delete_backup, 61),
+    "backup.restore_volume": (backed_up, restore_volume, 22),
     "instance.delete with a volume": (attached, delete, 32),
     "instance.delete with a port": (with_a_port_attached, purge, 35),
     "instance.soft_delete with a port": (with_a_port_attached, delete, 28),

@@ -46,6 +46,7 @@ MAY_BE_GONE = {
     ("instance", "image_id"): "what it was made from",
     ("instance", "keypair_ids"): "what it was made from",
     ("instance", "attached_volume_ids"): "shown; the volumes themselves refer to the instance",
+    ("backup", "instance_id"): "what it is of, and outlives",
     ("volume", "image_id"): "what it was made from",
     ("task", "subject_id"): "history",
     ("task", "project_id"): "history",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.identity.model import TOKENS
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.model import PORTS
@@ -60,6 +61,10 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     assert answer.status_code == 202, answer.text
     found["snapshot"] = answer.json()["snapshot"]["id"]
     await until(lambda: state[SNAPSHOTS].get(found["snapshot"]).state == "available")
+    answer = await client.post("/v1/backups", json={"name": "theirs", "volume_id": found["volume"]})
+    assert answer.status_code == 202, answer.text
+    found["backup"] = answer.json()["backup"]["id"]
+    await until(lambda: state[BACKUPS].get(found["backup"]).state == "available")
     of_volume = {"volume_id": found["volume"], "every_hours": 6, "keep_last": 2}
     found["schedule"] = (await made(client, "schedules", name="theirs", **of_volume))["id"]
     found["port"] = state[PORTS].by("instance_id", found["instance"])[0].id

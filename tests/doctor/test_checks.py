@@ -214,8 +214,8 @@ EXAMPLES: list[tuple[Check, Facts, Severity, str]] = [
         Severity.BROKEN,
         "pileus restore /b.db --data '/srv/cloud one/controller'",
     ),
-    (storage.backup, having("database", begun_at=NOW - timedelta(days=8)), Severity.WARNING, "pileus backup"),
-    (storage.backup, having("database", backup_at=NOW - timedelta(days=8)), Severity.WARNING, "pileus backup"),
+    (storage.backup, having("database", begun_at=NOW - timedelta(days=8)), Severity.WARNING, "pileus save"),
+    (storage.backup, having("database", backup_at=NOW - timedelta(days=8)), Severity.WARNING, "pileus save"),
     (storage.backup, having("database", backup_at=AGO), Severity.OK, ""),
     (storage.event_log, having("database", size_bytes=11 * GIB), Severity.WARNING, "events_kept_days"),
     (

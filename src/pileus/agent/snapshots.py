@@ -22,7 +22,7 @@ from pileus.agent.storage.layers import Layers
 from pileus.agent.storage.port import DiskSource, Moment
 from pileus.agent.turns import Turns
 from pileus.agent.volumes import REMEMBERED, Tell, Volumes, tell_nobody
-from pileus.kernel.errors import Conflict, PileusError, Stale
+from pileus.kernel.errors import Conflict, PileusError, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
 from pileus.link.records import Power, Progress
 from pileus.link.snapshots import (
@@ -90,11 +90,17 @@ class Snapshots:
             NotFound: a pool is not here.
             Unavailable: hypervisor or pool do not answer; what is left goes on by itself.
         """
-        async with self._turns.of(removal.id), self._holding(removal.volumes) as users:
+        async with self._turns.of(removal.id):
             if not isinstance(self._records.get(removal.id), Removed):
                 await self._records.put(removal.id, Removed(generation=1, at=self._making.clock.now()))
             self._looked_at_all = False  # should this be interrupted
-            await self._take_away(removal.id, removal.volumes, users, tell)
+            try:
+                async with self._holding(removal.volumes) as users:
+                    await self._take_away(removal.id, removal.volumes, users, tell)
+            except Conflict:
+                if not removal.later:
+                    raise
+                await self._forget(removal)
             await self._records.put(removal.id, Removed(generation=1, at=self._making.clock.now(), finished=True))
 
     async def revert(self, wish: SnapshotRevert, tell: Tell) -> None:
@@ -253,6 +259,15 @@ class Snapshots:
             await self._merge(volume, users, tell)
             await layering.forget_memory(id)
 
+    async def _forget(self, removal: SnapshotRemoval) -> None:
+        """Let go of a snapshot whose layers cannot be merged yet, as those of a guest that is suspended."""
+        for volume in removal.volumes:
+            async with self._turns.of(_turn_of(volume.id)):
+                layering = self._volumes.layering(volume.pool)
+                if (await layering.layers(volume.id)).unconfirmed == removal.id:
+                    raise Unavailable("it is not known yet whether a guest writes to the layer over it")
+                await layering.forget(volume.id, removal.id)
+
     async def _decide(self, volume: VolumeOf, id: SnapshotId, users: _Users) -> None:
         """Find out whether a layer that was laid has come into use."""
         layering, guest = self._volumes.layering(volume.pool), users.get(volume.id)
@@ -323,7 +338,7 @@ class Snapshots:
         """The guests that have these volumes, by volume, kept as they are meanwhile."""
         async with AsyncExitStack() as held:
             for id in sorted({volume.id for volume in volumes}):
-                await held.enter_async_context(self._turns.of(f"volume {id}"))
+                await held.enter_async_context(self._turns.of(_turn_of(id)))
             users = await self._hold_guests(volumes, held)
             for guest in set(users.values()):
                 found = await self._making.find(guest)
@@ -349,3 +364,7 @@ class Snapshots:
 
     async def _is_up(self, guest: InstanceId) -> bool:
         return is_up(await self._making.find(guest))
+
+
+def _turn_of(volume: VolumeId) -> str:
+    return f"volume {volume}"

@@ -18,7 +18,7 @@ LOCAL = {
     "controller": "pileus.cli.local:controller",
     "agent": "pileus.cli.local:agent",
     "sim": "pileus.cli.local:sim",
-    "backup": "pileus.cli.local:backup",
+    "save": "pileus.cli.local:save",
     "restore": "pileus.cli.local:restore",
     "rebuild": "pileus.cli.local:rebuild",
     "doctor": "pileus.cli.diagnosis:doctor",
@@ -30,8 +30,8 @@ ABOUT = {
     "controller": "Run a controller in the foreground.",
     "agent": "Run this host's agent in the foreground.",
     "sim": "Run simulated hosts against a controller, until interrupted.",
-    "backup": "Write a consistent copy of the records and the event log, while the controller runs.",
-    "restore": "Put a backup in the place of the records; the controller must be stopped.",
+    "save": "Write a consistent copy of the records and the event log, while the controller runs.",
+    "restore": "Put what was saved in the place of the records; the controller must be stopped.",
     "rebuild": "Make lost records again from what the hosts keep; guests go on running.",
     "doctor": "Say what is wrong on this machine, why it matters, and the command that mends it.",
 }
@@ -132,9 +132,9 @@ def sim(arguments: Sequence[str]) -> int:
     return _call(app, arguments)
 
 
-def backup(arguments: Sequence[str]) -> int:
-    """`pileus backup`."""
-    app = _app("backup")
+def save(arguments: Sequence[str]) -> int:
+    """`pileus save`."""
+    app = _app("save")
 
     @app.default
     def run(

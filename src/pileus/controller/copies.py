@@ -2,18 +2,19 @@
 
 A reconciler: woken by changes, it compares what a connected host ought to keep with what it does, and sends the
 difference. A host keeps what it must know to be rebuilt, and nothing of tenants that have nothing there: its instances,
-volumes, snapshots and ports; the projects of those with their networks, rules and schedules; flavors, pools and
-external networks, which everybody may see.
+volumes, snapshots, backups and ports; the projects of those with their networks, rules and schedules; flavors, pools
+and external networks, which everybody may see.
 """
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
 import structlog
 
+from pileus.cloud.backups.model import BACKUPS
+from pileus.cloud.copies import copy_of
 from pileus.cloud.flavors.model import FLAVORS
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS
@@ -41,7 +42,7 @@ from pileus.state.store import Event
 
 log = structlog.stdlib.get_logger()
 
-ON_HOSTS: Sequence[Kind[Any]] = (INSTANCES, VOLUMES, SNAPSHOTS, PORTS, FLOATING_IPS)
+ON_HOSTS: Sequence[Kind[Any]] = (INSTANCES, VOLUMES, SNAPSHOTS, BACKUPS, PORTS, FLOATING_IPS)
 """What is on one host, or follows what is."""
 OF_PROJECTS: Sequence[Kind[Any]] = (
     NETWORKS,
@@ -65,8 +66,6 @@ _PAUSE_S = 1.0
 _ANSWER_S = 60.0
 _AT_ONCE = 64
 """Hosts that are told at a time."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 class _Where(msgspec.Struct, frozen=True):
@@ -189,7 +188,7 @@ class CopyKeeper:
     async def _compare(self, host: HostId) -> None:
         kept = await self._hosts.ask(host, Method.COPIES_KEPT, Message(), CopiesKept, timeout_s=_ANSWER_S)
         wanted = {record.id: record for record in wanted_on(self._state, host)}
-        same = (id for id, mark in kept.marks.items() if id in wanted and _copy(self._state, wanted[id]).mark == mark)
+        same = (id for id, mark in kept.marks.items() if id in wanted and copy_of(self._state, wanted[id]).mark == mark)
         self._sent[host] = dict.fromkeys(kept.marks, -1) | {id: wanted[id].revision for id in same}
 
     async def _ask(self, host: HostId, update: CopiesUpdate) -> None:
@@ -209,6 +208,8 @@ def wanted_on(state: State, host: HostId) -> Iterator[Record]:
     yield from instances
     yield from volumes
     yield from state[SNAPSHOTS].by("host", host)
+    backups = state[BACKUPS].by("host", host)
+    yield from backups
     yield from ports
     for port in ports:
         yield from state[FLOATING_IPS].by("port_id", port.id)
@@ -219,7 +220,7 @@ def wanted_on(state: State, host: HostId) -> Iterator[Record]:
     outside = [subnet for network in physical for subnet in state[SUBNETS].by("network_id", network.id)]
     yield from outside
     given = {each.id for each in (*physical, *outside)}
-    projects = {each.project_id for each in (*instances, *volumes, *ports)}
+    projects = {each.project_id for each in (*instances, *volumes, *backups, *ports)}
     for project in sorted(projects):
         yield from _one(state, PROJECTS, project)
         yield from (each for each in state[FLOATING_IPS].by("project", project) if rules_of(state, each))
@@ -235,20 +236,12 @@ def _one(state: State, kind: Kind[Any], id: str) -> Iterator[Record]:
         yield found
 
 
-def _copy(state: State, record: Record) -> Copy:
-    kind, body = state.kind_of(record), _encode(record)
-    mark = blake2b(body, digest_size=12).hexdigest()
-    return Copy(
-        kind=kind.name, id=record.id, revision=record.revision, version=kind.version, mark=mark, body=msgspec.Raw(body)
-    )
-
-
 def _updates(state: State, new: Iterable[Record], gone: Sequence[str]) -> Iterator[CopiesUpdate]:
     """What is to be told, in messages that fit the link."""
     page: list[Copy] = []
     size = 0
     for record in new:
-        page.append(copy := _copy(state, record))
+        page.append(copy := copy_of(state, record))
         size += len(bytes(copy.body))
         if size > PAGE_BYTES:
             yield CopiesUpdate(keep=tuple(page))

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from pileus.cloud.backups import workflows as of_backups
+from pileus.cloud.backups.operations import backups
+from pileus.cloud.backups.restoring import volumes
 from pileus.cloud.events.audit import events
 from pileus.cloud.flavors.operations import flavors
 from pileus.cloud.floatingips.operations import floating_ips
@@ -31,7 +34,6 @@ from pileus.cloud.snapshots import workflows as of_snapshots
 from pileus.cloud.snapshots.operations import snapshots
 from pileus.cloud.tasks.operations import tasks
 from pileus.cloud.volumes import workflows as of_volumes
-from pileus.cloud.volumes.cloning import volumes
 from pileus.operations.declare import Noun
 from pileus.operations.idempotency import KEPT_ANSWERS
 from pileus.state.kinds import Kind
@@ -44,6 +46,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     keypairs,
     volumes,
     snapshots,
+    backups,
     schedules,
     networks,
     subnets,
@@ -74,6 +77,7 @@ WORKFLOWS = (
     *of_instances.WORKFLOWS,
     *of_volumes.WORKFLOWS,
     *of_snapshots.WORKFLOWS,
+    *of_backups.WORKFLOWS,
     *of_networks.WORKFLOWS,
     *of_images.WORKFLOWS,
 )

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pileus.cloud.backups.model import BACKUPS, BEING_MADE, Backup, BackupState
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.images.model import IMAGES
@@ -124,13 +125,7 @@ class _Rebuilding:
         self._take_all(PORT_FORWARDINGS, (FLOATING_IPS, "floating_ip_id"), (PORTS, "port_id"), (ROUTERS, "router_id"))
         self._take_all(SNAT_RULES, (FLOATING_IPS, "floating_ip_id"), (PORTS, "port_id"), (ROUTERS, "router_id"))
         self._take_all(SCHEDULES, (INSTANCES, "instance_id"), (VOLUMES, "volume_id"))
-        self._take_all(SNAPSHOTS, (VOLUMES, "volume_ids"))
-        for snapshot in list(self._records.get(SNAPSHOTS.name, {}).values()):
-            assert isinstance(snapshot, Snapshot)
-            # The task that was at work on it is lost: it can be used, or at least deleted.
-            schedule = snapshot.schedule_id if self._has(SCHEDULES, snapshot.schedule_id or "") else None
-            there = msgspec.structs.replace(snapshot, state=SnapshotState.AVAILABLE, schedule_id=schedule)
-            self._put(SNAPSHOTS, there)
+        self._kept_content()
         for image in self._read(IMAGES):
             if image.id in self._images:
                 self._put(IMAGES, image)
@@ -290,6 +285,28 @@ class _Rebuilding:
                 slot=user[1].slot if user else None,
             ),
         )
+
+    def _kept_content(self) -> None:
+        """Snapshots and backups, which can be used, or at least deleted; what tasks were at work on them is lost."""
+        self._take_all(SNAPSHOTS, (VOLUMES, "volume_ids"))
+        for snapshot in list(self._records.get(SNAPSHOTS.name, {}).values()):
+            assert isinstance(snapshot, Snapshot)
+            schedule = snapshot.schedule_id if self._has(SCHEDULES, snapshot.schedule_id or "") else None
+            there = msgspec.structs.replace(snapshot, state=SnapshotState.AVAILABLE, schedule_id=schedule)
+            self._put(SNAPSHOTS, there)
+        for backup in self._read(BACKUPS):
+            self._backup(backup)
+
+    def _backup(self, backup: Backup) -> None:
+        if not self._has(PROJECTS, backup.project_id) or not self._has(HOSTS, backup.host_id):
+            self._missing.append(f"backup {backup.name} ({backup.id}): whose it is, is not known; its data stay there")
+        elif backup.state in BEING_MADE:
+            self._missing.append(f"backup {backup.name} ({backup.id}): it was being made, and is not whole")
+        else:
+            schedule = backup.schedule_id if self._has(SCHEDULES, backup.schedule_id or "") else None
+            gone = [id for id in backup.based_volume_ids if not self._has(VOLUMES, id)]
+            there = msgspec.structs.replace(backup, state=BackupState.AVAILABLE)
+            self._put(BACKUPS, there.without(gone).made_by(schedule))
 
     def _never_copied(self) -> Iterator[str]:
         yield "users, their passwords, tokens, groups and grants: a new administrator lets them in again"

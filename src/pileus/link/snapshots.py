@@ -54,6 +54,8 @@ class SnapshotRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):
     volumes: tuple[VolumeOf, ...]
     guest: InstanceId | None = None
     """Whose disks they are now, if any's."""
+    later: bool = False
+    """Whether what was written since may be merged later, if it cannot be now."""
 
 
 class SnapshotRevert(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from pileus.cloud.backups.model import BACKUPS
+from pileus.cloud.backups.model import SETTLED as BACKUP_SETTLED
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
@@ -93,6 +95,10 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (SNAPSHOTS, "instance_id", INSTANCES),
     (SNAPSHOTS, "volume_ids", VOLUMES),
     (SNAPSHOTS, "schedule_id", SCHEDULES),
+    (BACKUPS, "project_id", PROJECTS),
+    (BACKUPS, "host_id", HOSTS),
+    (BACKUPS, "schedule_id", SCHEDULES),
+    (BACKUPS, "based_volume_ids", VOLUMES),
     (SCHEDULES, "project_id", PROJECTS),
     (SCHEDULES, "instance_id", INSTANCES),
     (SCHEDULES, "volume_id", VOLUMES),
@@ -125,6 +131,7 @@ def dangling(state: State) -> list[str]:
         _volumes,
         _ports,
         _snapshots,
+        _backups,
         _within_projects,
     )
     return [wrong for check in checks for wrong in check(state)]
@@ -237,6 +244,15 @@ def _snapshots(state: State) -> Iterator[str]:
             yield f"snapshot {snapshot.id} is {snapshot.state}, and no task is at work on it"
 
 
+def _backups(state: State) -> Iterator[str]:
+    worked_on = _worked_on(state)
+    for backup in state[BACKUPS]:
+        if backup.state not in BACKUP_SETTLED and backup.id not in worked_on:
+            yield f"backup {backup.id} is {backup.state}, and no task is at work on it"
+    based = Counter((id, backup.storage_pool) for backup in state[BACKUPS] for id in backup.based_volume_ids)
+    yield from (f"volume {id} is kept for {n} backups in {pool}" for (id, pool), n in based.items() if n > 1)
+
+
 def _worked_on(state: State) -> set[str]:
     """What unfinished tasks are about."""
     return {
@@ -262,7 +278,8 @@ def _is_attached(volume: Volume) -> bool:
 def _about(state: State, volume: Volume) -> set[str]:
     """What a task may be about that works on this volume: itself, its snapshots, and copies that are being made."""
     copies = {each.id for each in state[VOLUMES].by("host", volume.host_id) if each.state is VolumeState.CREATING}
-    return {volume.id, *state[SNAPSHOTS].ids_by("volume", volume.id), *copies}
+    kept = state[SNAPSHOTS].ids_by("volume", volume.id), state[BACKUPS].ids_by("volume", volume.id)
+    return {volume.id, *kept[0], *kept[1], *copies}
 
 
 def _within_projects(state: State) -> Iterator[str]:

@@ -21,13 +21,17 @@ from typing import Any
 
 from msgspec import structs
 
+from pileus.agent.backup.store import BackupStore
 from pileus.agent.hypervisor.port import GuestState
+from pileus.cloud.backups.model import BACKUPS
+from pileus.cloud.backups.model import SETTLED as BACKUP_SETTLED
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES, ImageState
 from pileus.cloud.instances.model import INSTANCES, PASSWORD_CHANGES, SETTLED, InstanceState
 from pileus.cloud.instances.specs import guest_spec
 from pileus.cloud.networks.model import PORTS, PortState
 from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
+from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.snapshots.model import SETTLED as SNAPSHOT_SETTLED
 from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
@@ -35,7 +39,7 @@ from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.compose import Settings
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, PileusError
-from pileus.kernel.ids import PortId, VolumeId
+from pileus.kernel.ids import PortId, ProjectId, VolumeId
 from pileus.kernel.units import GIB
 from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
 from pileus.testing.fleet import SimulatedAgent, SimulatedFleet
@@ -234,6 +238,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
     found += [f"port {each.id} is {each.state}" for each in state[PORTS] if each.state not in PORT_SETTLED]
     found += [f"snapshot {each.id} is {each.state}" for each in state[SNAPSHOTS] if each.state not in SNAPSHOT_SETTLED]
     found += [f"the hash of a password is kept for {each.id}" for each in state[PASSWORD_CHANGES]]
+    found += [f"backup {each.id} is {each.state}" for each in state[BACKUPS] if each.state not in BACKUP_SETTLED]
     found += [
         f"port {each.id} belongs to nobody"
         for each in state[PORTS]
@@ -268,6 +273,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
         )
         found += await _layers_differ(cloud, host)
         found += _differ(f"images packed on {host.name}", set(host.storage.packing.files), set())
+        found += await _backups_differ(cloud, host)
         for id, guest in guests.items():
             if id in instances and _AS_FOUND[guest.state] is not instances[id].state:
                 found.append(f"instance {id} is {instances[id].state}, its guest {guest.state}")
@@ -293,7 +299,7 @@ async def _layers_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[st
     state, found = cloud.state, list[str]()
     layers = {id: await host.storage.layering.layers(id) for id in await host.storage.list()}
     for id, each in layers.items():
-        wanted = set(state[SNAPSHOTS].ids_by("volume", id))
+        wanted = {*state[SNAPSHOTS].ids_by("volume", id), *state[BACKUPS].ids_by("based", id)}
         found += _differ(f"snapshots of volume {id}", set(each.frozen), wanted)
         if each.unconfirmed or each.to_merge() is not None:
             found.append(f"volume {id} has layers that nobody needs: {each}")
@@ -304,6 +310,18 @@ async def _layers_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[st
     if host.hypervisor.layers.frozen:
         found.append(f"guests are held still: {host.hypervisor.layers.frozen}")
     return found
+
+
+async def _backups_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[str]:
+    """Where the backups in a host's storage pools are others than the records', or something is there besides them."""
+    place, found = host.storage.place, list[str]()
+    store = BackupStore(place)
+    needed: set[str] = set()
+    for project in cloud.state[PROJECTS].ids:
+        needed |= await store.needed(ProjectId(project))
+    found += _differ(f"objects of backups of {host.name}", set(place.objects), needed)
+    backups = {name.split("/")[2] for name in place.objects if name.endswith("/manifest.json")}
+    return [*found, *_differ(f"backups of {host.name}", backups, set(cloud.state[BACKUPS].ids_by("host", host.id)))]
 
 
 def _differ(what: str, has: set[Any], wants: set[Any]) -> list[str]:

@@ -157,7 +157,7 @@ class BackupStore:
             if not alone:
                 return False
             notes = await self._place.names(f"unfinished/{project}")
-            needed = await self._needed(project)
+            needed = await self.needed(project)
             for part in ("chunks", "backups", "damaged"):
                 for name in await self._place.names(f"{project}/{part}"):
                     if name not in needed:
@@ -167,7 +167,12 @@ class BackupStore:
         log.info("backups swept", project=project)
         return True
 
-    async def _needed(self, project: ProjectId) -> set[str]:
+    async def needed(self, project: ProjectId) -> set[str]:
+        """The names of all objects that a project's backups consist of.
+
+        Raises:
+            Conflict: a backup is damaged so that nobody knows.
+        """
         needed: set[str] = set()
         for manifest in await self.every(project):
             needed.add(_manifest(project, manifest.id))

@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 import msgspec
 from pydantic import Field
 
+from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS, Host, HostState, Invited
 from pileus.cloud.instances.model import INSTANCES
@@ -115,6 +116,8 @@ def delete(ask: Ask, host: Host) -> Plan:
         raise Conflict(f"the host has {kept} instances")
     if kept := ask.state[VOLUMES].count_by("host", host.id):
         raise Conflict(f"the host has {kept} volumes, whose data nobody else has")
+    if kept := ask.state[BACKUPS].count_by("host", host.id):
+        raise Conflict(f"the host has {kept} backups, which nobody else has")
     shadows = [remove(each) for each in ask.state[SHADOWS].by("host_id", host.id)]
     return Plan(summary=f"remove host {host.name}", changes=(remove(host), *shadows), undo="let it join again")
 

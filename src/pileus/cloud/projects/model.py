@@ -17,6 +17,8 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "volumes": 200,
     "volume_gib": 10_000,
     "snapshots": 500,
+    "backups": 500,
+    "backup_gib": 10_000,
     "schedules": 100,
     "images": 100,
     "image_gib": 500,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import Field
 
+from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.identity.leaving import each_once, with_a_project
 from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, TOKENS
@@ -33,7 +34,7 @@ from pileus.operations.wire import Description, Name, Wire
 from pileus.state.kinds import Kind
 from pileus.state.state import Change, put, remove
 
-KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, SNAPSHOTS, VOLUMES, IMAGES, FLOATING_IPS)
+KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, SNAPSHOTS, BACKUPS, VOLUMES, IMAGES, FLOATING_IPS)
 GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
     SCHEDULES,
     PORT_FORWARDINGS,

@@ -1,10 +1,12 @@
 """What a schedule is, and when it is due. No I/O."""
 
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 
 import msgspec
 
+from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.schedules.retention import Retention
 from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.kernel.ids import InstanceId, ProjectId, ScheduleId, SnapshotId, TaskId, VolumeId
@@ -106,11 +108,23 @@ SCHEDULES = Kind(
 
 
 def ended(state: State, schedule: Schedule) -> list[Change]:
-    """A schedule is gone; the snapshots that it took stay, as if people had taken them."""
-    own = state[SNAPSHOTS].by("schedule", ScheduleId(schedule.id))
-    return [remove(schedule), *(put(msgspec.structs.replace(each, schedule_id=None)) for each in own)]
+    """A schedule is gone; the snapshots and backups that it made stay, as if people had made them."""
+    return _ended(state, [schedule], ())
 
 
 def gone_with(state: State, *subjects: str) -> list[Change]:
-    """The schedules of instances and volumes that are about to be gone."""
-    return [change for id in subjects for each in state[SCHEDULES].by("subject", id) for change in ended(state, each)]
+    """What is to change with instances and volumes that are about to be gone: their schedules go too."""
+    return _ended(state, [each for id in subjects for each in state[SCHEDULES].by("subject", id)], subjects)
+
+
+def _ended(state: State, schedules: Sequence[Schedule], gone: Collection[str]) -> list[Change]:
+    ids = [ScheduleId(each.id) for each in schedules]
+    snapshots = [each for id in ids for each in state[SNAPSHOTS].by("schedule", id)]
+    made = [each for id in ids for each in state[BACKUPS].by("schedule", id)]
+    based = [each for id in gone for each in state[BACKUPS].by("based", id)]
+    backups = {each.id: each for each in (*made, *based)}.values()
+    return [
+        *(remove(each) for each in schedules),
+        *(put(msgspec.structs.replace(each, schedule_id=None)) for each in snapshots),
+        *(put(each.without(gone).made_by(None if each.schedule_id in ids else each.schedule_id)) for each in backups),
+    ]

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
+from pileus.cloud.backups.model import must_not_be_backed_up
 from pileus.cloud.volumes.model import Volume
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, InstanceId, ProjectId, ScheduleId, VolumeId
@@ -83,7 +84,8 @@ SNAPSHOTS = Kind(
 
 
 def must_have_none(state: State, volume: Volume, doing: str) -> None:
-    """Raises Conflict, with their names, if a volume has snapshots."""
+    """Raises Conflict, with their names, if a volume has snapshots, or a backup of it is being made."""
+    must_not_be_backed_up(state, volume)
     if found := state[SNAPSHOTS].by("volume", volume.id):
         names = ", ".join(each.name for each in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         count = f"{len(found)} snapshots" if len(found) > 1 else "a snapshot"

@@ -4,6 +4,7 @@ Meanwhile its volumes are in a state that says so, and the instance that has the
 one moment nothing is attached, taken away or made larger at that moment.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -247,17 +248,18 @@ def held(state: State, volumes: list[Volume], into: VolumeState, doing: str) -> 
 def released(state: State, snapshot: Snapshot, *, after: InstanceState | None = None) -> list[Change]:
     """Its volumes as they were before the task, and their instance at rest, in its state `after` if that changes."""
     volumes = [state[VOLUMES].get(id) for id in snapshot.volume_ids]
-    return _at_rest(state, volumes, after=after)
+    return at_rest(state, volumes, after=after)
 
 
 def left(state: State, wish: CopyOf) -> list[Change]:
     """What was copied as it was before: the volume, or the snapshot."""
     if wish.is_taken:
         return [put(state[SNAPSHOTS].get(wish.snapshot).to(SnapshotState.AVAILABLE))]
-    return _at_rest(state, [state[VOLUMES].get(wish.source)])
+    return at_rest(state, [state[VOLUMES].get(wish.source)])
 
 
-def _at_rest(state: State, volumes: list[Volume], *, after: InstanceState | None = None) -> list[Change]:
+def at_rest(state: State, volumes: Sequence[Volume], *, after: InstanceState | None = None) -> list[Change]:
+    """These volumes as they were before a task, and their instance; see `released`."""
     changes: list[Change] = [
         put(volume.to(VolumeState.IN_USE if volume.instance_id is not None else VolumeState.AVAILABLE))
         for volume in volumes

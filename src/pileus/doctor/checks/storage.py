@@ -83,7 +83,7 @@ def backup(facts: Facts) -> list[Finding]:
     seen = facts.database
     if seen is None or seen.begun_at is None:
         return []
-    mend = facts.commands.of_controller(f"backup /root/pileus-{facts.at:%Y%m%d-%H%M}.db")
+    mend = facts.commands.of_controller(f"save /root/pileus-{facts.at:%Y%m%d-%H%M}.db")
     why = "if the disk is lost, all that was changed since is lost with it"
     if seen.backup_at is None:
         if facts.at - seen.begun_at <= BACKUP_IS_OLD:

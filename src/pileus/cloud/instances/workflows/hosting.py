@@ -18,6 +18,7 @@ from pileus.link.records import (
     GuestSpec,
     MediumSpec,
     Method,
+    VolumeBackup,
     VolumeCopy,
     VolumeObserved,
     VolumeRemoval,
@@ -65,13 +66,23 @@ async def remove_guest(world: World, instance: Instance) -> None:
 
 
 async def ensure_disk(
-    world: World, volume: Volume, *, copy_of: tuple[VolumeId, SnapshotId] | None = None, timeout_s: float = COPY_S
+    world: World,
+    volume: Volume,
+    *,
+    copy_of: tuple[VolumeId, SnapshotId] | None = None,
+    backup: VolumeBackup | None = None,
+    timeout_s: float = COPY_S,
 ) -> None:
-    """Have the volume's disk on its host, as large as its record says; a new one as a copy of another's snapshot."""
+    """Have the volume's disk on its host, as large as its record says.
+
+    A new one is a copy of another's snapshot, or of what a backup holds, if either is given.
+    """
     assert volume.host_id is not None
     spec = volume_spec(world.state, volume, partial(world.images.url, host=volume.host_id))
     if copy_of is not None:
         spec = msgspec.structs.replace(spec, image=None, copy_of=VolumeCopy(volume=copy_of[0], snapshot=copy_of[1]))
+    if backup is not None:
+        spec = msgspec.structs.replace(spec, image=None, backup=backup)
     await world.hosts.ask(volume.host_id, Method.VOLUME_ENSURE, spec, VolumeObserved, timeout_s=timeout_s)
 
 

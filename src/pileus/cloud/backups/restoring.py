@@ -1,0 +1,74 @@
+"""New volumes of what backups hold."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pileus.cloud.backups.model import BACKUPS, BackedUpVolume, Backup, BackupState
+from pileus.cloud.backups.workflows import RestoreVolume, restore_volume
+from pileus.cloud.instances.placement import Placer, room_for_volume
+from pileus.cloud.volumes.cloning import volumes
+from pileus.cloud.volumes.model import Volume
+from pileus.cloud.volumes.operations import SizeGib
+from pileus.kernel.errors import Invalid
+from pileus.kernel.ids import BackupId, VolumeId
+from pileus.operations.plan import Ask, Plan
+from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
+from pileus.state.state import put
+from pileus.workflow.workflow import begin
+
+__all__ = ["volumes"]
+
+
+class VolumeRestore(Wire):
+    name: Name
+    backup_id: Annotated[Id, ref("backup")]
+    volume_id: Id | None = None
+    """Which volume of the backup; not needed if there is but one."""
+    size_gib: SizeGib | None = None
+    """Without one, as large as it was."""
+    description: Description = ""
+    labels: Labels = Field(default_factory=dict[str, str])
+    secure_delete: bool | None = None
+    """Whether its data is overwritten when it is deleted; without one, as the volume's was."""
+
+
+@volumes.post("/restore", starts=restore_volume)
+def restore(ask: Ask, wish: VolumeRestore) -> Plan:
+    """Make a new volume of what a backup holds, on the host that has the backup."""
+    backup = ask.see(BACKUPS, wish.backup_id, "backup_id", of=ask.caller.project_id)
+    changed = backup.to(BackupState.RESTORING)
+    kept = _one_of(backup, wish.volume_id)
+    if wish.size_gib is not None and wish.size_gib < kept.size_gib:
+        raise Invalid("some fields are wrong", fields={"size_gib": f"the volume had {kept.size_gib} GiB"})
+    size_gib = wish.size_gib or kept.size_gib
+    room_for_volume(ask.state, ask.view(Placer).fleet, backup.host_id, size_gib)
+    volume = Volume(
+        id=ask.new_id(),
+        created_at=ask.now,
+        project_id=backup.project_id,
+        name=wish.name,
+        description=wish.description,
+        labels=wish.labels,
+        size_gib=size_gib,
+        host_id=backup.host_id,
+        secure_delete=kept.secure_delete if wish.secure_delete is None else wish.secure_delete,
+    )
+    deed = RestoreVolume(BackupId(backup.id), kept.id, VolumeId(volume.id))
+    return Plan(
+        summary=f"restore volume {kept.name} of backup {backup.name} as {volume.name}",
+        changes=(put(volume), put(changed)),
+        begin=begin(restore_volume, deed),
+        answers=volume,
+        undo="delete the volume",
+    )
+
+
+def _one_of(backup: Backup, volume_id: str | None) -> BackedUpVolume:
+    if volume_id is None and len(backup.volumes) == 1:
+        return backup.volumes[0]
+    found = [each for each in backup.volumes if each.id == volume_id]
+    if not found:
+        names = ", ".join(f"{each.name} ({each.id})" for each in backup.volumes)
+        raise Invalid("some fields are wrong", fields={"volume_id": f"name one of {names}"})
+    return found[0]
