@@ -16,7 +16,7 @@ from pileus.agent.network.simulated import SimulatedNetwork
 from pileus.agent.packing import Read
 from pileus.agent.records import AgentRecords
 from pileus.agent.storage.port import Told
-from pileus.agent.storage.simulated import SimulatedStorage
+from pileus.agent.storage.simulated import SimulatedBackings, SimulatedStorage
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.ids import ImageId, InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
 from pileus.kernel.units import GIB
@@ -45,6 +45,7 @@ class HostBench:
         self.hypervisor = SimulatedHypervisor(self.faults)
         self.network = SimulatedNetwork(self.faults)
         self.storage = SimulatedStorage(self.faults)
+        self.backings = SimulatedBackings(self.faults)
         self.host = SimulatedHost(Machine(name="host-1", vcpus=8, memory_mib=16_384, disk_mib=100_000))
         self.fetched = 0
         self.sent: dict[str, bytes] = {}
@@ -63,6 +64,7 @@ class HostBench:
             fetch=self.fetch,
             send=self.send,
             config_drives=self.config_drives if self.data is not None else None,
+            backings=self.backings,
         )
         agent = Agent(engines, records, self.clock, pace)
         agent.listen(self.observed.append)

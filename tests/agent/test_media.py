@@ -6,7 +6,9 @@ from datetime import timedelta
 import pytest
 
 from pileus.agent.media import KEPT_S, Media
-from pileus.agent.storage.simulated import SimulatedStorage
+from pileus.agent.pools import Pools
+from pileus.agent.records import AgentRecords
+from pileus.agent.storage.simulated import SimulatedBackings, SimulatedStorage
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import ImageId, InstanceId, ProjectId, new_id
@@ -45,7 +47,8 @@ class Host:
         self.media = self.another_agent()
 
     def another_agent(self) -> Media:
-        return Media({"local": self.pool}, nothing, self.clock, lambda: self.guests)
+        pools = Pools({"local": self.pool}, AgentRecords(None).pools, SimulatedBackings())
+        return Media(pools, nothing, self.clock, lambda: self.guests)
 
     async def later(self) -> None:
         self.clock.advance(timedelta(seconds=KEPT_S + 1))

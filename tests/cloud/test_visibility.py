@@ -23,7 +23,7 @@ from pileus.testing.links import until
 from pileus.testing.people import People, Person
 from pileus.testing.requests import KEY, items, made
 
-SEEN_BY_ALL = {"flavor", "pool", "event", "policy"}
+SEEN_BY_ALL = {"flavor", "pool", "storage_pool", "event", "policy"}
 """Nouns without records of a project."""
 BY_TICKET = {"image.transfer", "image.arrived", "image.deliver", "instance.console"}
 """Operations that look at a ticket, and not at who brings it."""

@@ -53,7 +53,7 @@ def test_a_sample_of_todays_version_holds_every_field_of_today(kind: Kind[Any]) 
 async def begun(cloud: SimulatedCloud) -> None:
     """Something of every kind."""
 
-    async def make(path: str, **wish: Any) -> dict[str, Any]:
+    async def make(path: str, /, **wish: Any) -> dict[str, Any]:
         answer = await cloud.client.post(f"/v1/{path}", json=wish, headers={"idempotency-key": path})
         assert answer.is_success, answer.text
         return answer.json()
@@ -68,6 +68,7 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make(f"users/{me}/enrol-second-factor")
     assert (await cloud.client.put("/v1/policy", json={"second_factor": "optional"})).is_success
     await make("hosts/tokens")
+    await make("storage-pools", name="fast", path="/srv/fast")
     other = ForeignGuest(id=new_id(), name="old", running=True, vcpus=1, memory_mib=512)
     cloud.fleet.hosts[0].hypervisor.others[other.id] = other
     await make("foreign-guests", host_id=cloud.fleet.hosts[0].id)

@@ -20,8 +20,10 @@ from pileus.agent.hypervisor.port import Hypervisor, HypervisorFacts
 from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.packing import ImagePacking, Send
+from pileus.agent.pools import Pools
 from pileus.agent.records import AgentRecords, specs_of
-from pileus.agent.storage.port import Fetch, StoragePool
+from pileus.agent.storage.mounted import MountedFolders
+from pileus.agent.storage.port import Backings, Fetch, StoragePool
 from pileus.agent.volumes import Tell, Volumes, tell_nobody
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError, Unavailable
@@ -46,6 +48,7 @@ from pileus.link.records import (
     VolumeSpec,
 )
 from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec
+from pileus.link.storagepools import StoragePools, StoragePoolsObserved
 
 log = structlog.stdlib.get_logger()
 
@@ -67,9 +70,12 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True):
     hypervisor: Hypervisor
     network: HostNetwork
     pools: Mapping[str, StoragePool]
+    """Those that the host is configured with."""
     host: Host
     fetch: Fetch
     send: Send
+    backings: Backings = MountedFolders()
+    """Opens the other ones."""
     config_drives: Path | None = None
     """The folder for config drives, to which QEMU's user is let through."""
 
@@ -85,10 +91,11 @@ class Agent:
         self._wake = asyncio.Event()
         self._hypervisor_facts: HypervisorFacts | None = None
         self.copies = Copies(records)
-        contents = BackupContents(engines.pools)
-        self._volumes = Volumes(engines.pools, records.volumes, engines.fetch, contents, clock)
-        self._media = Media(engines.pools, engines.fetch, clock, lambda: specs_of(records.guests))
-        self.packing = ImagePacking(engines.pools, engines.send)
+        self._pools = Pools(engines.pools, records.pools, engines.backings)
+        contents = BackupContents(self._pools)
+        self._volumes = Volumes(self._pools, records.volumes, engines.fetch, contents, clock)
+        self._media = Media(self._pools, engines.fetch, clock, lambda: specs_of(records.guests))
+        self.packing = ImagePacking(self._pools, engines.send)
         self._guests = Guests(
             engines.hypervisor,
             engines.network,
@@ -105,6 +112,9 @@ class Agent:
         self._backups = Backups(self._guests.snapshots, contents, clock)
 
     # What the controller asks for. Errors are those of `Volumes` and `Guests`.
+
+    async def serve_pools(self, wanted: StoragePools) -> StoragePoolsObserved:
+        return StoragePoolsObserved(pools=await self._pools.serve(wanted))
 
     async def ensure_volume(self, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
         return await self._volumes.ensure(spec, tell)
@@ -182,9 +192,9 @@ class Agent:
             Unavailable: the hypervisor has not answered yet.
         """
         guests = tuple(await self._guests.observe(or_last=True))
-        return Hello(
-            facts=await self.facts(), inventory=Inventory(guests=guests, volumes=tuple(await self._volumes.observe()))
-        )
+        pools = await self._pools.observed()
+        inventory = Inventory(guests=guests, volumes=tuple(await self._volumes.observe()))
+        return Hello(facts=await self.facts(), inventory=inventory, pools=pools)
 
     async def facts(self) -> HostFacts:
         """What this host is.
@@ -212,8 +222,13 @@ class Agent:
 
     async def report(self) -> HostReport:
         """What this host measures now."""
-        load, wires = await self._engines.host.load(), await self._wires()
-        return HostReport(at=self._clock.now(), load=load, running_guests=self._guests.running, physical_networks=wires)
+        return HostReport(
+            at=self._clock.now(),
+            load=await self._engines.host.load(),
+            running_guests=self._guests.running,
+            physical_networks=await self._wires(),
+            pools=await self._pools.observed(),
+        )
 
     async def _wires(self) -> tuple[str, ...] | None:
         """The physical networks that this host is on; None while the switch does not answer."""
@@ -247,6 +262,7 @@ class Agent:
     async def reconcile(self) -> None:
         """One round: compare what ought to be with what is, and correct it."""
         try:
+            await self._pools.look()
             await self._volumes.settle()
             await self._guests.snapshots.settle()
             await self._guests.settle()

@@ -1,10 +1,11 @@
 """The media in the drives of a host's guests: ISO images, read by any number of guests and written by none."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
+from pileus.agent.pools import Pools
 from pileus.agent.storage.port import DiskSource, Fetch, StoragePool
 from pileus.agent.volumes import Tell
 from pileus.kernel.clock import Clock
@@ -23,7 +24,7 @@ class Media:
 
     def __init__(
         self,
-        pools: Mapping[str, StoragePool],
+        pools: Pools,
         fetch: Fetch,
         clock: Clock,
         guests: Callable[[], Iterable[GuestSpec]],
@@ -77,7 +78,4 @@ class Media:
                 log.warning("media not looked after", pool=name, why=str(why), internal=why.internal)
 
     def _pool(self, name: str) -> StoragePool:
-        pool = self._pools.get(name)
-        if pool is None:
-            raise NotFound(f"there is no storage pool {name!r} on this host")
-        return pool
+        return self._pools.find(name)

@@ -15,10 +15,11 @@ import structlog
 
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
-from pileus.kernel.ids import InstanceId, PortId, SnapshotId, VolumeId, check_id, is_id
+from pileus.kernel.ids import InstanceId, PortId, SnapshotId, StoragePoolId, VolumeId, check_id, is_id
 from pileus.link.copies import Copy
 from pileus.link.records import GuestSpec, Power, VolumeSpec
 from pileus.link.snapshots import SnapshotObserved, SnapshotSpec
+from pileus.link.storagepools import StoragePoolSpec
 
 R = TypeVar("R", bound=msgspec.Struct)
 Id = TypeVar("Id", bound=str)
@@ -81,6 +82,14 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     spec: SnapshotSpec
     observed: SnapshotObserved | None = None
     """As it was taken; None until it is."""
+
+
+class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="storage-pool"):
+    """A storage pool that this host is to serve."""
+
+    spec: StoragePoolSpec
+    accepted: bool = False
+    """Whether it was ever opened here: what is at its place without its marker is then something else."""
 
 
 _Guest = GuestRecord | Removed
@@ -172,6 +181,7 @@ class AgentRecords:
         self.snapshots = Records(
             folder and folder / "snapshots", SnapshotId, msgspec.json.Decoder[_Snapshot](_Snapshot).decode
         )
+        self.pools = Records(folder and folder / "pools", StoragePoolId, msgspec.json.Decoder(PoolRecord).decode)
 
     def load(self) -> None:
         """Read all files; broken ones are set aside.
@@ -183,3 +193,4 @@ class AgentRecords:
         self.volumes.load()
         self.copies.load()
         self.snapshots.load()
+        self.pools.load()

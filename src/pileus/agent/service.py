@@ -45,6 +45,7 @@ from pileus.link.records import (
     Welcome,
 )
 from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec
+from pileus.link.storagepools import StoragePools, StoragePoolsObserved
 from pileus.link.streams import Stream
 
 _HELLO_TIMEOUT_S: Final = 30.0
@@ -63,6 +64,7 @@ class AgentService:
         self._agent = agent
         self._errands: asyncio.TaskGroup | None = None
         self.handlers = Handlers()
+        self.handlers.add(Method.STORAGE_POOLS, StoragePools, self._serve_pools)
         self.handlers.add(Method.VOLUME_ENSURE, VolumeSpec, self._ensure_volume)
         self.handlers.add(Method.VOLUME_REMOVE, VolumeRemoval, self._remove_volume)
         self.handlers.add(Method.MEDIUM_ENSURE, MediumSpec, self._ensure_medium)
@@ -138,6 +140,9 @@ class AgentService:
             await channel.notify(Method.REPORT, await self._agent.report())
             await asyncio.sleep(wait_s)
             wait_s = every_s
+
+    async def _serve_pools(self, wanted: StoragePools, _call: Call) -> StoragePoolsObserved:
+        return await self._agent.serve_pools(wanted)
 
     async def _ensure_volume(self, spec: VolumeSpec, call: Call) -> VolumeObserved:
         return await self._carry_out(call, lambda tell: self._agent.ensure_volume(spec, tell))

@@ -1,7 +1,7 @@
 """The volumes of a host: made as specified or not at all."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -9,11 +9,12 @@ import structlog
 from msgspec import structs
 
 from pileus.agent.backup.contents import BackupContents
+from pileus.agent.pools import Pools
 from pileus.agent.records import Records, Removed, VolumeRecord
 from pileus.agent.storage.port import DiskSource, Fetch, Layering, StoragePool
 from pileus.agent.turns import Turns
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import Conflict, NotFound, PileusError, Stale, Unavailable
+from pileus.kernel.errors import Conflict, PileusError, Stale, Unavailable
 from pileus.kernel.ids import VolumeId
 from pileus.kernel.units import size_text
 from pileus.link.records import Progress, VolumeBackup, VolumeObserved, VolumeRemoval, VolumeSpec
@@ -37,7 +38,7 @@ class Volumes:
 
     def __init__(
         self,
-        pools: Mapping[str, StoragePool],
+        pools: Pools,
         records: Records[VolumeId, VolumeRecord | Removed],
         fetch: Fetch,
         contents: BackupContents,
@@ -221,10 +222,7 @@ class Volumes:
         return found
 
     def _pool(self, name: str) -> StoragePool:
-        pool = self._pools.get(name)
-        if pool is None:
-            raise NotFound(f"there is no storage pool {name!r} on this host")
-        return pool
+        return self._pools.find(name)
 
 
 def tell_nobody(_: Progress) -> None:

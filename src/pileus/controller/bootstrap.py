@@ -14,6 +14,7 @@ from pileus.cloud.networks.operations import ExternalNetworkCreate, create_exter
 from pileus.cloud.pools.model import Pool
 from pileus.cloud.projects.model import PROJECTS, Project
 from pileus.cloud.projects.operations import beginnings
+from pileus.cloud.storagepools.model import LOCAL, StoragePool, named
 from pileus.kernel.clock import Clock
 from pileus.kernel.ids import ProjectId, TokenId, UserId, new_id
 from pileus.operations.caller import Caller, Role
@@ -63,9 +64,12 @@ async def bootstrap(
     state: State, clock: Clock, views: Mapping[type, Any], outside: Outside | None, first: FirstSecrets
 ) -> bool:
     """Make the first records, all or none of them; False if the cloud has begun already."""
-    if len(state[PROJECTS]):
-        return False
     now = clock.now()
+    # A cloud that was begun by an earlier Pileus has none yet.
+    storage = [] if named(state, LOCAL) else [StoragePool(id=new_id(), created_at=now, name=LOCAL)]
+    if len(state[PROJECTS]):
+        await state.commit([put(each) for each in storage], ORIGIN)
+        return False
     project = Project(id=new_id(), created_at=now, name="default", description="The administrators' own project.")
     pool = Pool(id=new_id(), created_at=now, name="default", is_default=True)
     user = User(id=new_id(), created_at=now, name="admin", is_platform=True)
@@ -73,6 +77,7 @@ async def bootstrap(
     records: list[Record] = [
         project,
         pool,
+        *storage,
         user,
         Password(id=user.id, created_at=now, hash=hashed(first.password)),
         Grant(

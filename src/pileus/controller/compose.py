@@ -37,6 +37,8 @@ from pileus.cloud.instances.reconcilers import PurgeDeleted
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.projects.model import limits
 from pileus.cloud.schedules.reconcilers import RunSchedules
+from pileus.cloud.storagepools.reconcilers import ServePools
+from pileus.cloud.storagepools.supply import Supplies
 from pileus.cloud.tasks.watch import TaskWatch
 from pileus.cloud.world import Hosts, World
 from pileus.controller.bootstrap import FirstSecrets, Outside, bootstrap, new_secrets
@@ -203,7 +205,8 @@ async def composed(
     async with opened(KINDS, store or store_of(data, settings), clock, (placer, addresses, usage)) as state:
         first = first or new_secrets()
         begun = await bootstrap(state, clock, views, settings.outside, first)
-        hosts = HostLinks(state, placer, authority, clock)
+        supplies = Supplies(state, placer, clock)
+        hosts = HostLinks(state, placer, supplies, authority, clock)
         watch = TaskWatch()
         files = ImageFiles(data / "images", disk_tools or QemuImg(), clock)
         world = World(
@@ -234,6 +237,7 @@ async def composed(
             Tickets: tickets,
             Admissions: admissions,
             Loads: hosts,
+            Supplies: supplies,
             Hosts: hosts,
             ConsoleTokens: ConsoleTokens(clock),
             Consoles: consoles,
@@ -250,6 +254,7 @@ async def composed(
                     tasks.create_task(hosts.serve(), name="hosts"),
                     tasks.create_task(engine.serve(), name="workflow engine"),
                     tasks.create_task(housekeeping.run(), name="housekeeping"),
+                    tasks.create_task(ServePools(state, hosts, supplies).run(), name="storage pools"),
                     tasks.create_task(CopyKeeper(state, hosts).run(), name="copies"),
                     tasks.create_task(FollowShadows(state, hosts).run(), name="shadows"),
                     tasks.create_task(_renew(identity, settings), name="certificates"),

@@ -11,6 +11,7 @@ from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.instances.model import ALLOWED, INSTANCES, WITH_GUEST, Instance, InstanceState
 from pileus.cloud.instances.placement import Placer, running_on
 from pileus.cloud.instances.specs import guest_spec
+from pileus.cloud.storagepools.supply import Supplies
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import PileusError, Unavailable
 from pileus.kernel.ids import HostId
@@ -58,8 +59,9 @@ _progress = msgspec.json.Decoder(Progress)
 class HostLinks:
     """Every host's agent. What an agent is asked waits here for its turn; what it tells becomes records and load."""
 
-    def __init__(self, state: State, placer: Placer, authority: Authority, clock: Clock) -> None:
+    def __init__(self, state: State, placer: Placer, supplies: Supplies, authority: Authority, clock: Clock) -> None:
         self._state = state
+        self.supplies = supplies
         self._placer = placer
         self._clock = clock
         self._channels: dict[HostId, Channel] = {}
@@ -124,6 +126,7 @@ class HostLinks:
         if self._channels.get(host) is not channel:
             return
         del self._channels[host]
+        self.supplies.forget(host)
         self._loads.pop(host, None)
         known = self._state[HOSTS].find(host)
         if known is not None and known.connected and self._state.broken is None:
@@ -137,7 +140,8 @@ class HostLinks:
         id = HostId(call.peer)
         known = self._state[HOSTS].get(id)
         now = msgspec.structs.replace(_connected(known, yes=True, clock=self._clock), facts=hello.facts)
-        await self._state.commit([put(now)], Origin(actor=f"host:{id}", operation="host.hello"))
+        pools = self.supplies.noted(id, hello.pools)
+        await self._state.commit([put(now), *pools], Origin(actor=f"host:{id}", operation="host.hello"))
         self._channels[id] = call.channel
         inventory = hello.inventory
         orphans = tuple(guest.id for guest in inventory.guests if guest.id not in self._state[INSTANCES])
@@ -160,6 +164,7 @@ class HostLinks:
             instances=running_on(self._state, host),
         )
         self._placer.report(host, measured)
+        self.supplies.take(host, report.pools)
 
     def _take_wires(self, host: HostId, found: tuple[str, ...] | None) -> None:
         """A bridge was made or taken away on the host, by hand or by `pileus up`. The record follows."""

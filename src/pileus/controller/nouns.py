@@ -32,6 +32,8 @@ from pileus.cloud.securitygroups.operations import security_groups, security_rul
 from pileus.cloud.servergroups.operations import server_groups
 from pileus.cloud.snapshots import workflows as of_snapshots
 from pileus.cloud.snapshots.operations import snapshots
+from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, STORAGE_BACKINGS
+from pileus.cloud.storagepools.operations import storage_pools
 from pileus.cloud.tasks.operations import tasks
 from pileus.cloud.volumes import workflows as of_volumes
 from pileus.operations.declare import Noun
@@ -67,6 +69,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     policy,
     tokens,
     pools,
+    storage_pools,
     hosts,
     foreign_guests,
     tasks,
@@ -91,6 +94,8 @@ KINDS: tuple[Kind[Any], ...] = (
     FIRST_BOOTS,
     PASSWORD_CHANGES,
     CONSOLES,
+    STORAGE_BACKINGS,
+    POOLS_ON_HOSTS,
     KEPT_ANSWERS,
 )
 """All kinds of records, those without operations of their own last."""

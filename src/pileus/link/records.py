@@ -9,10 +9,23 @@ from enum import StrEnum
 
 import msgspec
 
-from pileus.kernel.ids import BackupId, HostId, ImageId, InstanceId, NetworkId, PortId, ProjectId, SnapshotId, VolumeId
+from pileus.kernel.ids import (
+    BackupId,
+    HostId,
+    ImageId,
+    InstanceId,
+    NetworkId,
+    PortId,
+    ProjectId,
+    SnapshotId,
+    StoragePoolId,
+    VolumeId,
+)
 
 DISK_SLOTS = 16
 """How many disks a guest may have, with the one that it boots from."""
+KEPT_FREE = 0.05
+"""The part of a storage pool that promises more than it has in which nothing new is made."""
 NIC_SLOTS = 8
 """How many network interfaces a guest may have."""
 
@@ -100,6 +113,7 @@ class Method(StrEnum):
     SCREENSHOT = "screenshot"  # controller: a stream, to be read to its end; ScreenshotRequest
     SCREEN_ACCESS = "screen.access"  # controller: ScreenPassword -> None
     INVENTORY = "inventory"  # controller: None -> Inventory
+    STORAGE_POOLS = "storage.pools"  # controller: StoragePools -> StoragePoolsObserved
 
 
 class ImageSource(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -397,6 +411,41 @@ class HostFacts(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The wires outside of the cloud that it has a bridge on, by name."""
 
 
+class PoolUse(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """How full a storage pool is, in bytes."""
+
+    total_bytes: int
+    free_bytes: int
+    """What can really be written yet."""
+    promised_bytes: int = 0
+    """What its volumes may grow to, all together."""
+    unfilled_bytes: int = 0
+    """How much of that may yet be written."""
+
+    def promisable_bytes(self, overcommit: float) -> int:
+        """What may be promised in all: so many times what there is for volumes, with what they have of it already."""
+        there_is = self.free_bytes + self.promised_bytes - self.unfilled_bytes
+        # Rounded down, but 100 times 1.15 is 115, whatever the floating point unit says.
+        return max(0, int(there_is * overcommit + 1e-6))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether anything new may be written: a rest is kept for what is there already."""
+        return self.free_bytes > KEPT_FREE * self.total_bytes
+
+
+class PoolObserved(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A storage pool on a host, as it is."""
+
+    name: str
+    id: StoragePoolId | None = None
+    """None for one that the host has by its configuration, and was not told of yet."""
+    reason: str = ""
+    """Why it is not to be had there, in words; empty if it is."""
+    use: PoolUse | None = None
+    """None if it is not to be had."""
+
+
 class HostReport(Message, frozen=True, kw_only=True, omit_defaults=True):
     """What a host measures, every 2 s."""
 
@@ -405,6 +454,8 @@ class HostReport(Message, frozen=True, kw_only=True, omit_defaults=True):
     running_guests: int
     physical_networks: tuple[str, ...] | None = None
     """As in its facts, which follow; None while the switch does not answer."""
+    pools: tuple[PoolObserved, ...] = ()
+    """As they were when they were last looked at, some seconds ago."""
 
 
 class Inventory(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -419,6 +470,7 @@ class Hello(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     facts: HostFacts
     inventory: Inventory
+    pools: tuple[PoolObserved, ...] = ()
 
 
 class Welcome(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,7 +25,7 @@ from pileus.agent.network.simulated import SimulatedNetwork
 from pileus.agent.packing import Send
 from pileus.agent.records import AgentRecords, VolumeRecord
 from pileus.agent.service import AgentService
-from pileus.agent.storage.simulated import SimulatedStorage
+from pileus.agent.storage.simulated import SimulatedBackings, SimulatedStorage
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
@@ -63,6 +63,7 @@ class SimulatedAgent:
         self.storage = SimulatedStorage(self.faults, total_bytes=machine.disk_mib * 1024 * 1024, fetches=False)
         self.send: Send = _nowhere
         """How what it sends gets to its controller."""
+        self.backings = SimulatedBackings(self.faults, total_bytes=machine.disk_mib * 1024 * 1024)
         self._machine = SimulatedHost(
             Machine(name=name, vcpus=machine.vcpus, memory_mib=machine.memory_mib, disk_mib=machine.disk_mib),
             guests=self.hypervisor.running,
@@ -117,6 +118,7 @@ class SimulatedAgent:
             host=self._machine,
             fetch=_no_images,
             send=self.send,
+            backings=self.backings,
         )
         return Agent(engines, self.records, self._clock, self._pace)
 

@@ -28,6 +28,7 @@ from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SETTLED as SNAPSHOT_SETTLED
 from pileus.cloud.snapshots.model import SNAPSHOTS
+from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, STORAGE_BACKINGS, STORAGE_POOLS
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.state.kinds import Kind
@@ -118,6 +119,10 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (HOSTS, "pool_id", POOLS),
     (SHADOWS, "host_id", HOSTS),
     (INVITATIONS, "pool_id", POOLS),
+    (STORAGE_POOLS, "pool_ids", POOLS),
+    (STORAGE_BACKINGS, "id", STORAGE_POOLS),
+    (POOLS_ON_HOSTS, "storage_pool_id", STORAGE_POOLS),
+    (POOLS_ON_HOSTS, "host_id", HOSTS),
 )
 
 

@@ -36,7 +36,7 @@ from pileus.agent.storage.directory_layers import DirectoryLayering
 from pileus.agent.storage.directory_packing import DirectoryPacking
 from pileus.agent.storage.files import assemble, in_thread, publish, stoppable, sync_folder
 from pileus.agent.storage.layers import BASE
-from pileus.agent.storage.port import DiskSource, Fetch, Layering, Packing, Pieces, PoolUse, Told
+from pileus.agent.storage.port import DiskSource, Fetch, Layering, Packing, Pieces, Told
 from pileus.agent.storage.sparse import SparseWriter, clone, copy_extents
 from pileus.agent.storage.volumefolder import Note, VolumeFolder
 from pileus.agent.storage.wiping import wipe_folder
@@ -47,7 +47,7 @@ from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import ImageId, VolumeId, check_id, is_id, new_id
 from pileus.kernel.units import MIB, size_text
-from pileus.link.records import ImageSource, VolumeCopy, VolumeObserved, VolumeSpec
+from pileus.link.records import KEPT_FREE, ImageSource, PoolUse, VolumeCopy, VolumeObserved, VolumeSpec
 
 _GATHER: Final = 1 * MIB
 """Bytes of an image that are written and hashed together."""
@@ -78,6 +78,8 @@ class DirectoryPool:
         self._turns = Turns()
         self._promising = asyncio.Lock()
         self._reserved: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+        self._overcommit = 1.0
         self._layering = DirectoryLayering(self._volumes, self._memory, self._turns, self._reserving)
         self._packing = DirectoryPacking(self._packed, self._layering, self._making, self._discard, self._reserving)
 
@@ -134,7 +136,7 @@ class DirectoryPool:
             if await in_thread(self._has_image, image):
                 return
             room = image.virtual_size_bytes + (image.size_bytes if image.format == DiskFormat.QCOW2 else 0)
-            async with self._reserving(image.id, room), self._making() as made:
+            async with self._reserving(image.id, room, room), self._making() as made:
                 await self._bring(image, made, fetch, told)
                 await in_thread(self._keep_image, image, made)
         log.info("image fetched", image=image.id, bytes=image.size_bytes)
@@ -235,7 +237,7 @@ class DirectoryPool:
         async with self._turns.of(volume.id):
             known = await in_thread(self._look, volume.id)
             growth = volume.size_bytes - (known.size_bytes if known else 0)
-            async with self._reserving(volume.id, growth):
+            async with self._reserving(volume.id, growth, 0 if known else _written(volume)):
                 if known is None:
                     await self._make(volume, told)
                 elif known.generation != volume.generation or growth > 0:
@@ -302,6 +304,10 @@ class DirectoryPool:
         """How full the file system is, and what is promised of it."""
         return await in_thread(self._use)
 
+    def overcommit(self, ratio: float) -> None:
+        """Promise so many times what there is."""
+        self._overcommit = ratio
+
     async def _make(self, volume: VolumeSpec, told: Told) -> None:
         async with self._making() as made:
             disk = made / "disk.raw"
@@ -367,30 +373,39 @@ class DirectoryPool:
             total_bytes=system.f_blocks * system.f_frsize,
             free_bytes=system.f_bavail * system.f_frsize,
             promised_bytes=sum(volume.size_bytes for volume in self._look_at_all().values()),
+            unfilled_bytes=self._unfilled(),
         )
 
     @asynccontextmanager
-    async def _reserving(self, id: str, growth_bytes: int) -> AsyncGenerator[None, None]:
-        """Keep room for what is being made, so that two do not count on the same."""
+    async def _reserving(self, id: str, growth_bytes: int, written_bytes: int = 0) -> AsyncGenerator[None, None]:
+        """Keep room for what is being made, so that two do not count on the same.
+
+        `written_bytes` of it are written at once; the rest is promised.
+        """
         async with self._promising:
-            growable = await in_thread(self._growable)
-            if growth_bytes > 0 and growth_bytes > growable - sum(self._reserved.values()):
-                room = max(0, growable - sum(self._reserved.values()))
+            use = await in_thread(self._use)
+            growable = use.promisable_bytes(self._overcommit) - use.promised_bytes - sum(self._reserved.values())
+            if growth_bytes > 0 and growth_bytes > growable:
                 raise Conflict(
-                    f"the storage pool has room for {size_text(room)} more, {size_text(growth_bytes)} are needed"
+                    f"the storage pool has room for {size_text(max(0, growable))} more,"
+                    f" {size_text(growth_bytes)} are needed"
+                )
+            free = use.free_bytes - sum(self._written.values())
+            if growth_bytes > 0 and self._overcommit > 1 and free - written_bytes < KEPT_FREE * use.total_bytes:
+                raise Conflict(
+                    f"the storage pool has {size_text(free)} of {size_text(use.total_bytes)} really free, of which"
+                    f" {KEPT_FREE:.0%} are kept for the volumes that it has"
                 )
             self._reserved[id] = max(0, growth_bytes)
+            self._written[id] = written_bytes
         try:
             yield
         finally:
-            del self._reserved[id]
+            del self._reserved[id], self._written[id]
 
-    def _growable(self) -> int:
-        """What is free, less what the volumes there are may still take of it."""
-        system = os.statvfs(self._volumes)
+    def _unfilled(self) -> int:
         folders = (VolumeFolder(entry) for entry in self._volumes.iterdir() if is_id(entry.name))
-        unused = (folder.unused_bytes() for folder in folders)
-        return system.f_bavail * system.f_frsize - sum(unused)
+        return sum(folder.unused_bytes() for folder in folders)
 
     # Appearing and vanishing.
 
@@ -413,6 +428,13 @@ class DirectoryPool:
             return
         sync_folder(folder.parent)
         shutil.rmtree(gone)
+
+
+def _written(volume: VolumeSpec) -> int:
+    """What making the volume writes at the most."""
+    if volume.copy_of is not None:
+        return volume.size_bytes
+    return volume.image.virtual_size_bytes if volume.image is not None else 0
 
 
 async def _receive(image: ImageSource, target: Path, fetch: Fetch, told: Told) -> None:

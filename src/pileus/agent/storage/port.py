@@ -11,7 +11,8 @@ from pileus.agent.backup.port import BackupPlace
 from pileus.agent.storage.layers import Layers
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
 from pileus.link.images import ImagePacked
-from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
+from pileus.link.records import ImageSource, PoolUse, VolumeObserved, VolumeSpec
+from pileus.link.storagepools import StoragePoolSpec
 
 
 class DiskSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,15 +23,6 @@ class DiskSource(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     format: str
     """`raw` or `qcow2`."""
-
-
-class PoolUse(msgspec.Struct, frozen=True, kw_only=True):
-    """How full a storage pool is, in bytes."""
-
-    total_bytes: int
-    free_bytes: int
-    promised_bytes: int
-    """What its volumes may grow to, all together."""
 
 
 Fetch = Callable[[ImageSource], AsyncIterator[bytes]]
@@ -225,3 +217,31 @@ class StoragePool(Protocol):
         ...
 
     async def use(self) -> PoolUse: ...
+
+    def overcommit(self, ratio: float) -> None:
+        """From now on, promise to volumes so many times what there is for them; at first, as much as there is."""
+        ...
+
+
+class Backings(Protocol):
+    """Opens what is behind storage pools that come and go while the agent runs."""
+
+    async def open(self, spec: StoragePoolSpec, *, accepted: bool) -> StoragePool:
+        """The pool; one that was not accepted before is marked as this one's.
+
+        Raises:
+            Unavailable: it is not to be had on this host, or is another pool's; the detail says why.
+        """
+        ...
+
+    def missing(self, spec: StoragePoolSpec) -> str:
+        """Why a pool that was opened is not to be had any more, in words; empty if it is. Must return at once."""
+        ...
+
+    async def retire(self, spec: StoragePoolSpec) -> None:
+        """Be nobody's pool any more: no volume is in it, and what else it keeps can be had again.
+
+        Raises:
+            Unavailable: it cannot be reached.
+        """
+        ...

@@ -9,13 +9,14 @@ from pathlib import Path
 from pileus.agent.backup.simulated import SimulatedPlace
 from pileus.agent.faults import Faults
 from pileus.agent.storage.layers import Layers
-from pileus.agent.storage.port import DiskSource, Fetch, Moment, Pieces, PoolUse, Told
+from pileus.agent.storage.port import DiskSource, Fetch, Moment, Pieces, StoragePool, Told
 from pileus.agent.turns import Turns
-from pileus.kernel.errors import Conflict, NotFound
-from pileus.kernel.ids import ImageId, SnapshotId, VolumeId, check_id
+from pileus.kernel.errors import Conflict, NotFound, Unavailable
+from pileus.kernel.ids import ImageId, SnapshotId, StoragePoolId, VolumeId, check_id
 from pileus.kernel.units import TIB, size_text
 from pileus.link.images import ImagePacked
-from pileus.link.records import ImageSource, VolumeObserved, VolumeSpec
+from pileus.link.records import ImageSource, PoolUse, VolumeObserved, VolumeSpec
+from pileus.link.storagepools import StoragePoolSpec
 
 
 class SimulatedStorage:
@@ -29,7 +30,10 @@ class SimulatedStorage:
         self.offered: set[ImageId] = set()
         self.wiped: set[VolumeId] = set()
         """The volumes that were overwritten when they were removed."""
+        self.filled_bytes = 0
+        """What is in use by others than its volumes, which have nothing in them."""
         self._total_bytes = total_bytes
+        self._overcommit = 1.0
         self._fetches = fetches
         self._turns = Turns()
         self.place = SimulatedPlace(self.faults)
@@ -83,7 +87,8 @@ class SimulatedStorage:
         if known is None and volume.copy_of is not None:
             (await self.layering.layers(volume.copy_of.volume)).of(volume.copy_of.snapshot)
         size = max(volume.size_bytes, known.size_bytes if known else 0)
-        if size - (known.size_bytes if known else 0) > self._total_bytes - self._promised():
+        room = (self._total_bytes - self.filled_bytes) * self._overcommit - self._promised()
+        if size - (known.size_bytes if known else 0) > room:
             raise Conflict(f"the storage pool has no room for {size_text(volume.size_bytes)}")
         observed = VolumeObserved(id=volume.id, generation=volume.generation, size_bytes=size)
         self.volumes[volume.id] = observed
@@ -140,7 +145,12 @@ class SimulatedStorage:
 
     async def use(self) -> PoolUse:
         await self.faults.before("storage.use")
-        return PoolUse(total_bytes=self._total_bytes, free_bytes=self._total_bytes, promised_bytes=self._promised())
+        promised = self._promised()
+        free = self._total_bytes - self.filled_bytes
+        return PoolUse(total_bytes=self._total_bytes, free_bytes=free, promised_bytes=promised, unfilled_bytes=promised)
+
+    def overcommit(self, ratio: float) -> None:
+        self._overcommit = ratio
 
     def _promised(self) -> int:
         return sum(volume.size_bytes for volume in self.volumes.values())
@@ -152,6 +162,31 @@ class SimulatedStorage:
             raise Conflict(
                 f"the image needs {size_text(image.virtual_size_bytes)}, the volume has {size_text(volume.size_bytes)}"
             )
+
+
+class SimulatedBackings:
+    """Whatever is behind storage pools that come and go, in memory (a Backings). Any place is there, unless `away`."""
+
+    def __init__(self, faults: Faults | None = None, *, total_bytes: int = TIB) -> None:
+        """Pools of this size each."""
+        self.pools: dict[StoragePoolId, SimulatedStorage] = {}
+        self.away: dict[str, str] = {}
+        """Why a pool is not to be had, by its name."""
+        self._faults = faults
+        self._total_bytes = total_bytes
+
+    async def open(self, spec: StoragePoolSpec, *, accepted: bool) -> StoragePool:  # noqa: ARG002 - nobody else's
+        if why := self.missing(spec):
+            raise Unavailable(why)
+        if spec.id not in self.pools:
+            self.pools[spec.id] = SimulatedStorage(self._faults, total_bytes=self._total_bytes, fetches=False)
+        return self.pools[spec.id]
+
+    def missing(self, spec: StoragePoolSpec) -> str:
+        return self.away.get(spec.name, "")
+
+    async def retire(self, spec: StoragePoolSpec) -> None:
+        self.pools.pop(spec.id, None)
 
 
 class SimulatedMoment:

@@ -12,6 +12,7 @@ from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS, Host, HostState, Invited
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.pools.model import POOLS
+from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
 from pileus.kernel.ids import HostId, PoolId
@@ -119,7 +120,8 @@ def delete(ask: Ask, host: Host) -> Plan:
     if kept := ask.state[BACKUPS].count_by("host", host.id):
         raise Conflict(f"the host has {kept} backups, which nobody else has")
     shadows = [remove(each) for each in ask.state[SHADOWS].by("host_id", host.id)]
-    return Plan(summary=f"remove host {host.name}", changes=(remove(host), *shadows), undo="let it join again")
+    pools = [remove(each) for each in ask.state[POOLS_ON_HOSTS].by("host", host.id)]
+    return Plan(summary=f"remove host {host.name}", changes=(remove(host), *shadows, *pools), undo="let it join again")
 
 
 @hosts.special("GET", "/{id}/load", least=Role.PLATFORM, answers=HostLoad)

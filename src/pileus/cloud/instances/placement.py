@@ -1,6 +1,6 @@
 """Where instances go: the scheduler's fleet, kept in step with the records."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -12,6 +12,7 @@ from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume
 from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
 from pileus.kernel.units import GIB, MIB
+from pileus.link.records import PoolObserved
 from pileus.link.templates import FRAMES, GuestTemplate
 from pileus.operations.plan import Reason
 from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostRole, HostView, Load
@@ -30,6 +31,7 @@ class Placer:
         self.fleet = Fleet()
         self._pools: dict[str, Pool] = {}
         self._hosts: dict[str, Host] = {}
+        self._supplies: dict[HostId, Mapping[str, PoolObserved]] = {}
 
     def changed(self, kind: str, before: Record | None, after: Record | None) -> None:
         match kind:
@@ -47,6 +49,10 @@ class Placer:
     def report(self, host: HostId, load: Load) -> None:
         """Take a host's measured load."""
         self.fleet.report(host, load)
+
+    def supply(self, host: HostId, pools: Mapping[str, PoolObserved]) -> None:
+        """Take what a host has of storage pools."""
+        self._supplies[host] = pools
 
     def _host_changed(self, before: Record | None, after: Record | None) -> None:
         if isinstance(after, Host):

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.pools.model import POOLS, Pool
+from pileus.cloud.storagepools.model import STORAGE_POOLS
 from pileus.kernel.errors import Conflict
 from pileus.operations.caller import Role
 from pileus.operations.declare import Noun
@@ -70,5 +71,7 @@ def delete(ask: Ask, pool: Pool) -> Plan:
     if hosts := ask.state[HOSTS].by("pool", pool.id):
         names = ", ".join(host.name for host in hosts[:10])
         raise Conflict(f"the pool has hosts: {names}")
+    if serve := ask.state[STORAGE_POOLS].by("pool", pool.id):
+        raise Conflict(f"storage pools are for this pool: {', '.join(each.name for each in serve[:10])}")
     invited = [remove(each) for each in ask.state[INVITATIONS] if each.pool_id == pool.id]
     return Plan(summary=f"delete pool {pool.name}", changes=(remove(pool), *invited), undo="create the pool again")

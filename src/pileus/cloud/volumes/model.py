@@ -99,6 +99,7 @@ VOLUMES = Kind(
         "instance": lambda volume: volume.instance_id,
         "host": lambda volume: volume.host_id,
         "image": lambda volume: volume.image_id,
+        "storage_pool": lambda volume: volume.storage_pool,
     },
     counts=lambda volume: {"volumes": 1, "volume_gib": volume.size_gib},
     upgrades=(_with_slots, _with_secure_delete),

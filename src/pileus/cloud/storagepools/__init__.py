@@ -1,0 +1,1 @@
+"""Storage pools: where volumes and backups are kept."""
