@@ -128,6 +128,28 @@ async def eject(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/eject", {})
 
 
+async def two_stopped(cloud: SimulatedCloud) -> None:
+    await create_together(cloud)
+    await at_rest(cloud)
+    await ask_together(cloud, "batch", action="stop", ids=list(cloud.state[INSTANCES].ids))
+    await at_rest(cloud)
+
+
+async def create_together(cloud: SimulatedCloud) -> None:
+    await until(lambda: all(host.connected for host in cloud.state[HOSTS]))
+    wish = {"name": "hello", "image_id": cloud.state[IMAGES].ids[0], "vcpus": 1, "memory_mib": 256}
+    await ask_together(cloud, "create-many", **wish, count=2)
+
+
+async def start_together(cloud: SimulatedCloud) -> None:
+    await ask_together(cloud, "batch", action="start", ids=list(cloud.state[INSTANCES].ids))
+
+
+async def ask_together(cloud: SimulatedCloud, path: str, **wish: Any) -> None:
+    answer = await cloud.client.post(f"/v1/instances/{path}", json={**wish, "atomic": True})
+    assert answer.status_code in (200, 503), answer.text
+
+
 async def set_password(cloud: SimulatedCloud) -> None:
     await ask(cloud, "POST", f"/{the_instance(cloud)}/password", {"user": "ann", "password": "correct horse"})
 
@@ -398,6 +420,8 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.change_media out": (inserted, eject, 35),
     "instance.set_limits": (running, limit, 38),
     "instance.set_password": (stopped, set_password, 19),
+    "instance.batch": (two_stopped, start_together, 34),
+    "instance.batch of new ones": (nothing, create_together, 49),
     "instance.delete": (running, delete, 32),
     "instance.soft_delete": (running, delete, 25),
     "instance.soft_delete with a volume": (attached, delete, 25),

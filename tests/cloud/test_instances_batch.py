@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.instances.model import INSTANCES
+from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import new_id
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
@@ -128,3 +130,92 @@ async def test_sixty_are_stopped_by_one_request(cloud: SimulatedCloud) -> None:
     assert created["refused"] == 0, next(each["problem"] for each in created["items"] if each["problem"])
     stopped = await asked(cloud, "batch", action="stop", ids=[item["id"] for item in created["items"]])
     assert stopped["accepted"] == 60
+
+
+async def refused(cloud: SimulatedCloud, path: str, **wish: Any) -> dict[str, Any]:
+    """The problem, when all or nothing was nothing; and nothing has changed."""
+    before = [*cloud.state[INSTANCES], *cloud.state[TASKS]]
+    answer = await cloud.client.post(f"/v1/instances/{path}", json={**wish, "atomic": True})
+    assert answer.is_client_error or answer.status_code == 507, answer.text
+    assert [*cloud.state[INSTANCES], *cloud.state[TASKS]] == before
+    return answer.json()
+
+
+async def test_all_are_done_by_one_task(cloud: SimulatedCloud) -> None:
+    ids = await some(cloud, 3)
+    result = await asked(cloud, "batch", action="stop", ids=ids, atomic=True)
+    assert ([item["id"] for item in result["items"]], result["accepted"]) == (ids, 3)
+    (task,) = {item["task_id"] for item in result["items"]}
+    assert cloud.state[TASKS].get(task).workflow == "instance.batch"
+    assert {each.state for each in cloud.state[INSTANCES]} == {"stopped"}
+
+
+async def test_nothing_is_done_if_one_of_them_cannot_and_each_of_those_is_named(cloud: SimulatedCloud) -> None:
+    one, other, third = await made(cloud), await made(cloud, name="other"), await made(cloud, name="third")
+    for each in (other, third):
+        await each.asked("pause")
+    problem = await refused(cloud, "batch", action="pause", ids=[one.id, other.id, third.id])
+    assert (problem["status"], set(problem["because"])) == (409, {"other", "third"})
+
+
+async def test_what_cannot_be_undone_is_not_done_together(cloud: SimulatedCloud) -> None:
+    one, other = await made(cloud), await made(cloud, name="other")
+    for action in ("delete", "purge", "reboot", "reset"):
+        problem = await refused(cloud, "batch", action=action, ids=[one.id, other.id])
+        assert set(problem["because"]) == {"hello", "other"}
+        assert "cannot be undone" in problem["because"]["other"]
+    await other.asked("suspend")
+    problem = await refused(cloud, "batch", action="stop", ids=[one.id, other.id])
+    assert set(problem["because"]) == {"other"}, "what it has in memory would be lost"
+
+
+async def test_none_is_created_if_there_is_quota_for_some_only(cloud: SimulatedCloud) -> None:
+    project = (await cloud.client.get("/v1/tokens/current")).json()["project_id"]
+    await cloud.client.patch(f"/v1/projects/{project}", json={"quota": {"instances": 2}})
+    image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
+    wish = {"name": "web", "image_id": image, "vcpus": 1, "memory_mib": 256}
+    problem = await refused(cloud, "create-many", **wish, count=4)
+    assert (problem["type"], set(problem["because"])) == ("/problems/quota-exceeded", {"web-3", "web-4"})
+    assert (await asked(cloud, "create-many", **wish, count=2, atomic=True))["accepted"] == 2
+    assert len({address for each in cloud.state[INSTANCES] for address in each.addresses}) == 2
+
+
+async def test_none_is_created_if_hosts_have_room_for_some_only_and_what_was_planned_is_free_again(
+    cloud: SimulatedCloud,
+) -> None:
+    image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
+    host = cloud.state[HOSTS].get(cloud.state[HOSTS].ids[0])
+    assert host.facts is not None
+    half = {"name": "big", "image_id": image, "vcpus": 1, "memory_mib": host.facts.memory_mib // 2 - 512}
+    hosts = len(cloud.state[HOSTS])
+    problem = await refused(cloud, "create-many", **half, count=2 * hosts + 1)
+    assert (problem["status"], set(problem["because"])) == (507, {f"big-{2 * hosts + 1}"})
+    wish = {**half, "count": 2 * hosts, "atomic": True, "dry_run": True}
+    assert (await asked(cloud, "create-many", **wish))["accepted"] == 2 * hosts
+    assert not cloud.state[INSTANCES]
+
+
+async def test_if_one_of_them_fails_on_its_host_the_others_are_as_they_were(cloud: SimulatedCloud) -> None:
+    one, other = await made(cloud), await made(cloud, name="other")
+    for each in (one, other):
+        await each.asked("stop")
+    other.host.faults.fail("hypervisor.start", Conflict("it will not"), times=1)
+    wish = {"action": "start", "ids": [one.id, other.id], "atomic": True}
+    answer = await cloud.client.post("/v1/instances/batch", json=wish)
+    task = await ended(cloud, answer.json()["items"][0]["task_id"])
+    assert task["state"] == "undone"
+    assert len(task["cause"]["because"]) == 1
+    assert {each.state for each in cloud.state[INSTANCES]} == {"stopped"}
+
+
+async def test_a_request_for_all_or_none_that_is_sent_again_is_done_once(cloud: SimulatedCloud) -> None:
+    ids = await some(cloud, 2)
+    wish = {"action": "stop", "ids": ids, "atomic": True}
+    headers = {"idempotency-key": "once"}
+    first, second = [await cloud.client.post("/v1/instances/batch", json=wish, headers=headers) for _ in range(2)]
+    assert first.json() == second.json()
+    assert second.headers["idempotency-replayed"] == "true"
+    other = await cloud.client.post("/v1/instances/batch", json={**wish, "action": "start"}, headers=headers)
+    assert other.status_code == 409
+    await ended(cloud, first.json()["items"][0]["task_id"])
+    assert sum(task.workflow == "instance.batch" for task in cloud.state[TASKS]) == 1

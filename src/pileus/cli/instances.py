@@ -151,7 +151,7 @@ async def _asked(client: "Client", operation: Operation, body: Record) -> Sequen
 
 async def _told(session: Session, client: "Client", names: "Names", items: Sequence[BatchItem], *, wait: bool) -> int:
     """Tell what came of each, having waited for it or not; the status is the highest of theirs."""
-    begun = [item.task_id for item in items if item.task_id is not None]
+    begun = list(dict.fromkeys(item.task_id for item in items if item.task_id is not None))
     ends = dict(zip(begun, await tasks.finish_all(session, client, begun), strict=True)) if wait and begun else {}
     told = [_outcome(item, ends.get(item.task_id or "")) for item in items]
     outcomes = [outcome for outcome, _ in told]

@@ -19,7 +19,7 @@ planner's parameters say what it takes: a record from the path, a wish from the 
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_type_hints
 
 import msgspec
@@ -27,7 +27,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from pileus.kernel.errors import PileusError
 from pileus.operations.caller import Caller, Role
-from pileus.operations.plan import Ask, Plan
+from pileus.operations.plan import Ask, Plan, ShownPlan
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.workflow.workflow import Workflow
@@ -95,8 +95,31 @@ class Exchange(Protocol):
         """The body as it arrives."""
         ...
 
-    async def commit(self, plan: Plan) -> Answer:
-        """Do what a plan says, as after a planner: quota, commit, workflow, answer."""
+    async def commit(self, plan: Plan, *, once: bytes | None = None) -> Answer:
+        """Do what a plan says, as after a planner: quota, commit, workflow, answer.
+
+        With `once`, which is the request's body, its idempotency key counts: see `answered`.
+        """
+        ...
+
+    async def answered(self, once: bytes) -> Answer | None:
+        """What this request was answered when it came the first time; None if this is the first time.
+
+        Raises:
+            Conflict: its idempotency key was used for another request.
+        """
+        ...
+
+    def plan_together(self, verb: str, asked: Iterable[tuple[str, bytes]]) -> list[Plan | PileusError]:
+        """What an operation of the noun would do to each of these targets, with these bodies, if all were done.
+
+        Each is planned as if those before it were done, and as if the caller had asked for it alone; in the place of
+        a plan stands why there is none.
+        """
+        ...
+
+    def shown(self, plan: Plan) -> ShownPlan:
+        """A plan as people see it."""
         ...
 
     async def perform(

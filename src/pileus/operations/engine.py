@@ -3,7 +3,7 @@
 It knows nothing of HTTP but statuses; `http.py` brings requests here and takes answers back.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,13 +14,13 @@ import msgspec
 from pydantic import ValidationError
 
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import Forbidden, Invalid, NotFound, Stale
+from pileus.kernel.errors import Conflict, Forbidden, Invalid, NotFound, PileusError, Stale
 from pileus.kernel.ids import ProjectId, TaskId
 from pileus.operations.caller import Caller
 from pileus.operations.declare import AT, Answer, Noun, Operation
 from pileus.operations.idempotency import KeptAnswer, fingerprint, kept, key_id
 from pileus.operations.listing import Page, flag, only_of, page
-from pileus.operations.plan import Ask, Plan, Reason
+from pileus.operations.plan import Ask, Plan, ShownChange, ShownPlan
 from pileus.operations.usage import Limits, Usage
 from pileus.state.history import History, moment_of
 from pileus.state.records import Record
@@ -31,29 +31,6 @@ from pileus.workflow.task import Task
 _encode = msgspec.json.Encoder().encode
 
 _MAX_KEY = 255
-
-
-class ShownChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One record that a plan would create, change or remove."""
-
-    action: str
-    kind: str
-    id: str
-    name: str = ""
-    fields: Mapping[str, Any] = {}
-    """What would be set; for a change, only what differs."""
-
-
-class ShownPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operation would do, without doing it (`?dry_run=true`)."""
-
-    summary: str
-    changes: Sequence[ShownChange]
-    because: Sequence[Reason]
-    workflow: str | None
-    undo: str
-    price: str | None = None
-    """None: this cloud has no prices yet."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,11 +111,20 @@ class Performer:
         dry_run = _flag(request.query, "dry_run")
         ask = self.ask(request.caller, dry_run=dry_run)
         # What was done already is looked up before anything else: a record that was deleted is no longer there.
-        key, print_ = ("", "") if dry_run else self._key(request)
+        key, print_ = ("", "") if dry_run else self.key_of(request)
         if key and (answer := kept(self.state, key, print_)) is not None:
             await self.state.durable()
             headers = {"idempotency-replayed": "true"}
             return Answer(status=answer.status, body=answer.body.encode(), headers=headers)
+        planned = self._planned(request, ask)
+        plan = planned if isinstance(planned, Plan) else await planned
+        if dry_run:
+            self.usage.check(plan.changes, self.state, self.limits)
+            return Answer(status=200, body=_encode(self.shown(plan)))
+        return await self.commit(plan, request, key=key, print_=print_)
+
+    def _planned(self, request: Request, ask: Ask) -> Plan | Awaitable[Plan]:
+        operation = request.operation
         arguments: list[Any] = [ask]
         # A record is looked up before the body is read: who may not see it learns nothing of the body's rules.
         if operation.takes_record:
@@ -148,12 +134,32 @@ class Performer:
         elif request.body.strip() not in (b"", b"{}"):
             raise Invalid("this takes no body", fields={"body": "must be empty"})
         assert operation.planner is not None, "special operations are performed by their route"
-        planned = operation.planner(*arguments)
-        plan = planned if isinstance(planned, Plan) else await planned
-        if dry_run:
-            self.usage.check(plan.changes, self.state, self.limits)
-            return Answer(status=200, body=_encode(self._show(plan)))
-        return await self.commit(plan, request, key=key, print_=print_)
+        return operation.planner(*arguments)
+
+    def plan_together(self, requests: Iterable[Request]) -> list[Plan | PileusError]:
+        """What each of these would do if those before it were done: with what they take of hosts, addresses and quota.
+
+        In the place of a plan stands why there is none.
+        """
+        plans: list[Plan | PileusError] = []
+        touched: set[str] = set()
+        with self.state.supposing() as suppose:
+            for request in requests:
+                try:
+                    self.authorise(request.operation, request.caller)
+                    plan = self._planned(request, self.ask(request.caller))
+                    assert isinstance(plan, Plan), "only what undoes reads the log"
+                    if twice := next((each.record for each in plan.changes if each.record.id in touched), None):
+                        what = self.state.kind_of(twice).name.replace("_", " ")
+                        raise Conflict(f"another one of this request takes {what} {getattr(twice, 'name', twice.id)}")
+                    self.usage.check(plan.changes, self.state, self.limits)
+                except PileusError as refused:
+                    plans.append(refused)
+                else:
+                    touched.update(each.record.id for each in plan.changes)
+                    suppose(plan.changes)
+                    plans.append(plan)
+        return plans
 
     async def commit(self, plan: Plan, request: Request, *, key: str = "", print_: str = "") -> Answer:
         """Make a plan so: quota, one transaction with its task, its workflow started once that is on disk."""
@@ -235,7 +241,8 @@ class Performer:
         seen.visible = visible_then(noun, ask)
         return page(operation, seen, ask, query, table)
 
-    def _key(self, request: Request) -> tuple[str, str]:
+    def key_of(self, request: Request) -> tuple[str, str]:
+        """Under which its answer is kept, and what tells it from others under that; empty if it is not kept."""
         key = request.headers.get("idempotency-key", "")
         if not key:
             return "", ""
@@ -245,7 +252,8 @@ class Performer:
             )
         return key_id(request.caller, key), fingerprint(request.operation.id, request.target, request.body)
 
-    def _show(self, plan: Plan) -> ShownPlan:
+    def shown(self, plan: Plan) -> ShownPlan:
+        """A plan as people see it."""
         return ShownPlan(
             summary=plan.summary,
             changes=[self._shown(change) for change in plan.changes],
@@ -347,20 +355,38 @@ class PlainExchange:
     def body(self) -> AsyncIterator[bytes]:
         return self.chunks()
 
-    async def commit(self, plan: Plan) -> Answer:
-        return await self.performer.commit(plan, self.request)
+    async def commit(self, plan: Plan, *, once: bytes | None = None) -> Answer:
+        key, print_ = self._key(once)
+        return await self.performer.commit(plan, self.request, key=key, print_=print_)
+
+    async def answered(self, once: bytes) -> Answer | None:
+        key, print_ = self._key(once)
+        if not key or (answer := kept(self.performer.state, key, print_)) is None:
+            return None
+        await self.performer.state.durable()
+        return Answer(status=answer.status, body=answer.body.encode(), headers={"idempotency-replayed": "true"})
 
     async def perform(
         self, verb: str, part: str, *, target: str = "", body: bytes = b"", dry_run: bool = False
     ) -> Answer:
         key = self.header("idempotency-key")
-        one = Request(
-            operation=next(each for each in self.request.noun.declared if each.verb == verb),
-            noun=self.request.noun,
-            caller=self.request.caller,
-            target=target,
-            query={"dry_run": "true"} if dry_run else {},
-            headers={"idempotency-key": f"{key}:{part}"} if key else {},
-            body=body,
-        )
-        return await self.performer.perform(one)
+        one = self._part(verb, target, body)
+        query = {"dry_run": "true"} if dry_run else {}
+        headers = {"idempotency-key": f"{key}:{part}"} if key else {}
+        return await self.performer.perform(msgspec.structs.replace(one, query=query, headers=headers))
+
+    def plan_together(self, verb: str, asked: Iterable[tuple[str, bytes]]) -> list[Plan | PileusError]:
+        return self.performer.plan_together(self._part(verb, target, body) for target, body in asked)
+
+    def shown(self, plan: Plan) -> ShownPlan:
+        return self.performer.shown(plan)
+
+    def _part(self, verb: str, target: str, body: bytes) -> Request:
+        noun = self.request.noun
+        operation = next(each for each in noun.declared if each.verb == verb)
+        return Request(operation=operation, noun=noun, caller=self.request.caller, target=target, body=body)
+
+    def _key(self, once: bytes | None) -> tuple[str, str]:
+        if once is None:
+            return "", ""
+        return self.performer.key_of(msgspec.structs.replace(self.request, body=once))

@@ -9,9 +9,9 @@ from pydantic.json_schema import models_json_schema
 from pileus import __version__
 from pileus.operations.caller import Role
 from pileus.operations.declare import AT, Noun, Operation, Parameter
-from pileus.operations.engine import ShownPlan
 from pileus.operations.http import Problem
 from pileus.operations.listing import MAX_PAGE
+from pileus.operations.plan import ShownPlan
 
 Json = dict[str, Any]
 

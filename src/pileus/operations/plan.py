@@ -41,6 +41,29 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """In words, how it is taken back, or that it cannot be."""
 
 
+class ShownChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One record that a plan would create, change or remove."""
+
+    action: str
+    kind: str
+    id: str
+    name: str = ""
+    fields: Mapping[str, Any] = {}
+    """What would be set; for a change, only what differs."""
+
+
+class ShownPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation would do, without doing it (`?dry_run=true`)."""
+
+    summary: str
+    changes: Sequence[ShownChange]
+    because: Sequence[Reason]
+    workflow: str | None
+    undo: str
+    price: str | None = None
+    """None: this cloud has no prices yet."""
+
+
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What a planner has to go by."""
 

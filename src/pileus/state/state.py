@@ -8,8 +8,8 @@ before: answers, messages to agents and woken reconcilers all wait for `durable`
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -161,8 +161,7 @@ class State:
                 record = table.kind.read(stored)
                 shared.share(record)
                 table.write(record.id, record)
-                for view in self._views:
-                    view.changed(stored.kind, None, record)
+                self._tell_views(stored.kind, None, record)
         self._sequence = await self._store.last_sequence()
         # A full collection over a loaded cloud stops everything for half a second; what is loaded hardly ever dies.
         gc.collect()
@@ -192,8 +191,7 @@ class State:
                 None if change.removes else msgspec.structs.replace(change.record, revision=change.record.revision + 1)
             )
             before = self._tables[kind.name].write(change.record.id, after)
-            for view in self._views:
-                view.changed(kind.name, before, after)
+            self._tell_views(kind.name, before, after)
             self._sequence += 1
             event = Event(
                 sequence=self._sequence,
@@ -272,6 +270,31 @@ class State:
                         f"another {kind.name} has this {name.replace('_', ' ')} already", fields={name: "taken"}
                     )
                 claimed[kind.name, name, key] = record.id
+
+    @contextmanager
+    def supposing(self) -> Generator[Callable[[Iterable[Change]], None]]:
+        """Have views count changes that are only planned, for what is planned next to find less left.
+
+        What is given is called with them. At the end all is taken back; nothing may be awaited before.
+        """
+        supposed: list[tuple[str, Record | None, Record | None]] = []
+
+        def suppose(changes: Iterable[Change]) -> None:
+            for change in changes:
+                kind = self.kind_of(change.record)
+                now = None if change.removes else change.record
+                supposed.append((kind.name, self.table(kind).find(change.record.id), now))
+                self._tell_views(*supposed[-1])
+
+        try:
+            yield suppose
+        finally:
+            for kind, before, now in reversed(supposed):
+                self._tell_views(kind, now, before)
+
+    def _tell_views(self, kind: str, before: Record | None, after: Record | None) -> None:
+        for view in self._views:
+            view.changed(kind, before, after)
 
     async def durable(self) -> None:
         """Come back when everything applied so far is on disk.

@@ -18,6 +18,7 @@ from pileus.cloud.instances.workflows.power import (
 from pileus.cloud.instances.workflows.rebuild import rebuild_instance
 from pileus.cloud.instances.workflows.recovery import set_recovery
 from pileus.cloud.instances.workflows.resize import resize_instance, resize_running_instance
+from pileus.cloud.instances.workflows.together import batch_instances
 from pileus.cloud.world import World
 from pileus.workflow.workflow import Workflow
 
@@ -39,4 +40,5 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     soft_delete_instance,
     undelete_instance,
     delete_instance,
+    batch_instances,
 )
