@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from pileus.cloud.identity.model import USERS
+from pileus.cloud.identityproviders.model import GROUP_MAPPINGS
 from pileus.cloud.images.model import IMAGE_SHARES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, PASSWORD_CHANGES
@@ -31,6 +32,7 @@ NOT_COUNTED = {
     CONSOLES.name: "has a limit of its own, for each user",
     FIRST_BOOTS.name: "there is one for each instance",
     PASSWORD_CHANGES.name: "passes: is gone with the end of its task",
+    GROUP_MAPPINGS.name: "is made by administrators of the cloud only",
 }
 GO_OTHERWISE = {
     TASKS.name: "is history",

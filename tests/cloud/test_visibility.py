@@ -25,6 +25,8 @@ from pileus.testing.requests import KEY, items, made
 
 SEEN_BY_ALL = {"flavor", "pool", "storage_pool", "event", "policy"}
 """Nouns without records of a project."""
+OF_THE_CLOUD = {"host", "foreign_guest", "identity_provider", "group_mapping"}
+"""Nouns that only administrators of the cloud see."""
 BY_TICKET = {"image.transfer", "image.arrived", "image.deliver", "instance.console"}
 """Operations that look at a ticket, and not at who brings it."""
 
@@ -80,6 +82,11 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     found["peering"] = (await client.post("/v1/peerings", json=pair)).json()["id"]
     found["security_rule"] = (await items(client, "security-rules"))[0]["id"]
     found["grant"] = (await items(client, "grants"))[0]["id"]
+    directory = {"kind": "ldap", "url": "ldaps://directory.example.com", "base_dn": "dc=example,dc=com"}
+    provider = (await made(cloud.client, "identity-providers", name=found["group"], **directory))["id"]
+    operators = {"external_group": "operators", "group_id": found["group"]}
+    found["identity_provider"] = provider
+    found["group_mapping"] = (await made(cloud.client, "group-mappings", provider_id=provider, **operators))["id"]
     host = cloud.fleet.hosts[0]
     found["host"] = host.id
     host.hypervisor.others["other"] = ForeignGuest(id="other", name="other", running=True, vcpus=1, memory_mib=64)
@@ -124,7 +131,7 @@ async def test_lists_show_nothing_of_another_project(cloud: SimulatedCloud, peop
     theirs = await a_record_of_every_noun(cloud, await people.person(Role.ADMIN, await people.project("theirs")))
     stranger = await people.person(Role.ADMIN, await people.project("ours"))
     for noun in NOUNS:
-        if noun.name in SEEN_BY_ALL | {"host", "foreign_guest"}:
+        if noun.name in SEEN_BY_ALL | OF_THE_CLOUD:
             continue
         shown = {each["id"] for each in await items(stranger.client, noun.plural)}
         assert theirs[noun.name] not in shown, noun.name
@@ -245,7 +252,7 @@ async def test_what_a_list_shows_can_be_shown_by_itself(cloud: SimulatedCloud, p
     await a_record_of_every_noun(cloud, theirs)
     for client in (cloud.client, theirs.client):
         for noun in NOUNS:
-            hidden = noun.name in {"host", "foreign_guest"} and client is theirs.client
+            hidden = noun.name in OF_THE_CLOUD and client is theirs.client
             if noun.name in {"event", "policy"} or hidden:
                 continue
             listed = await client.get(f"/v1/{noun.plural}?all_projects={str(client is cloud.client).lower()}")

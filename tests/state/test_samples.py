@@ -64,6 +64,10 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make("users", name="somebody", password="not guessed at once")
     group = await make("groups", name="somebody")
     await make("roles", name="starter", permissions=["instance.start"])
+    directory = {"kind": "ldap", "url": "ldaps://directory.example.com", "base_dn": "dc=example,dc=com"}
+    provider = await make("identity-providers", name="staff", secret="not guessed", **directory)
+    operators = "cn=operators,dc=example,dc=com"
+    await make("group-mappings", provider_id=provider["id"], external_group=operators, group_id=group["id"])
     me = (await cloud.client.get("/v1/tokens/current")).json()["user_id"]
     await make(f"users/{me}/enrol-second-factor")
     assert (await cloud.client.put("/v1/policy", json={"second_factor": "optional"})).is_success

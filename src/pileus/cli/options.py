@@ -12,7 +12,7 @@ from pileus.client.document import Field, Shape, stem_of
 from pileus.kernel.errors import Invalid
 
 _UNITS = {"mib": "MiB", "gib": "GiB", "s": "seconds"}
-_SECRETS = frozenset({"password", "current_password"})
+_SECRETS = frozenset({"password", "current_password", "secret"})
 _FROM_FILES = 4096
 """Texts that may be longer than this are rather kept in files: their options read them with @."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         /,
         *,
         user: Annotated[str, Parameter(help="User name.")] = "",
+        provider: Annotated[str, Parameter(help="Identity provider to sign in by; without one, this cloud.")] = "",
         password_stdin: Annotated[bool, Parameter(negative=(), help="Read the password from the input.")] = False,
         code: Annotated[str, Parameter(help="Of the second factor, if the user has one; asked for without.")] = "",
         fingerprint: Annotated[
@@ -42,13 +44,13 @@ def commands(session: Session) -> Mapping[str, Command]:
         from pileus.client.session import sign_in
 
         wanted = Config(url=url, authority=trusted, project=common.project)
-        patience_s = session.terminal.patience_s
+        signing_in = partial(sign_in, wanted, user, password, provider=provider, patience_s=session.terminal.patience_s)
         try:
-            config = await sign_in(wanted, user, password, code, patience_s=patience_s)
+            config = await signing_in(code)
         except SecondFactorRequired:
             if code or not session.terminal.stdin.isatty():
                 raise
-            config = await sign_in(wanted, user, password, _line(session, "code: "), patience_s=patience_s)
+            config = await signing_in(_line(session, "code: "))
         path = configuration.save(config, session.terminal.environ)
         session.say(f"signed in to {url} as {user}; the token is in {path}")
 

@@ -50,7 +50,9 @@ def fingerprint(pem: str) -> str:
         raise Forbidden("who answers there is not a controller") from wrong
 
 
-async def sign_in(config: Config, user: str, password: str, code: str = "", *, patience_s: float = 5.0) -> Config:
+async def sign_in(
+    config: Config, user: str, password: str, code: str = "", *, provider: str = "", patience_s: float = 5.0
+) -> Config:
     """The configuration with a token for this user, in its project if it names one.
 
     Raises:
@@ -58,7 +60,13 @@ async def sign_in(config: Config, user: str, password: str, code: str = "", *, p
         PileusError: any other refusal.
     """
     nobody = msgspec.structs.replace(config, token="", project="")
-    body = {"user": user, "password": password, "project": config.project or None, "code": code or None}
+    body = {
+        "user": user,
+        "password": password,
+        "provider": provider or None,
+        "project": config.project or None,
+        "code": code or None,
+    }
     async with Client(nobody, patience_s=patience_s) as client:
         made = (await client.send("POST", "/v1/tokens/sign-in", body, plans=False)).read(SignedIn)
     return msgspec.structs.replace(config, token=made.token, project="")

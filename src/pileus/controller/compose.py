@@ -24,6 +24,7 @@ from pileus.cloud.identity.factors import SecondFactorGuesses
 from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.sealing import Sealer
 from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
+from pileus.cloud.identityproviders.port import Directory
 from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
 from pileus.cloud.images.operations.delivery import arrival_url
@@ -48,6 +49,7 @@ from pileus.controller.hosts import HostLinks
 from pileus.controller.housekeeping import Housekeeping
 from pileus.controller.nouns import KINDS, NOUNS, WORKFLOWS
 from pileus.diskimages.qemuimg import QemuImg
+from pileus.federation.ldap.directory import LdapDirectory
 from pileus.kernel.clock import Clock, SystemClock
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import HostId, ImageId
@@ -171,6 +173,7 @@ async def composed(
     northbound: Northbound | None = None,
     disk_tools: DiskTools | None = None,
     web: Web | None = None,
+    directory: Directory | None = None,
     first: FirstSecrets | None = None,
 ) -> AsyncGenerator[Controller]:
     """A controller over a data folder: loaded, its first records made, its tasks running; it does not listen.
@@ -183,6 +186,7 @@ async def composed(
         northbound: what the settings name, unless a test brings another.
         disk_tools: qemu-img, unless a test brings others.
         web: where images are imported from, unless a test brings another.
+        directory: LDAP, unless a test brings another.
         first: what lets the first people in, if the cloud is about to begin; made up and logged nowhere without.
     """
     clock = clock or SystemClock()
@@ -193,6 +197,7 @@ async def composed(
     tickets = Tickets(_secret(data / "ticket.key"), clock)
     placer, addresses, usage = Placer(), Addresses(), Usage(KINDS)
     permissions, uses = Permissions(NOUNS), TokenUses()
+    sealer = Sealer.load_or_create(data / "secrets.key")
     retention = Retention(deleted=timedelta(hours=settings.deleted_kept_hours))
     views: Mapping[type, Any] = {
         Placer: placer,
@@ -200,6 +205,7 @@ async def composed(
         Usage: usage,
         Permissions: permissions,
         Retention: retention,
+        Sealer: sealer,
     }
     northbound = northbound or _northbound(settings)
     async with opened(KINDS, store or store_of(data, settings), clock, (placer, addresses, usage)) as state:
@@ -232,7 +238,8 @@ async def composed(
             Feed: Feed(state),
             Guesses: Guesses(clock.monotonic),
             SecondFactorGuesses: SecondFactorGuesses(clock.monotonic),
-            Sealer: Sealer.load_or_create(data / "secrets.key"),
+            Sealer: sealer,
+            Directory: directory or LdapDirectory(),
             ImageFiles: files,
             Tickets: tickets,
             Admissions: admissions,

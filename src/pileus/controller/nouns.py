@@ -13,6 +13,8 @@ from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.hosts.operations import hosts
 from pileus.cloud.identity.model import PASSWORDS, SECOND_FACTORS, TOKEN_SECRETS
 from pileus.cloud.identity.operations import grants, groups, policy, roles, tokens, users
+from pileus.cloud.identityproviders.model import PROVIDER_SECRETS
+from pileus.cloud.identityproviders.operations import group_mappings, identity_providers
 from pileus.cloud.images import workflows as of_images
 from pileus.cloud.images.operations import images
 from pileus.cloud.images.sharing import image_shares
@@ -66,6 +68,8 @@ NOUNS: tuple[Noun[Any], ...] = (
     groups,
     roles,
     grants,
+    identity_providers,
+    group_mappings,
     policy,
     tokens,
     pools,
@@ -89,6 +93,7 @@ KINDS: tuple[Kind[Any], ...] = (
     *(noun.kind for noun in NOUNS if noun is not events),
     PASSWORDS,
     SECOND_FACTORS,
+    PROVIDER_SECRETS,
     TOKEN_SECRETS,
     INVITATIONS,
     FIRST_BOOTS,

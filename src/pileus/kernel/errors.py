@@ -4,6 +4,7 @@
   - Invalid              400  the request itself is wrong; carries every field at fault
   - Unauthenticated      401  we do not know who is asking
     - SecondFactorRequired 401  the password was right; a code is missing
+    - SignInRefused      401  the same to the caller whatever the reason; the audit has it
   - Forbidden            403  we do, and they may see it but not do this
     - QuotaExceeded      403  the project's quota is used up
   - NotFound             404  also when the caller may not know it exists
@@ -61,6 +62,14 @@ class Unauthenticated(PileusError):
 
 class SecondFactorRequired(Unauthenticated):
     code, title = "second-factor-required", "A code is missing"
+
+
+class SignInRefused(Unauthenticated):
+    """Somebody is not let in. A stranger learns nothing of the reason, `why`; the audit does."""
+
+    def __init__(self, why: str = "", /, *, tried: str = "") -> None:
+        super().__init__("user name or password is wrong", internal=tried)
+        self.why = why
 
 
 class Forbidden(PileusError):

@@ -33,6 +33,7 @@ NEEDED = (
     Package("libvirt-daemon-system", "looks after the guests, and brings the user they run as"),
     Package("libvirt-clients", "shows the guests to an operator"),
     Package("python3-libvirt", "talks to libvirt"),
+    Package("python3-ldap", "asks directories who somebody is, where people sign in by LDAP"),
     Package("iproute2", "makes links, addresses and namespaces"),
     Package("nftables", "translates addresses, and keeps guests' frames from this machine's own network stack"),
     Package("ethtool", "sets checksum offload"),

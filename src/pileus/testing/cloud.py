@@ -14,6 +14,7 @@ from pileus.agent.sending import Sender
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS, USERS, Token, TokenSecret
 from pileus.cloud.identity.tokens import new_token, token_hash
+from pileus.cloud.identityproviders.port import Directory
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
@@ -27,6 +28,7 @@ from pileus.link.addresses import Address
 from pileus.state.records import Record
 from pileus.state.state import Origin, put
 from pileus.state.store import Store
+from pileus.testing.directories import SimulatedDirectory
 from pileus.testing.fleet import MACHINE, SimulatedAgent, SimulatedFleet, in_memory
 from pileus.testing.links import until
 
@@ -76,6 +78,7 @@ async def simulated_cloud(
     clock: Clock | None = None,
     image: bool = True,
     settings: Settings = SETTINGS,
+    directory: Directory | None = None,
 ) -> AsyncGenerator[SimulatedCloud]:
     """A cloud whose hosts are connected, with an active image `mini`, unless it has begun before.
 
@@ -88,11 +91,18 @@ async def simulated_cloud(
         clock: the controller's, instead of the machine's.
         image: whether to have an image.
         settings: the controller's.
+        directory: where people are asked for who sign in by LDAP, instead of an empty directory.
     """
     clock = clock or SystemClock()
     fleet = fleet or SimulatedFleet(hosts, clock=SystemClock(), machine=machine)
     async with composed(
-        data, settings, clock=clock, store=store, disk_tools=fleet.disk_tools, web=fleet.web
+        data,
+        settings,
+        clock=clock,
+        store=store,
+        disk_tools=fleet.disk_tools,
+        web=fleet.web,
+        directory=directory or SimulatedDirectory(),
     ) as controller:
         await _register(controller, fleet, clock, image=image, images=data / "images")
         for host in fleet.hosts:

@@ -12,6 +12,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, SECOND_FACTORS, TOKEN_SECRETS, TOKENS, USERS
+from pileus.cloud.identityproviders.model import GROUP_MAPPINGS, IDENTITY_PROVIDERS, PROVIDER_SECRETS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, PASSWORD_CHANGES, SETTLED, InstanceState
@@ -112,6 +113,16 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (USERS, "project_id", PROJECTS),
     (GROUPS, "project_id", PROJECTS),
     (GROUPS, "user_ids", USERS),
+    (GROUPS, "provided_user_ids", USERS),
+    (GROUPS, "provided_mapping_ids", GROUP_MAPPINGS),
+    (GRANTS, "mapping_id", GROUP_MAPPINGS),
+    (USERS, "provider_id", IDENTITY_PROVIDERS),
+    (IDENTITY_PROVIDERS, "users_project_id", PROJECTS),
+    (PROVIDER_SECRETS, "id", IDENTITY_PROVIDERS),
+    (GROUP_MAPPINGS, "provider_id", IDENTITY_PROVIDERS),
+    (GROUP_MAPPINGS, "group_id", GROUPS),
+    (GROUP_MAPPINGS, "project_id", PROJECTS),
+    (GROUP_MAPPINGS, "role_id", ROLES),
     (ROLES, "project_id", PROJECTS),
     (TOKENS, "project_id", PROJECTS),
     (TOKENS, "user_id", USERS),

@@ -49,6 +49,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What a refusal said."""
     tried: str = ""
     """As whom somebody tried to sign in."""
+    why: str = ""
+    """Why they were not let in, where they were not told."""
     times: int = 1
     """How often it was tried within a minute, from the same place."""
 
@@ -138,5 +140,6 @@ def _entry(event: Event) -> AuditEntry:
         request=event.request,
         detail=refused.detail,
         tried=refused.tried,
+        why=refused.why,
         times=refused.times,
     )

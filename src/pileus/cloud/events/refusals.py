@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from pileus.kernel.errors import Forbidden, PileusError, TooMany, Unauthenticated
+from pileus.kernel.errors import Forbidden, PileusError, SignInRefused, TooMany, Unauthenticated
 from pileus.operations.caller import Caller
 from pileus.operations.declare import Operation
 from pileus.state.state import Origin, State
@@ -30,6 +30,8 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     tried: str = ""
     """As whom, of somebody who was not let in."""
+    why: str = ""
+    """The reason, where whoever tried was not told it."""
     times: int = 1
 
 
@@ -58,11 +60,12 @@ class Refusals:
         if self._monotonic() - self._began >= _MINUTE_S:
             self.tell_of_the_repeated()
         tried = error.internal[:_LONGEST] if operation.least is None else ""
+        why = error.why if isinstance(error, SignInRefused) else ""
         attempt = _Attempt(
             Origin(actor=caller.actor if caller.user_id else "nobody", operation=operation.id, source=caller.source),
             caller.project_id,
             target[:_LONGEST],
-            Refused(code=error.code, detail=error.detail, tried=tried),
+            Refused(code=error.code, detail=error.detail, tried=tried, why=why),
         )
         if attempt not in self._repeated and len(self._repeated) >= MOST_A_MINUTE:
             attempt = _Attempt(Origin(actor="many", operation="many"), "", "", Refused(code=error.code, detail="many"))

@@ -4,12 +4,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pileus.kernel.ids import GroupId, ProjectId, RoleId, TokenId, UserId
+import msgspec
+
+from pileus.kernel.ids import GroupId, GroupMappingId, IdentityProviderId, ProjectId, RoleId, TokenId, UserId
 from pileus.operations.caller import Role
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
 POLICY_ID = "policy"
+USER_NAME = r"^[a-z0-9][a-z0-9._@-]{0,62}$"
 
 
 class User(Record, frozen=True, kw_only=True):
@@ -23,6 +26,22 @@ class User(Record, frozen=True, kw_only=True):
     """Of a sub-account: the project that it belongs to and never leaves. Its names are the project's own."""
     second_factor: bool = False
     """Whether signing in takes a code, too."""
+    provider_id: IdentityProviderId | None = None
+    """Who says who they are; None for a local user, who has a password here."""
+    subject: str = ""
+    """What the provider knows them by for good; empty until they have signed in for the first time."""
+    barred: bool = False
+    """Whether the provider knows them no longer, or has disabled them."""
+    display_name: str = ""
+    mail: str = ""
+
+
+class ProvidedMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A member of a group for as long as their identity provider says so."""
+
+    user_id: UserId
+    mapping_id: GroupMappingId
+    """By which of our mappings."""
 
 
 class Group(Record, frozen=True, kw_only=True):
@@ -33,6 +52,21 @@ class Group(Record, frozen=True, kw_only=True):
     project_id: ProjectId = ProjectId("")
     """The project that it belongs to; empty for one of the whole cloud."""
     user_ids: tuple[UserId, ...] = ()
+    """Who was put into it by hand."""
+    provided: tuple[ProvidedMember, ...] = ()
+
+    @property
+    def member_ids(self) -> tuple[UserId, ...]:
+        """Everybody who is in it, each once."""
+        return tuple(dict.fromkeys((*self.user_ids, *self.provided_user_ids)))
+
+    @property
+    def provided_user_ids(self) -> tuple[UserId, ...]:
+        return tuple(each.user_id for each in self.provided)
+
+    @property
+    def provided_mapping_ids(self) -> tuple[GroupMappingId, ...]:
+        return tuple(each.mapping_id for each in self.provided)
 
 
 class CustomRole(Record, frozen=True, kw_only=True):
@@ -63,6 +97,8 @@ class Grant(Record, frozen=True, kw_only=True):
     """A built-in role,"""
     role_id: RoleId | None = None
     """or a custom one."""
+    mapping_id: GroupMappingId | None = None
+    """The mapping by which an identity provider gives it; None if somebody granted it."""
 
     @property
     def holder(self) -> str:
@@ -127,13 +163,22 @@ class TokenSecret(Record, frozen=True, kw_only=True):
 
 
 def _user_2(user: dict[str, Any]) -> dict[str, Any]:
-    """Since version 2 users can belong to a project and have a second factor."""
-    return {**user, "project_id": "", "second_factor": False}
+    """Since version 2 users can belong to a project, have a second factor, and be those of an identity provider."""
+    return {
+        **user,
+        "project_id": "",
+        "second_factor": False,
+        "provider_id": None,
+        "subject": "",
+        "barred": False,
+        "display_name": "",
+        "mail": "",
+    }
 
 
 def _grant_2(grant: dict[str, Any]) -> dict[str, Any]:
-    """Since version 2 groups have roles too, and roles can be custom ones."""
-    return {**grant, "group_id": None, "role_id": None}
+    """Since version 2 groups have roles too, roles can be custom ones, and identity providers give them."""
+    return {**grant, "group_id": None, "role_id": None, "mapping_id": None}
 
 
 def _token_2(token: dict[str, Any]) -> dict[str, Any]:
@@ -151,16 +196,20 @@ def _token_2(token: dict[str, Any]) -> dict[str, Any]:
 USERS = Kind(
     "user",
     User,
-    indexes={"project": lambda user: user.project_id or None},
-    unique={"name": lambda user: (user.project_id, user.name)},
-    counts=lambda user: {"users": 1} if user.project_id else {},
+    indexes={"project": lambda user: user.project_id or None, "provider": lambda user: user.provider_id},
+    unique={
+        "name": lambda user: (user.project_id, user.name),
+        "subject": lambda user: (user.provider_id, user.subject) if user.subject else None,
+        "awaited": lambda user: (user.provider_id, user.name) if user.provider_id and not user.subject else None,
+    },
+    counts=lambda user: {"users": 1} if user.project_id and user.provider_id is None else {},
     upgrades=(_user_2,),
 )
 GROUPS = Kind(
     "group",
     Group,
     indexes={"project": lambda group: group.project_id or None},
-    many={"user": lambda group: group.user_ids},
+    many={"user": lambda group: group.member_ids, "mapping": lambda group: set(group.provided_mapping_ids)},
     unique={"name": lambda group: (group.project_id, group.name)},
     counts=lambda group: {"groups": 1} if group.project_id else {},
 )
@@ -182,10 +231,11 @@ GRANTS = Kind(
         "user": lambda grant: grant.user_id,
         "group": lambda grant: grant.group_id,
         "role": lambda grant: grant.role_id,
+        "mapping": lambda grant: grant.mapping_id,
         "place": lambda grant: (grant.holder, grant.project_id),
     },
-    unique={"grant": lambda grant: (grant.holder, grant.project_id, grant.role_id)},
-    counts=lambda _: {"grants": 1},
+    unique={"grant": lambda grant: (grant.holder, grant.project_id, grant.role_id, grant.mapping_id)},
+    counts=lambda grant: {"grants": 1} if grant.mapping_id is None else {},
     upgrades=(_grant_2,),
 )
 TOKENS = Kind(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, USERS, Grant, User
+from pileus.cloud.identityproviders.model import IDENTITY_PROVIDERS
 from pileus.kernel.errors import Forbidden
 from pileus.kernel.ids import GroupId, ProjectId, UserId
 from pileus.operations.caller import Role, highest
@@ -29,7 +30,15 @@ class Rights(msgspec.Struct, frozen=True):
 def rights_in(state: State, permissions: Permissions, user: UserId, project: ProjectId) -> Rights | None:
     """What a user may do in a project; None if nothing."""
     found = state[USERS].find(user)
-    return None if found is None or not found.enabled else rights_of(state, permissions, found, project)
+    return None if found is None or not is_let_in(state, found) else rights_of(state, permissions, found, project)
+
+
+def is_let_in(state: State, user: User) -> bool:
+    """Whether a user may come in at all: not disabled here, and vouched for by a provider that is in use."""
+    if user.provider_id is None:
+        return user.enabled
+    provider = state[IDENTITY_PROVIDERS].get(user.provider_id)
+    return user.enabled and provider.enabled and not user.barred
 
 
 def rights_of(state: State, permissions: Permissions, user: User, project: ProjectId) -> Rights | None:
@@ -71,7 +80,7 @@ def projects_of(state: State, user: UserId) -> list[ProjectId]:
 
 def is_member(state: State, user: UserId, groups: Iterable[GroupId]) -> bool:
     """Whether a user is in one of these groups: for what its owner shows to groups."""
-    return any(user in group.user_ids for id in groups if (group := state[GROUPS].find(id)) is not None)
+    return any(user in group.member_ids for id in groups if (group := state[GROUPS].find(id)) is not None)
 
 
 def nobody_gives_more(ask: Ask, permissions: frozenset[str]) -> None:

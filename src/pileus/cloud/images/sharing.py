@@ -23,7 +23,7 @@ def _is_for(ask: Ask, share: ImageShare) -> bool:
     if share.to_project_id is not None:
         return share.to_project_id == ask.caller.project_id
     group = ask.state[GROUPS].find(share.to_group_id or "")
-    return group is not None and ask.caller.user_id in group.user_ids
+    return group is not None and ask.caller.user_id in group.member_ids
 
 
 class ImageShareCreate(Wire):
@@ -77,7 +77,7 @@ def _must_know_group(ask: Ask, id: str) -> None:
     group = ask.state[GROUPS].find(id)
     caller = ask.caller
     if group is None or not (
-        caller.is_platform or group.project_id == caller.project_id or caller.user_id in group.user_ids
+        caller.is_platform or group.project_id == caller.project_id or caller.user_id in group.member_ids
     ):
         raise NotFound(f"there is no group {id}", fields={"to_group_id": "not found"})
 

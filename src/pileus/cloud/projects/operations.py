@@ -10,6 +10,7 @@ from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.identity.leaving import each_once, with_a_project
 from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, TOKENS
+from pileus.cloud.identityproviders.model import GROUP_MAPPINGS, IDENTITY_PROVIDERS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
@@ -49,6 +50,7 @@ GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
     SERVER_GROUPS,
     KEYPAIRS,
     GRANTS,
+    GROUP_MAPPINGS,
     TOKENS,
     GROUPS,
     ROLES,
@@ -144,6 +146,8 @@ def delete(ask: Ask, project: Project) -> Plan:
     for kind in KEEP_A_PROJECT:
         if left := state.table(kind).count_by("project", project.id):
             raise Conflict(f"the project still has {left} {kind.name.replace('_', ' ')}s")
+    if providers := state[IDENTITY_PROVIDERS].by("project", project.id):
+        raise Conflict(f"the users whom identity provider {providers[0].name} makes belong to the project")
     physical = [each for each in state[NETWORKS].by("project", project.id) if each.is_physical]
     if physical:
         raise Conflict(f"the project still has the {physical[0].kind} network {physical[0].name}")

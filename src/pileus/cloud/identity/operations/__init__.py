@@ -4,7 +4,8 @@ from pileus.cloud.identity.operations.factors import policy
 from pileus.cloud.identity.operations.grants import grants
 from pileus.cloud.identity.operations.groups import groups
 from pileus.cloud.identity.operations.roles import roles
+from pileus.cloud.identity.operations.signing import sign_in
 from pileus.cloud.identity.operations.tokens import tokens
 from pileus.cloud.identity.operations.users import users
 
-__all__ = ["grants", "groups", "policy", "roles", "tokens", "users"]
+__all__ = ["grants", "groups", "policy", "roles", "sign_in", "tokens", "users"]

@@ -56,7 +56,7 @@ def create(ask: Ask, wish: GrantCreate) -> Plan:
     )
     permissions = ask.view(Permissions)
     nobody_gives_more(ask, permitted(ask.state, permissions, given))
-    before = ask.state[GRANTS].one("grant", (holder.id, project.id, given.role_id))
+    before = ask.state[GRANTS].one("grant", (holder.id, project.id, given.role_id, None))
     if before is not None:
         nobody_gives_more(ask, permitted(ask.state, permissions, before))
         given = Grant(
@@ -115,6 +115,10 @@ def delete(ask: Ask, grant: Grant) -> Plan:
     """Take a role away. If a user has no other in the project, their tokens for it end."""
     permissions = ask.view(Permissions)
     nobody_gives_more(ask, permitted(ask.state, permissions, grant))
+    if grant.mapping_id is not None:
+        raise Conflict(
+            "an identity provider gives this role: take its user out of the group there, or the mapping away"
+        )
     changes: list[Change] = [remove(grant)]
     if grant.user_id is not None and not _is_left_with_a_role(ask, grant):
         for token in ask.state[TOKENS].by("user", grant.user_id):

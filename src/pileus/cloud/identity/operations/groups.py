@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pileus.cloud.identity.model import GRANTS, GROUPS, USERS, Group
 from pileus.cloud.identity.rights import nobody_gives_more, permitted
+from pileus.cloud.identityproviders.model import GROUP_MAPPINGS
 from pileus.cloud.images.model import IMAGE_SHARES
 from pileus.kernel.errors import Conflict, Forbidden, NotFound
 from pileus.kernel.ids import ProjectId, UserId
@@ -40,7 +41,7 @@ class GroupMembers(Wire):
 def _visible(ask: Ask, group: Group) -> bool:
     """A project's groups are seen in it, and every group by its members."""
     own = group.project_id == ask.caller.project_id
-    return ask.caller.is_platform or own or ask.caller.user_id in group.user_ids
+    return ask.caller.is_platform or own or ask.caller.user_id in group.member_ids
 
 
 groups = Noun(
@@ -95,6 +96,11 @@ def add(ask: Ask, group: Group, wish: GroupMembers) -> Plan:
 def remove_members(ask: Ask, group: Group, wish: GroupMembers) -> Plan:
     """Remove users from a group: what they had by it they have no longer."""
     _must_manage(ask, group)
+    if provided := set(wish.user_ids) & set(group.provided_user_ids):
+        raise Conflict(
+            "an identity provider puts them into this group: take them out of theirs, or the mapping away",
+            fields={"user_ids": ", ".join(sorted(provided))},
+        )
     return _with_members(ask, group, [id for id in group.user_ids if id not in wish.user_ids], undo="add them again")
 
 
@@ -104,6 +110,7 @@ def delete(ask: Ask, group: Group) -> Plan:
     _must_manage(ask, group)
     changes = [remove(group), *(remove(grant) for grant in ask.state[GRANTS].by("group", group.id))]
     changes += [remove(share) for share in ask.state[IMAGE_SHARES].by("to_group", group.id)]
+    changes += [remove(mapping) for mapping in ask.state[GROUP_MAPPINGS].by("group", group.id)]
     return Plan(summary=f"delete group {group.name}", changes=changes, undo="none: who was in it is forgotten")
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from pileus.cloud.identity.model import GRANTS, ROLES, CustomRole
 from pileus.cloud.identity.rights import nobody_gives_more
+from pileus.cloud.identityproviders.model import GROUP_MAPPINGS
 from pileus.kernel.errors import Conflict, Forbidden, Invalid, NotFound
 from pileus.kernel.ids import ProjectId
 from pileus.operations.caller import Role
@@ -185,6 +186,8 @@ def delete(ask: Ask, role: CustomRole) -> Plan:
     _must_manage(ask, role)
     if holders := ask.state[GRANTS].count_by("role", role.id):
         raise Conflict(f"{holders} grants give this role; delete them first (`grant list --role-id {role.id}`)")
+    if mappings := ask.state[GROUP_MAPPINGS].count_by("role", role.id):
+        raise Conflict(f"{mappings} group mappings give this role; delete them first (`group-mapping list`)")
     return Plan(summary=f"delete role {role.name}", changes=(remove(role),), undo="create the role again")
 
 

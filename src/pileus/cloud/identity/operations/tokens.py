@@ -1,4 +1,4 @@
-"""What one may do with tokens: sign in for one, make others, delete them."""
+"""What one may do with tokens: make them, look at them, delete them. See `signing` for how one gets the first."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,24 +8,19 @@ from typing import Annotated
 import msgspec
 from pydantic import AfterValidator, Field, StringConstraints
 
-from pileus.cloud.identity.factors import confirmed, spent
 from pileus.cloud.identity.leaving import without_token
-from pileus.cloud.identity.model import PASSWORDS, TOKENS, USERS, Token, TokenSecret, User
-from pileus.cloud.identity.passwords import Guesses, fits
-from pileus.cloud.identity.rights import Rights, not_by_a_token_with_a_scope, projects_of, rights_in
+from pileus.cloud.identity.model import TOKENS, USERS, Token, TokenSecret, User
+from pileus.cloud.identity.rights import not_by_a_token_with_a_scope, rights_in
 from pileus.cloud.identity.tokens import new_token, token_hash
 from pileus.cloud.projects.model import PROJECTS
-from pileus.kernel.errors import Forbidden, Invalid, NotFound, SecondFactorRequired, Unauthenticated
+from pileus.kernel.errors import Forbidden, Invalid
 from pileus.kernel.ids import ProjectId, TokenId, UserId
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
 from pileus.operations.permissions import PATTERN, Permissions
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Name, Wire
-from pileus.state.state import Change, Origin, put
-
-SESSION = timedelta(hours=12)
-"""How long a token is good that was given for a password."""
+from pileus.state.state import Change, put
 
 
 def _network(text: str) -> str:
@@ -34,16 +29,6 @@ def _network(text: str) -> str:
 
 Source = Annotated[str, StringConstraints(max_length=43), AfterValidator(_network)]
 """A network in CIDR notation, or an address."""
-
-
-class SignIn(Wire):
-    user: Annotated[str, Field(max_length=255)]
-    """Name; a user who belongs to a project signs in as `name@project`."""
-    password: Annotated[str, Field(max_length=256)]
-    project: Annotated[str, Field(max_length=255)] | None = None
-    """Id or name; without one, the only one that the user has a role in, or the first."""
-    code: Annotated[str, Field(max_length=40)] | None = None
-    """What the user's authenticator shows, or a recovery code; for those who have a second factor."""
 
 
 class TokenCreate(Wire):
@@ -100,48 +85,6 @@ tokens.list(filters=("name", "project_id"))
 tokens.show()
 
 
-@tokens.special("POST", "/sign-in", least=None, status=201, answers=TokenMade)
-async def sign_in(exchange: Exchange, wish: SignIn) -> Answer:
-    """Get a token for a user name and password, good for 12 hours."""
-    guesses: Guesses = exchange.services[Guesses]
-    ask = exchange.ask
-    who = (f"source:{ask.caller.source}", f"user:{wish.user}")
-    guesses.begin(*who)
-    user = user_named(ask, wish.user)
-    password = ask.state[PASSWORDS].find(user.id) if user is not None and user.enabled else None
-    fitting = await fits(wish.password, password.hash if password else None)
-    # The check takes its time: a password that was changed meanwhile is a wrong one.
-    if not fitting or user is None or ask.state[PASSWORDS].find(user.id) is not password:
-        raise Unauthenticated("user name or password is wrong", internal=wish.user)
-    ask = exchange.ask
-    user = ask.state[USERS].get(user.id)
-    factor = confirmed(ask.state, user)
-    if factor is not None and not wish.code:
-        guesses.right(*who)
-        raise SecondFactorRequired("signing in takes a code of your second factor, too")
-    shown = [put(spent(exchange, factor, wish.code or ""))] if factor is not None else []
-    guesses.right(*who)
-    project = _project_of(ask, user, wish.project)
-    made, changes = _new(
-        ask, user, project, name="sign-in", expires_at=ask.now + SESSION, second_factor=factor is not None
-    )
-    origin = Origin(
-        actor=f"user:{user.id}", operation="token.sign_in", request=ask.caller.request, source=ask.caller.source
-    )
-    await ask.state.commit([*shown, *changes], origin)
-    return Answer(status=201, body=msgspec.json.encode(made))
-
-
-def user_named(ask: Ask, name: str) -> User | None:
-    """Who signs in by this name: a user of the whole cloud, or, as `name@project`, one who belongs to a project."""
-    users, projects = ask.state[USERS], ask.state[PROJECTS]
-    if (user := users.one("name", ("", name))) is not None:
-        return user
-    own, _, of = name.rpartition("@")
-    project = projects.one("name", of) or projects.find(of)
-    return users.one("name", (project.id, own)) if project is not None else None
-
-
 @tokens.special("GET", "/current", least=Role.READER, answers=TokenHolder)
 async def current(exchange: Exchange) -> Answer:
     """Show who one is: the user behind the token that is shown, the project, and what one may do there."""
@@ -165,7 +108,7 @@ async def create(exchange: Exchange, wish: TokenCreate) -> Answer:
     ask = exchange.ask
     not_by_a_token_with_a_scope(ask)
     _check_scope(ask, wish.permissions or ())
-    made, changes = _new(
+    made, changes = token_for(
         ask,
         ask.state[USERS].get(ask.caller.user_id),
         ask.caller.project_id,
@@ -197,7 +140,7 @@ def delete(ask: Ask, token: Token) -> Plan:
     return Plan(summary=f"delete token {token.name}", changes=without_token(ask, token), undo="make a new one")
 
 
-def _new(
+def token_for(
     ask: Ask,
     user: User,
     project: ProjectId,
@@ -209,7 +152,8 @@ def _new(
     sources: tuple[str, ...] = (),
     second_factor: bool = False,
 ) -> tuple[TokenMade, list[Change]]:
-    rights = _rights(ask, user, project)
+    """A token for a user in a project, and what it takes for it to be. Raises Forbidden if they have no role there."""
+    rights = rights_in(ask.state, ask.view(Permissions), UserId(user.id), project)
     if rights is None:
         raise Forbidden("you have no role in this project")
     text = new_token()
@@ -231,21 +175,3 @@ def _new(
         id=id, token=text, user_id=UserId(user.id), project_id=project, role=rights.role, expires_at=expires_at
     )
     return made, [put(token), put(secret)]
-
-
-def _rights(ask: Ask, user: User, project: ProjectId) -> Rights | None:
-    return rights_in(ask.state, ask.view(Permissions), UserId(user.id), project)
-
-
-def _project_of(ask: Ask, user: User, wanted: str | None) -> ProjectId:
-    projects = ask.state[PROJECTS]
-    if wanted is not None:
-        project = projects.find(wanted) or projects.one("name", wanted)
-        if project is None or _rights(ask, user, ProjectId(project.id)) is None:
-            raise NotFound(f"there is no project {wanted}", fields={"project": "not found"})
-        return ProjectId(project.id)
-    if granted := projects_of(ask.state, UserId(user.id)):
-        return granted[0]
-    if user.is_platform and len(projects):
-        return ProjectId(projects.ids[0])
-    raise Forbidden("you have no role in any project yet")

@@ -1,29 +1,36 @@
 """What one may do with users: those of the whole cloud, and sub-accounts, which belong to a project."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 from pydantic import Field, StringConstraints
 
-from pileus.cloud.identity.leaving import without_token, without_user
-from pileus.cloud.identity.model import PASSWORDS, TOKENS, USERS, Password, User
+from pileus.cloud.identity.leaving import without_token, without_users
+from pileus.cloud.identity.model import PASSWORDS, TOKENS, USER_NAME, USERS, Password, User
 from pileus.cloud.identity.passwords import Guesses, fits, hashed_aside
 from pileus.cloud.identity.rights import nobody_manages_their_betters, not_by_a_token_with_a_scope
+from pileus.cloud.identityproviders.model import IDENTITY_PROVIDERS, IdentityProvider
 from pileus.cloud.projects.model import PROJECTS
 from pileus.kernel.errors import Conflict, Forbidden, Invalid
-from pileus.kernel.ids import ProjectId
+from pileus.kernel.ids import IdentityProviderId, ProjectId
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Id, Wire, ref
-from pileus.state.state import put
+from pileus.state.state import Change, put
 
 NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=256)]
 
 
 class UserCreate(Wire):
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._@-]{0,62}$")]
-    password: NewPassword
+    name: Annotated[str, StringConstraints(pattern=USER_NAME)]
+    password: NewPassword | None = None
+    """Of a local user. Whoever signs in by an identity provider has none here."""
+    provider_id: Annotated[Id, ref("identity-provider")] | None = None
+    """Who says who they are; for administrators of the cloud. The name is then the one that the provider has."""
+    subject: Annotated[str, Field(max_length=255)] = ""
+    """What that provider knows them by for good, if it is known already; else whoever has the name there is meant."""
     is_platform: bool = False
     project_id: Annotated[Id, ref("project")] | None = None
     """The project that the user belongs to (a sub-account). Whom an administrator of a project makes belongs to it."""
@@ -50,12 +57,12 @@ def _visible(ask: Ask, user: User) -> bool:
 users = Noun(
     USERS,
     plural="users",
-    columns=("name", "is_platform", "enabled", "project_id"),
+    columns=("name", "is_platform", "enabled", "project_id", "provider_id"),
     about="Users: people, and programs that act like one.",
     visible=_visible,
     scope="",
 )
-users.list(filters=("name", "project_id"), sorts=("name",))
+users.list(filters=("name", "project_id", "provider_id"), sorts=("name",))
 users.show()
 
 
@@ -63,14 +70,43 @@ users.show()
 async def create(ask: Ask, wish: UserCreate) -> Plan:
     """Create a user. One that an administrator of a project makes belongs to that project and never leaves it."""
     _project_for(ask, wish)
-    hash = await hashed_aside(wish.password)
+    _provider_for(ask, wish)
+    hash = await hashed_aside(wish.password) if wish.password is not None else ""
     # That took its time: what the user is to belong to may be gone meanwhile.
-    project = _project_for(ask, wish)
-    user = User(id=ask.new_id(), created_at=ask.now, name=wish.name, is_platform=wish.is_platform, project_id=project)
-    password = Password(id=user.id, created_at=ask.now, hash=hash)
-    return Plan(
-        summary=f"create user {wish.name}", changes=(put(user), put(password)), answers=user, undo="delete the user"
+    project, provider = _project_for(ask, wish), _provider_for(ask, wish)
+    user = User(
+        id=ask.new_id(),
+        created_at=ask.now,
+        name=wish.name,
+        is_platform=wish.is_platform,
+        project_id=project,
+        provider_id=IdentityProviderId(provider.id) if provider is not None else None,
+        subject=wish.subject,
     )
+    changes: list[Change] = [put(user)]
+    if provider is None:
+        changes.append(put(Password(id=user.id, created_at=ask.now, hash=hash)))
+    return Plan(summary=f"create user {wish.name}", changes=changes, answers=user, undo="delete the user")
+
+
+def _provider_for(ask: Ask, wish: UserCreate) -> IdentityProvider | None:
+    if wrong := dict(_wrong(wish)):
+        raise Invalid("some fields are wrong", fields=wrong)
+    if wish.provider_id is None:
+        return None
+    if not ask.caller.is_platform:
+        raise Forbidden("only administrators of the cloud do this", fields={"provider_id": "not allowed"})
+    not_by_a_token_with_a_scope(ask)
+    return ask.see(IDENTITY_PROVIDERS, wish.provider_id, "provider_id")
+
+
+def _wrong(wish: UserCreate) -> Iterator[tuple[str, str]]:
+    if wish.provider_id is None and wish.password is None:
+        yield "password", "is missing"
+    if wish.provider_id is None and wish.subject:
+        yield "subject", "only with provider_id"
+    if wish.provider_id is not None and wish.password is not None:
+        yield "password", "not with provider_id: the provider asks for one"
 
 
 def _project_for(ask: Ask, wish: UserCreate) -> ProjectId:
@@ -111,6 +147,9 @@ async def set_password(exchange: Exchange, user: User, wish: PasswordChange) -> 
     Sessions of the user end.
     """
     _may_set_password(exchange.ask, user)
+    if user.provider_id is not None:
+        provider = exchange.ask.state[IDENTITY_PROVIDERS].get(user.provider_id)
+        raise Conflict(f"{user.name} signs in by {provider.name}, and has no password here")
     before = exchange.ask.state[PASSWORDS].find(user.id)
     if user.id == exchange.caller.user_id:
         await _know_their_own(exchange, before, wish.current_password)
@@ -155,4 +194,9 @@ def delete(ask: Ask, user: User) -> Plan:
     if user.id == ask.caller.user_id:
         raise Conflict("nobody can delete themselves")
     nobody_manages_their_betters(ask, user)
-    return Plan(summary=f"delete user {user.name}", changes=without_user(ask, user), undo="create the user again")
+    changes = without_users(ask, [user])
+    if user.provider_id is not None and user.subject:
+        provider = ask.state[IDENTITY_PROVIDERS].get(user.provider_id)
+        away = tuple(dict.fromkeys((*provider.turned_away, user.subject)))
+        changes.append(put(msgspec.structs.replace(provider, turned_away=away)))
+    return Plan(summary=f"delete user {user.name}", changes=changes, undo="create the user again")

@@ -1,0 +1,1 @@
+"""Directories, by LDAP (RFC 4511)."""
