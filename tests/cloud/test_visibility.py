@@ -77,6 +77,8 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     for plural, noun in (("subnets", "subnet"), ("routers", "router"), ("security-groups", "security_group")):
         own = [each for each in await items(client, plural) if each["project_id"] == owner.project_id]
         found[noun] = own[0]["id"]
+    kept = {"subnet_id": found["subnet"], "first": "10.0.0.50"}
+    found["reservation"] = (await made(client, "reservations", name="mine", **kept))["id"]
     more = await client.post("/v1/routers", json={"name": "second"})
     pair = {"name": "mine", "router_id": found["router"], "peer_router_id": more.json()["id"]}
     found["peering"] = (await client.post("/v1/peerings", json=pair)).json()["id"]
@@ -185,6 +187,7 @@ async def test_a_wish_that_names_another_projects_record_is_refused_as_if_it_did
             {**size, "image_id": image, "server_group_id": theirs["server_group"]},
         ),
         ("POST", "subnets", "network_id", {"name": "x", "network_id": theirs["network"], "cidr": "10.9.0.0/24"}),
+        ("POST", "reservations", "subnet_id", {"name": "x", "subnet_id": theirs["subnet"], "first": "10.0.0.60"}),
         ("POST", "routers", "subnet_ids", {"name": "x", "subnet_ids": [theirs["subnet"]]}),
         ("PATCH", f"routers/{ours['router']}", "subnet_ids", {"subnet_ids": [theirs["subnet"]]}),
         ("POST", "floating-ips", "port_id", {"port_id": theirs["port"]}),

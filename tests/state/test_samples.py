@@ -79,6 +79,8 @@ async def begun(cloud: SimulatedCloud) -> None:
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
     await make("image-shares", image_id=image, to_group_id=group["id"])
     one = (await cloud.client.get("/v1/routers")).json()["items"][0]["id"]
+    subnet = (await cloud.client.get("/v1/subnets?name=default")).json()["items"][0]["id"]
+    await make("reservations", name="printer", subnet_id=subnet, first="10.0.0.50")
     await make("peerings", name="both", router_id=one, peer_router_id=(await make("routers", name="other"))["id"])
     made = await make("instances", name="hello", image_id=image, vcpus=1, memory_mib=256)
     await cloud.client.get(f"/v1/tasks/{made['task_id']}?wait_s=5")

@@ -25,6 +25,7 @@ from pileus.cloud.networks.model import NETWORKS, PHYSICAL, PORTS, ROUTERS, SUBN
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
@@ -47,6 +48,7 @@ ON_HOSTS: Sequence[Kind[Any]] = (INSTANCES, VOLUMES, SNAPSHOTS, BACKUPS, PORTS, 
 OF_PROJECTS: Sequence[Kind[Any]] = (
     NETWORKS,
     SUBNETS,
+    RESERVATIONS,
     ROUTERS,
     PEERINGS,
     PORT_FORWARDINGS,
@@ -74,6 +76,7 @@ class _Where(msgspec.Struct, frozen=True):
     host_id: HostId | None = None
     port_id: str | None = None
     network_id: str | None = None
+    subnet_id: str | None = None
     kind: str = ""
 
 
@@ -135,7 +138,9 @@ class CopyKeeper:
                 self._due.add(host)
             elif event.kind in _PROJECTS:
                 self._projects_due.add(event.project or event.id)
-                self._all_due |= where.kind in PHYSICAL or self._is_physical(where.network_id)
+                subnet = self._state[SUBNETS].find(where.subnet_id) if where.subnet_id else None
+                network = where.network_id if subnet is None else subnet.network_id
+                self._all_due |= where.kind in PHYSICAL or self._is_physical(network)
 
     def _host_of_port(self, id: str | None) -> HostId | None:
         port = self._state[PORTS].find(id) if id else None
@@ -219,7 +224,9 @@ def wanted_on(state: State, host: HostId) -> Iterator[Record]:
     yield from physical
     outside = [subnet for network in physical for subnet in state[SUBNETS].by("network_id", network.id)]
     yield from outside
-    given = {each.id for each in (*physical, *outside)}
+    kept = [each for subnet in outside for each in state[RESERVATIONS].by("subnet_id", subnet.id)]
+    yield from kept
+    given = {each.id for each in (*physical, *outside, *kept)}
     projects = {each.project_id for each in (*instances, *volumes, *backups, *ports)}
     for project in sorted(projects):
         yield from _one(state, PROJECTS, project)

@@ -29,6 +29,7 @@ from pileus.cloud.networks.operations import networks, ports, routers, subnets
 from pileus.cloud.peerings.operations import peerings
 from pileus.cloud.pools.operations import pools
 from pileus.cloud.projects.operations import projects
+from pileus.cloud.reservations.operations import reservations
 from pileus.cloud.schedules.operations import schedules
 from pileus.cloud.securitygroups.operations import security_groups, security_rules
 from pileus.cloud.servergroups.operations import server_groups
@@ -54,6 +55,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     schedules,
     networks,
     subnets,
+    reservations,
     routers,
     ports,
     peerings,

@@ -29,6 +29,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Port,
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
@@ -110,6 +111,7 @@ class _Rebuilding:
         self._take_all(SECURITY_GROUPS, (PROJECTS, "project_id"))
         self._take_all(SECURITY_RULES, (SECURITY_GROUPS, "group_id"), (SECURITY_GROUPS, "remote_group_id"))
         self._take_all(ROUTERS, (SUBNETS, "subnet_ids"))
+        self._take_all(RESERVATIONS, (SUBNETS, "subnet_id"))
         self._take_all(PEERINGS, (ROUTERS, "router_id"), (ROUTERS, "peer_router_id"))
         for host, kept in self._kept.items():
             for guest in kept.guests:

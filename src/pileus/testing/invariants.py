@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
+from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
@@ -48,6 +50,8 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (NETWORKS, "project_id", PROJECTS),
     (SUBNETS, "project_id", PROJECTS),
     (SUBNETS, "network_id", NETWORKS),
+    (RESERVATIONS, "project_id", PROJECTS),
+    (RESERVATIONS, "subnet_id", SUBNETS),
     (ROUTERS, "project_id", PROJECTS),
     (ROUTERS, "subnet_ids", SUBNETS),
     (ROUTERS, "external_network_id", NETWORKS),
@@ -143,6 +147,7 @@ def dangling(state: State) -> list[str]:
         _references,
         _ways_out,
         _addresses,
+        _reservations,
         _instances,
         _volumes,
         _ports,
@@ -199,6 +204,15 @@ def _addresses(state: State) -> Iterator[str]:
         for (network, address), n in outside.items()
         if n > 1
     )
+
+
+def _reservations(state: State) -> Iterator[str]:
+    for kept in state[RESERVATIONS]:
+        subnet = state[SUBNETS].find(kept.subnet_id)
+        for port in state[PORTS].by("subnet", kept.subnet_id) if subnet is not None else ():
+            for each in port.addresses:
+                if each.subnet_id == kept.subnet_id and kept.span[0] <= int(ip_address(each.address)) <= kept.span[1]:
+                    yield f"port {port.id} has {each.address}, which is reserved for {kept.name}"
 
 
 def _instances(state: State) -> Iterator[str]:

@@ -37,6 +37,7 @@ _MADE_OF_RECORDS = frozenset(
         "network",
         "pool",
         "project",
+        "reservation",
         "router",
         "security_group",
         "security_rule",

@@ -1,14 +1,17 @@
-"""Which addresses of which network are taken, kept in step with the records, and which one is next.
+"""Which addresses of which network are taken or reserved, kept in step with the records, and which one is next.
 
 Records come in any order when they are loaded: an address counts as taken whether its subnet is known yet or not.
 Ports, routers and floating IPs of one network never get the same address: they are on the same wire.
 """
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import msgspec
 
 from pileus.cloud.floatingips.model import FloatingIp
 from pileus.cloud.networks.model import Port, Router, Subnet
+from pileus.cloud.reservations.model import Reservation
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import NetworkId, SubnetId
 from pileus.state.records import Record
@@ -36,24 +39,46 @@ class _Taken:
             del self.counts[number]
 
 
+_Span = tuple[int, int]
+"""Addresses as numbers, the first and the last, both included."""
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """How many addresses of a subnet are what; the gateway's is none of them."""
+
+    free: int
+    reserved: int
+    in_use: int
+
+
 class _Pool:
     """The addresses of one subnet, as numbers."""
 
-    __slots__ = ("ranges", "reserved", "subnet", "taken")
+    __slots__ = ("kept", "ranges", "subnet", "taken")
 
-    def __init__(self, subnet: Subnet, taken: _Taken) -> None:
+    def __init__(self, subnet: Subnet, taken: _Taken, kept: Mapping[str, _Span]) -> None:
+        """The pool of a subnet, with what is `kept` for others by reservations."""
         self.subnet = subnet
         self.taken = taken
-        self.reserved = {int(ip_address(subnet.gateway))} if subnet.gateway else set[int]()
-        if subnet.ranges:
-            self.ranges = [(int(ip_address(each.first)), int(ip_address(each.last))) for each in subnet.ranges]
-        else:
-            self.ranges = [usable(ip_network(subnet.cidr))]
+        self.kept = kept
+        self.ranges: list[_Span] = []
+        self.reckon()
+
+    def reckon(self) -> None:
+        """Find out anew where addresses are taken from, when another reservation is made or given back."""
+        ranges = [usable(ip_network(self.subnet.cidr))]
+        if self.subnet.ranges:
+            ranges = [(int(ip_address(each.first)), int(ip_address(each.last))) for each in self.subnet.ranges]
+        closed = [*self.kept.values()]
+        if self.subnet.gateway:
+            gateway = int(ip_address(self.subnet.gateway))
+            closed.append((gateway, gateway))
+        self.ranges = without(ranges, closed)
 
     def free(self, also_taken: Container[int]) -> int | None:
         """The next free address behind the one given last, round and round: a freed one rests as long as possible."""
         for number in self._from_last():
-            if number not in self.taken.counts and number not in self.reserved and number not in also_taken:
+            if number not in self.taken.counts and number not in also_taken:
                 return number
         return None
 
@@ -66,6 +91,19 @@ class _Pool:
                 end = last if wanted_above else min(last, last_given)
                 yield from range(start, min(end, start + left) + 1)
                 left -= max(end - start, 0)
+
+
+def without(ranges: Iterable[_Span], closed: Iterable[_Span]) -> list[_Span]:
+    """What is left of ranges when others are taken out of them; in order, all ends included."""
+    left = sorted(ranges)
+    for begin, end in closed:
+        left = [
+            part
+            for first, last in left
+            for part in ((first, min(last, begin - 1)), (max(first, end + 1), last))
+            if part[0] <= part[1]
+        ]
+    return left
 
 
 def usable(network: IPv4Network | IPv6Network) -> tuple[int, int]:
@@ -86,10 +124,14 @@ class Addresses:
         self._pools: dict[str, _Pool] = {}
         self._of_network: dict[str, dict[str, _Pool]] = {}
         """The same pools by network."""
+        self._kept: dict[str, dict[str, _Span]] = {}
+        """By subnet, what its reservations keep for others."""
 
     def changed(self, kind: str, before: Record | None, after: Record | None) -> None:
         if kind == "subnet":
             self._subnet_changed(before, after)
+        elif kind == "reservation":
+            self._reservation_changed(before, after)
         elif kind in ("port", "router", "floating_ip"):
             for record, count in ((before, -1), (after, 1)):
                 for network, address in held(record):
@@ -97,12 +139,24 @@ class Addresses:
 
     def _subnet_changed(self, before: Record | None, after: Record | None) -> None:
         if isinstance(after, Subnet):
-            pool = _Pool(after, self._taken_of(after.network_id, after.cidr))
+            kept = self._kept.setdefault(after.id, {})
+            pool = _Pool(after, self._taken_of(after.network_id, after.cidr), kept)
             self._pools[after.id] = pool
             self._of_network.setdefault(after.network_id, {})[after.id] = pool
         elif isinstance(before, Subnet):
             del self._pools[before.id]
             del self._of_network[before.network_id][before.id]
+
+    def _reservation_changed(self, before: Record | None, after: Record | None) -> None:
+        for record in (before, after):
+            if isinstance(record, Reservation):
+                kept = self._kept.setdefault(record.subnet_id, {})
+                if record is after:
+                    kept[record.id] = record.span
+                else:
+                    del kept[record.id]
+                if (pool := self._pools.get(record.subnet_id)) is not None:
+                    pool.reckon()
 
     def _taken_of(self, network: str, address: str) -> _Taken:
         key = network, version_of(address)
@@ -118,6 +172,22 @@ class Addresses:
     def holders(self, network: str, address: str) -> int:
         """How many records of this network hold the address."""
         return self._taken_of(network, address).counts.get(int(ip_address(address)), 0)
+
+    def held_within(self, subnet: SubnetId, span: _Span) -> list[str]:
+        """The addresses of these that somebody has, in order."""
+        pool = self._pools[subnet]
+        return [_text(number, pool.subnet) for number in sorted(pool.taken.counts) if span[0] <= number <= span[1]]
+
+    def counted(self, subnet: SubnetId) -> Counted:
+        """How many addresses of a subnet are free, reserved and in use."""
+        pool = self._pools[subnet]
+        inside = ip_network(pool.subnet.cidr)
+        ends = int(inside.network_address), int(inside.broadcast_address)
+        held = [number for number in pool.taken.counts if ends[0] <= number <= ends[1]]
+        open = sum(last - first + 1 for first, last in pool.ranges)
+        given = sum(any(first <= number <= last for first, last in pool.ranges) for number in held)
+        reserved = sum(last - first + 1 for first, last in pool.kept.values())
+        return Counted(free=open - given, reserved=reserved, in_use=len(held))
 
     def next(self, subnet: SubnetId, *, besides: Iterable[str] = ()) -> str:
         """A free address; those in `besides` count as taken. Raises Conflict when there is none."""

@@ -15,6 +15,7 @@ from pileus.cloud.networks.model import (
     Port,
     Subnet,
 )
+from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.eui64 import slaac_address
@@ -144,6 +145,10 @@ def _as_wanted(ask: Ask, subnets: list[Subnet], address: str, mac: str) -> Fixed
         raise Conflict(f"{address} is not in the address pool of subnet {subnet.name} ({there})", fields=_taken())
     if address == subnet.gateway:
         raise Conflict(f"{address} is the gateway of subnet {subnet.name}", fields=_taken())
+    for kept in ask.state[RESERVATIONS].by("subnet_id", subnet.id):
+        if kept.span[0] <= int(ip_address(address)) <= kept.span[1]:
+            whom = f" for {kept.name}" if ask.may_see(kept) else ""
+            raise Conflict(f"{address} is reserved{whom}", fields=_taken())
     if ask.view(Addresses).holders(subnet.network_id, address):
         raise Conflict(f"{address} is taken", fields=_taken())
     return FixedAddress(subnet_id=SubnetId(subnet.id), address=address)

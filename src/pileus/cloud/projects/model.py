@@ -25,6 +25,7 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "image_shares": 1000,
     "networks": 20,
     "subnets": 40,
+    "reservations": 500,
     "routers": 10,
     "ports": 500,
     "peerings": 20,

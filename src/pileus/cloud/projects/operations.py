@@ -19,6 +19,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Netwo
 from pileus.cloud.networks.operations import default_network
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits
+from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.securitygroups.operations import default_group
@@ -43,6 +44,7 @@ GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
     PORTS,
     PEERINGS,
     ROUTERS,
+    RESERVATIONS,
     SUBNETS,
     NETWORKS,
     SECURITY_RULES,

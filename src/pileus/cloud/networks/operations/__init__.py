@@ -6,6 +6,7 @@ from pileus.cloud.networks.operations.networks import (
     ExternalNetworkCreate,
     create_external,
     default_network,
+    must_administer,
     networks,
 )
 from pileus.cloud.networks.operations.physical import FlatNetworkCreate, create_flat
@@ -14,6 +15,7 @@ from pileus.cloud.networks.operations.reach import reach
 from pileus.cloud.networks.operations.routers import RouterCreate, create_router, delete_router, routers
 from pileus.cloud.networks.operations.subnets import SubnetCreate, create_subnet, delete_subnet, subnets
 from pileus.cloud.networks.operations.traffic import traffic
+from pileus.cloud.networks.operations.usage import usage
 
 __all__ = [
     "ExternalNetworkCreate",
@@ -30,10 +32,12 @@ __all__ = [
     "delete_subnet",
     "disable",
     "enable",
+    "must_administer",
     "networks",
     "ports",
     "reach",
     "routers",
     "subnets",
     "traffic",
+    "usage",
 ]

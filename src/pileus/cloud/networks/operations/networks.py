@@ -23,6 +23,7 @@ from pileus.cloud.networks.model import (
 )
 from pileus.cloud.networks.operations.fields import Address, Cidr, can_be_had
 from pileus.cloud.networks.operations.uplinks import with_uplinks
+from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.kernel.errors import Conflict, Forbidden, Invalid
 from pileus.kernel.ids import NetworkId, ProjectId, SubnetId
 from pileus.operations.caller import Role
@@ -135,6 +136,7 @@ def delete(ask: Ask, network: Network) -> Plan:
     gone = set(ask.state[SUBNETS].ids_by("network_id", network.id))
     for id in gone:
         changes.append(remove(ask.state[SUBNETS].get(id)))
+        changes += [remove(each) for each in ask.state[RESERVATIONS].by("subnet_id", id)]
         for router in ask.state[ROUTERS].by("subnet", id):
             if router.id not in {change.record.id for change in changes}:
                 left = tuple(each for each in router.subnet_ids if each not in gone)

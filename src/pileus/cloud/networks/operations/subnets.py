@@ -20,6 +20,7 @@ from pileus.cloud.networks.model import (
 )
 from pileus.cloud.networks.operations.fields import Address, Cidr, Ranges, can_be_had, ranges_of, wrong_ranges
 from pileus.cloud.networks.operations.networks import check_overlaps, must_administer, network_is_seen
+from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import NetworkId
 from pileus.operations.declare import Noun
@@ -161,7 +162,7 @@ def _is_the_only_one_of_ipv6(ask: Ask, network: Network, cidr: str) -> None:
 
 @subnets.delete(verb="delete")
 def delete_subnet(ask: Ask, subnet: Subnet) -> Plan:
-    """Delete a subnet that nobody has an address of."""
+    """Delete a subnet that nobody has an address of, with its reservations."""
     network = ask.state[NETWORKS].get(subnet.network_id)
     must_administer(ask, network)
     inside = ip_network(subnet.cidr)
@@ -175,6 +176,7 @@ def delete_subnet(ask: Ask, subnet: Subnet) -> Plan:
     if ports := ask.state[PORTS].count_by("subnet", subnet.id):
         raise Conflict(f"{ports} ports have an address of this subnet")
     changes: list[Change] = [remove(subnet)]
+    changes += [remove(each) for each in ask.state[RESERVATIONS].by("subnet_id", subnet.id)]
     for router in ask.state[ROUTERS].by("subnet", subnet.id):
         left = tuple(each for each in router.subnet_ids if each != subnet.id)
         changes.append(put(msgspec.structs.replace(router, subnet_ids=left)))

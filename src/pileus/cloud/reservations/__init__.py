@@ -1,0 +1,1 @@
+"""Addresses that are kept for machines outside of the cloud."""
