@@ -293,6 +293,10 @@ async def ask_snapshot(cloud: SimulatedCloud, method: str, path: str = "") -> No
     assert answer.status_code in (202, 503), answer.text
 
 
+async def create_from_snapshot(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", "", {"name": "another", "snapshot_id": cloud.state[SNAPSHOTS].ids[0]})
+
+
 async def revert(cloud: SimulatedCloud) -> None:
     await ask_snapshot(cloud, "POST", "/revert")
 
@@ -402,6 +406,7 @@ async def ask(cloud: SimulatedCloud, method: str, path: str, body: dict[str, Any
 
 DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.create": (nothing, create, 42),
+    "instance.create_from_snapshot": (snapshotted, create_from_snapshot, 39),
     "instance.start": (stopped, start, 25),
     "instance.stop": (running, stop, 25),
     "instance.pause": (running, pause, 34),

@@ -46,6 +46,7 @@ GO_OTHERWISE = {
 MAY_BE_GONE = {
     ("instance", "flavor_id"): "what it was made from",
     ("instance", "image_id"): "what it was made from",
+    ("snapshot", "image_id"): "what it was made from",
     ("instance", "keypair_ids"): "what it was made from",
     ("instance", "attached_volume_ids"): "shown; the volumes themselves refer to the instance",
     ("backup", "instance_id"): "what it is of, and outlives",

@@ -65,7 +65,7 @@ class BackedUpInstance(msgspec.Struct, frozen=True, kw_only=True):
     max_vcpus: int | None = None
     max_memory_mib: int | None = None
     flavor_id: FlavorId | None = None
-    image_id: ImageId
+    image_id: ImageId | None
     template: GuestTemplate = GuestTemplate.LINUX
     boot_order: tuple[BootDevice, ...] = BOOT_ORDER
     restart: Restart = Restart.ON_FAILURE

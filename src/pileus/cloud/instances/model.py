@@ -122,7 +122,8 @@ class Instance(Record, frozen=True, kw_only=True):
     """Up to how much it can be given while it runs; None for no more than it has. It is promised all of it."""
     disk_gib: int
     flavor_id: FlavorId | None = None
-    image_id: ImageId
+    image_id: ImageId | None
+    """What it was made from, or what that was made from of which it is a copy; None if nobody knows."""
     pool_id: PoolId
     host_id: HostId
     zone: str = ""

@@ -8,7 +8,8 @@ import msgspec
 from pileus.cloud.backups.model import must_not_be_backed_up
 from pileus.cloud.volumes.model import Volume
 from pileus.kernel.errors import Conflict
-from pileus.kernel.ids import HostId, InstanceId, ProjectId, ScheduleId, VolumeId
+from pileus.kernel.ids import HostId, ImageId, InstanceId, ProjectId, ScheduleId, VolumeId
+from pileus.link.templates import GuestTemplate
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import State
@@ -53,9 +54,12 @@ class Snapshot(Record, frozen=True, kw_only=True):
     memory: bool = False
     """Whether the instance goes on from what it had in memory."""
     memory_mib: int = 0
-    """Of the instance, if it was kept."""
+    """Of the instance that boots from it; 0 if none does. So are the next ones."""
     vcpus: int = 0
-    """Of the instance, if its memory was kept."""
+    template: GuestTemplate | None = None
+    """The set of devices that its guest was given."""
+    image_id: ImageId | None = None
+    """What the disk was made from that is booted from."""
     consistency: str = ""
     """How the guest was taken: `file-systems` (it had written everything, and held still), `crash` (as by a power
     cut), `at-rest` (nobody was writing), `memory` (with what it had in memory)."""

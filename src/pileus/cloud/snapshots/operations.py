@@ -16,7 +16,7 @@ from pileus.cloud.snapshots.workflows import (
     held,
     revert_snapshot,
 )
-from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId, ProjectId, ScheduleId, SnapshotId, VolumeId
 from pileus.operations.declare import Noun
@@ -79,6 +79,7 @@ def take(ask: Ask, wish: SnapshotCreate, *, schedule_id: ScheduleId | None = Non
         )
     project, host = volumes[0].project_id, volumes[0].host_id
     assert host is not None
+    boots = ask.state[INSTANCES].find(volumes[0].instance_id or "") if volumes[0].slot == BOOT_SLOT else None
     snapshot = Snapshot(
         id=ask.new_id(),
         created_at=ask.now,
@@ -91,8 +92,10 @@ def take(ask: Ask, wish: SnapshotCreate, *, schedule_id: ScheduleId | None = Non
         volume_ids=tuple(VolumeId(volume.id) for volume in volumes),
         size_gib=sum(volume.size_gib for volume in volumes),
         memory=wish.memory,
-        memory_mib=instance.memory_mib if instance and wish.memory else 0,
-        vcpus=instance.vcpus if instance and wish.memory else 0,
+        memory_mib=boots.memory_mib if boots else 0,
+        vcpus=boots.vcpus if boots else 0,
+        template=boots.template if boots else None,
+        image_id=(boots.image_id if boots else None) or volumes[0].image_id,
         schedule_id=schedule_id,
     )
     doing = f"snapshot {wish.name} is being taken"

@@ -117,7 +117,7 @@ def _source(ask: Ask, wish: ImageBuild) -> tuple[str, Volume, Snapshot | None]:
 def _description(ask: Ask, wish: ImageBuild, volume: Volume) -> ImageDescription:
     """What is said of the image: what the wish says, or else what is known of the disk."""
     instance = ask.state[INSTANCES].find(volume.instance_id or "") if volume.slot == BOOT_SLOT else None
-    origin = ask.state[IMAGES].find(volume.image_id or (instance.image_id if instance else ""))
+    origin = ask.state[IMAGES].find(volume.image_id or (instance.image_id if instance else None) or "")
     known = origin if origin is not None and may_use(ask, origin) else None
     template = instance.template if instance else known.template if known else GuestTemplate.LINUX
     memory_mib = known.min_memory_mib if known else 0

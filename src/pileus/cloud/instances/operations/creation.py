@@ -9,13 +9,14 @@ from pydantic import Field, model_validator
 
 from pileus.cloud.flavors.model import FLAVORS, Flavor
 from pileus.cloud.flavors.operations import DiskGib, MaxVcpus, MemoryMib, Vcpus
-from pileus.cloud.images.model import Image
-from pileus.cloud.images.operations.noun import image_with_data, usable_medium
+from pileus.cloud.images.operations.noun import usable_medium
 from pileus.cloud.instances.model import FirstBootData, Instance
 from pileus.cloud.instances.operations.hardware import BootOrder, check_nics, loaded
 from pileus.cloud.instances.operations.noun import instances
-from pileus.cloud.instances.placement import Placer, default_pool, demand_for, reasons
-from pileus.cloud.instances.workflows import create_instance
+from pileus.cloud.instances.operations.origin import Origin, check_disks, origin_of
+from pileus.cloud.instances.placement import Placer, default_pool, demand_for, host_name, reasons
+from pileus.cloud.instances.workflows import create_instance, create_instance_from_snapshot
+from pileus.cloud.instances.workflows.creation import CreateFromSnapshot
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.keypairs.model import KEYPAIRS, Keypair
 from pileus.cloud.networks.connecting import network_for, new_port, security_groups_of
@@ -23,34 +24,40 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, P
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.volumes.model import BOOT_SLOT, Volume
-from pileus.kernel.errors import Conflict, Invalid, NotFound
+from pileus.kernel.errors import Conflict, Invalid, NoCapacity, NotFound
 from pileus.kernel.ids import (
     FlavorId,
-    ImageId,
     InstanceId,
     KeypairId,
     PoolId,
     SecurityGroupId,
     ServerGroupId,
+    SnapshotId,
+    VolumeId,
 )
 from pileus.link.records import BOOT_ORDER, NIC_SLOTS, Restart, Watchdog
 from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
+from pileus.scheduler import Demand, Fleet, Placement
 from pileus.state.state import put
-from pileus.workflow.workflow import begin
+from pileus.workflow.workflow import Begin, begin
 
 MAX_USER_DATA = 64 * 1024
 _MAX_BASE64 = 96 * 1024
 """Room for that much in base64, in lines."""
+_SHORT = 120
+"""Of two names that become one."""
 MAX_BODY = 512 * 1024
 """Room for user data of which every byte has to be escaped."""
 
 
 class InstanceCreate(Wire):
     name: Name
-    image_id: Annotated[Id, ref("image")]
+    image_id: Annotated[Id, ref("image")] | None = None
     """What its disk is a copy of; or the ISO that it is installed from, on an empty disk of disk_gib."""
+    snapshot_id: Annotated[Id, ref("snapshot")] | None = None
+    """Instead of an image: what its disks are copies of, on the host that has it. Its size is what that was, too."""
     media_ids: Annotated[tuple[Annotated[Id, ref("image")], ...], Field(max_length=8)] = ()
     """ISO images for its drives, besides the one that it is installed from."""
     flavor_id: Annotated[Id, ref("flavor")] | None = None
@@ -89,10 +96,16 @@ class InstanceCreate(Wire):
     @model_validator(mode="after")
     def _has_one_size(self) -> Self:
         given = [name for name in ("vcpus", "memory_mib") if getattr(self, name) is not None]
-        if self.flavor_id is None and len(given) != 2:
+        if self.flavor_id is None and len(given) != 2 and self.snapshot_id is None:
             raise ValueError("name a flavor, or give vcpus and memory_mib")
         if self.flavor_id is not None and given:
             raise ValueError("a flavor and a size of its own exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> Self:
+        if (self.image_id is None) == (self.snapshot_id is None):
+            raise ValueError("name either an image or a snapshot")
         return self
 
     @model_validator(mode="after")
@@ -118,10 +131,10 @@ class InstanceCreate(Wire):
 @instances.post(starts=create_instance, max_body=MAX_BODY)
 def create(ask: Ask, wish: InstanceCreate) -> Plan:
     """Create an instance and start it."""
-    image = image_with_data(ask, wish.image_id)
+    origin = origin_of(ask, wish.image_id, wish.snapshot_id)
     media = [usable_medium(ask, id, "media_ids") for id in dict.fromkeys(wish.media_ids)]
     flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id") if wish.flavor_id is not None else None
-    size = _size(wish, flavor, image)
+    size = _size(wish, flavor, origin)
     check_most(size[0], size[1], wish.max_vcpus, wish.max_memory_mib)
     pool = _pool(ask, wish.pool_id)
     if wish.server_group_id is not None:
@@ -129,8 +142,9 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     keypairs = [_keypair(ask, id) for id in dict.fromkeys(wish.keypair_ids)]
     fleet = ask.view(Placer).fleet
     project = ask.caller.project_id
-    template = wish.template or image.template
-    promised = size[0], wish.max_memory_mib or size[1], size[2]
+    template = wish.template or origin.template
+    check_disks(origin, template)
+    promised = size[0], wish.max_memory_mib or size[1], size[2] + origin.more_gib
     networks = _networks(ask, wish.network_ids) if wish.network_ids or not wish.port_ids else []
     named = [_free_port(ask, id) for id in dict.fromkeys(wish.port_ids)]
     check_nics(template, len(networks) + len(named))
@@ -144,8 +158,10 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         template=template,
         networks=[*networks, *(ask.state[NETWORKS].get(port.network_id) for port in named)],
     )
+    if origin.snapshot is not None:
+        demand = msgspec.structs.replace(demand, only=frozenset({origin.snapshot.host_id}))
     groups = security_groups_of(ask, wish.security_group_ids, project)
-    placement = fleet.place(demand)
+    placement = _placed(ask, fleet, demand, origin)
     id = InstanceId(ask.new_id())
     hostname = hostname_of(wish.name)
     ports = _ports(ask, id, networks, groups, hostname)
@@ -164,7 +180,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         max_memory_mib=wish.max_memory_mib,
         disk_gib=disk_gib,
         flavor_id=None if flavor is None else FlavorId(flavor.id),
-        image_id=ImageId(image.id),
+        image_id=origin.image_id,
         pool_id=PoolId(pool.id),
         host_id=placement.host,
         zone=wish.zone or "",
@@ -174,7 +190,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         restart=wish.restart,
         watchdog=wish.watchdog,
         template=template,
-        media=loaded(template, [image, *media] if image.is_medium else media),
+        media=loaded(template, [*([origin.medium] if origin.medium else []), *media]),
         boot_order=wish.boot_order,
         config_drive=wish.config_drive,
         limits=None if flavor is None else flavor.limits,
@@ -187,12 +203,13 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         project_id=project,
         name=wish.name,
         size_gib=disk_gib,
-        image_id=None if image.is_medium else ImageId(image.id),
+        image_id=origin.disk_image_id,
         instance_id=id,
         slot=BOOT_SLOT,
         host_id=placement.host,
         secure_delete=wish.secure_delete,
     )
+    volumes = [volume, *_further(ask, volume, origin)]
     told = FirstBootData(
         id=id,
         created_at=ask.now,
@@ -205,12 +222,51 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     limited = f", limited to {instance.limits.words}" if instance.limits is not None else ""
     return Plan(
         summary=f"create instance {wish.name} on {placement.name} at {at}{limited}",
-        changes=(put(instance), put(volume), put(told), *(put(port) for port in ports)),
-        begin=begin(create_instance, OfInstance(id)),
+        changes=(
+            put(instance),
+            *(put(volume) for volume in volumes),
+            put(told),
+            *(put(port) for port in ports),
+            *origin.changes,
+        ),
+        begin=_task(id, origin, volumes),
         answers=instance,
         because=reasons(fleet, demand, placement.host) if ask.dry_run else (),
         undo="delete the instance",
     )
+
+
+def _placed(ask: Ask, fleet: Fleet, demand: Demand, origin: Origin) -> Placement:
+    """The host that it goes to. Raises NoCapacity."""
+    try:
+        return fleet.place(demand)
+    except NoCapacity as full:
+        if origin.snapshot is None:
+            raise
+        where = host_name(ask.state, origin.snapshot.host_id)
+        detail = f"{origin.words} is on host {where}, and can be copied only there: {full.detail}"
+        raise NoCapacity(detail, because=full.because) from full
+
+
+def _further(ask: Ask, boots: Volume, origin: Origin) -> list[Volume]:
+    """The copies of the volumes that a snapshot is of besides the one to boot from, which the instance has as well."""
+    return [
+        msgspec.structs.replace(
+            boots,
+            id=ask.new_id(),
+            name=f"{boots.name[:_SHORT]}-{volume.name[:_SHORT]}",
+            size_gib=volume.size_gib,
+            slot=slot,
+        )
+        for slot, volume in enumerate(origin.volumes[1:], BOOT_SLOT + 1)
+    ]
+
+
+def _task(id: InstanceId, origin: Origin, volumes: list[Volume]) -> Begin:
+    if origin.snapshot is None:
+        return begin(create_instance, OfInstance(id))
+    copies = tuple((VolumeId(new.id), VolumeId(source.id)) for new, source in zip(volumes, origin.volumes, strict=True))
+    return begin(create_instance_from_snapshot, CreateFromSnapshot(id, SnapshotId(origin.snapshot.id), copies))
 
 
 def check_most(vcpus: int, memory_mib: int, max_vcpus: int | None, max_memory_mib: int | None) -> None:
@@ -224,22 +280,22 @@ def check_most(vcpus: int, memory_mib: int, max_vcpus: int | None, max_memory_mi
         raise Invalid("some fields are wrong", fields=wrong)
 
 
-def _size(wish: InstanceCreate, flavor: Flavor | None, image: Image) -> tuple[int, int, int]:
-    """vCPUs, memory in MiB and disk in GiB. Raises Invalid if the image does not fit the disk."""
-    least = max(image.min_disk_gib, 1) if image.is_medium else image.least_gib
+def _size(wish: InstanceCreate, flavor: Flavor | None, origin: Origin) -> tuple[int, int, int]:
+    """vCPUs, memory in MiB and disk in GiB. Raises Invalid if it is not known, or what it is made from does not fit."""
+    least = origin.least_gib
+    wrong: dict[str, str] = {}
     if flavor is not None:
         size = flavor.vcpus, flavor.memory_mib, wish.disk_gib or max(flavor.disk_gib, least)
     else:
-        assert wish.vcpus is not None
-        assert wish.memory_mib is not None
-        size = wish.vcpus, wish.memory_mib, wish.disk_gib or least
-    wrong: dict[str, str] = {}
-    if image.is_medium and flavor is None and wish.disk_gib is None:
-        wrong["disk_gib"] = f"how large is the empty disk to be that {image.name} is installed on?"
+        vcpus, memory_mib = wish.vcpus or origin.vcpus, wish.memory_mib or origin.memory_mib
+        size = vcpus or 0, memory_mib or 0, wish.disk_gib or least
+        wrong |= {name: "say how large" for name, given in (("vcpus", vcpus), ("memory_mib", memory_mib)) if not given}
+    if origin.medium is not None and flavor is None and wish.disk_gib is None:
+        wrong["disk_gib"] = f"how large is the empty disk to be that {origin.medium.name} is installed on?"
     if size[2] < least:
-        wrong["disk_gib"] = f"image {image.name} needs {least} GiB"
-    if size[1] < image.min_memory_mib:
-        wrong["memory_mib"] = f"image {image.name} needs {image.min_memory_mib} MiB"
+        wrong["disk_gib"] = f"{origin.words} needs {least} GiB"
+    if size[1] < origin.min_memory_mib:
+        wrong["memory_mib"] = f"{origin.words} needs {origin.min_memory_mib} MiB"
     if wrong:
         raise Invalid("some fields are wrong", fields=wrong)
     return size

@@ -82,7 +82,7 @@ async def reset_password(exchange: Exchange, instance: Instance, wish: PasswordR
     In a running one it is set through the guest agent, at once. In a stopped one it is set in its disk, by a task.
     It is kept nowhere: that it was set is in the event log, what it is is not.
     """
-    image = exchange.ask.state[IMAGES].find(instance.image_id)
+    image = exchange.ask.state[IMAGES].find(instance.image_id or "")
     user = wish.user or (image.default_user if image is not None else "") or "root"
     password = wish.password or "".join(secrets.choice(_ALPHABET) for _ in range(_GENERATED_CHARACTERS))
     made_up = "" if wish.password else password

@@ -13,7 +13,7 @@ from pileus.cloud.instances.workflows import rebuild_instance
 from pileus.cloud.instances.workflows.rebuild import RebuildInstance
 from pileus.cloud.snapshots.model import must_have_none
 from pileus.cloud.volumes.model import VolumeState
-from pileus.kernel.errors import Conflict
+from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import ImageId, InstanceId, VolumeId
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Id, Wire, ref
@@ -29,7 +29,10 @@ class InstanceRebuild(Wire):
 @instances.post("/{id}/rebuild", starts=rebuild_instance)
 def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
     """Give an instance a new disk made from an image. Name, addresses and size stay; what was on the disk is lost."""
-    image = usable_image(ask, wish.image_id or instance.image_id)
+    image_id = wish.image_id or instance.image_id
+    if image_id is None:
+        raise Invalid("some fields are wrong", fields={"image_id": "it was made from none: name one"})
+    image = usable_image(ask, image_id)
     if image.least_gib > instance.disk_gib:
         raise Conflict(
             f"image {image.name} needs {image.least_gib} GiB, the disk has {instance.disk_gib}: resize it first",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pileus.cloud.instances.workflows.creation import create_instance
+from pileus.cloud.instances.workflows.creation import create_instance, create_instance_from_snapshot
 from pileus.cloud.instances.workflows.deletion import delete_instance, soft_delete_instance, undelete_instance
 from pileus.cloud.instances.workflows.limits import set_limits
 from pileus.cloud.instances.workflows.media import change_media
@@ -24,6 +24,7 @@ from pileus.workflow.workflow import Workflow
 
 WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     create_instance,
+    create_instance_from_snapshot,
     start_instance,
     stop_instance,
     pause_instance,

@@ -10,13 +10,16 @@ from pileus.cloud.instances.workflows.hosting import (
     ensure_guest,
     ensure_media,
     remove_boot_disk,
+    remove_disk,
     remove_guest,
 )
 from pileus.cloud.nat.model import rules_at
 from pileus.cloud.networks.model import PORTS
 from pileus.cloud.schedules.model import gone_with
+from pileus.cloud.snapshots.model import SNAPSHOTS, SnapshotState
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, VolumeState
 from pileus.cloud.world import World
+from pileus.kernel.ids import SnapshotId, VolumeId
 from pileus.state.records import Record
 from pileus.state.state import Change, State, put, remove
 from pileus.workflow.workflow import Run, step, step_with, workflow
@@ -89,3 +92,54 @@ async def start_guest(world: World, wish: OfInstance) -> None:
 @start_guest.undo
 async def take_guest_away(world: World, wish: OfInstance) -> None:
     await remove_guest(world, world.state[INSTANCES].get(wish.instance))
+
+
+class CreateFromSnapshot(OfInstance, frozen=True):
+    """Which instance, the snapshot, and each volume of the instance with the one that it is a copy of."""
+
+    snapshot: SnapshotId
+    copies: tuple[tuple[VolumeId, VolumeId], ...]
+
+
+@workflow("instance.create_from_snapshot")
+async def create_instance_from_snapshot(run: Run[World], wish: CreateFromSnapshot) -> None:
+    """Copy the volumes of the snapshot, connect the ports, start the guest."""
+    await run(copy_disks, wish)
+    await run(connect, wish)
+    await run(start_guest, wish)
+
+
+@create_instance_from_snapshot.finish
+def open_copies_for_use(state: State, wish: CreateFromSnapshot) -> list[Change]:
+    instance, *volumes = open_for_use(state, wish)
+    attached = tuple(new for new, _ in wish.copies[1:])
+    return [put(msgspec.structs.replace(instance.record, attached_volume_ids=attached)), *volumes, _left(state, wish)]
+
+
+@create_instance_from_snapshot.withdraw
+def forget_copies(state: State, wish: CreateFromSnapshot) -> list[Change]:
+    further = [new for new, _ in wish.copies[1:]]
+    return [
+        *(change for change in forget(state, wish) if change.record.id not in further),
+        *(remove(state[VOLUMES].get(id)) for id in further),
+        *gone_with(state, *further),
+        _left(state, wish),
+    ]
+
+
+@step_with(patience_s=120)
+async def copy_disks(world: World, wish: CreateFromSnapshot) -> None:
+    for new, source in wish.copies:
+        await ensure_disk(world, world.state[VOLUMES].get(new), copy_of=(source, wish.snapshot))
+    await ensure_media(world, world.state[INSTANCES].get(wish.instance))
+
+
+@copy_disks.undo
+async def destroy_copies(world: World, wish: CreateFromSnapshot) -> None:
+    for new, _ in wish.copies:
+        await remove_disk(world, world.state[VOLUMES].get(new))
+
+
+def _left(state: State, wish: CreateFromSnapshot) -> Change:
+    """The snapshot as it was before."""
+    return put(state[SNAPSHOTS].get(wish.snapshot).to(SnapshotState.AVAILABLE))

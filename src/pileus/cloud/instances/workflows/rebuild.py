@@ -20,7 +20,7 @@ class RebuildInstance(OfInstance, frozen=True):
     old: VolumeId
     new: VolumeId
     before: InstanceState
-    image_id: ImageId
+    image_id: ImageId | None
 
 
 @workflow("instance.rebuild")

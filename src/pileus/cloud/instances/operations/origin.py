@@ -1,0 +1,88 @@
+"""What a new instance's disks are made from: an image, the ISO that it is installed from, or a snapshot."""
+
+import msgspec
+
+from pileus.cloud.images.model import Image
+from pileus.cloud.images.operations.noun import image_with_data
+from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
+from pileus.cloud.volumes.model import VOLUMES, Volume
+from pileus.kernel.errors import Conflict
+from pileus.kernel.ids import ImageId, ProjectId
+from pileus.link.templates import FRAMES, GuestTemplate
+from pileus.operations.plan import Ask
+from pileus.state.state import Change, put
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance is made from, and what that needs."""
+
+    words: str
+    """Such as `image mini`."""
+    image_id: ImageId | None
+    template: GuestTemplate
+    least_gib: int
+    """How large the disk has to be that the instance boots from."""
+    min_memory_mib: int = 0
+    vcpus: int | None = None
+    """As many as the instance had that the snapshot is of; None if nobody knows."""
+    memory_mib: int | None = None
+    medium: Image | None = None
+    """The ISO that it is installed from, on an empty disk."""
+    snapshot: Snapshot | None = None
+    volumes: tuple[Volume, ...] = ()
+    """Those of the snapshot, the one to boot from first: each is copied."""
+
+    @property
+    def disk_image_id(self) -> ImageId | None:
+        """The image that the disk is a copy of, if it is one of an image."""
+        return self.image_id if self.medium is None and self.snapshot is None else None
+
+    @property
+    def more_gib(self) -> int:
+        """What the volumes take besides the one to boot from."""
+        return sum(volume.size_gib for volume in self.volumes[1:])
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What it is held for the instance with."""
+        return (put(self.snapshot.to(SnapshotState.COPYING)),) if self.snapshot is not None else ()
+
+
+def origin_of(ask: Ask, image_id: str | None, snapshot_id: str | None) -> Origin:
+    """The image or the snapshot of which one is named. Raises NotFound, or Conflict if it cannot be used."""
+    if snapshot_id is not None:
+        return _of_snapshot(ask, ask.see(SNAPSHOTS, snapshot_id, "snapshot_id", of=ProjectId(ask.caller.project_id)))
+    image = image_with_data(ask, image_id or "")
+    return Origin(
+        words=f"image {image.name}",
+        image_id=ImageId(image.id),
+        template=image.template,
+        least_gib=max(image.min_disk_gib, 1) if image.is_medium else image.least_gib,
+        min_memory_mib=image.min_memory_mib,
+        medium=image if image.is_medium else None,
+    )
+
+
+def _of_snapshot(ask: Ask, snapshot: Snapshot) -> Origin:
+    snapshot.to(SnapshotState.COPYING)
+    volumes = tuple(ask.state[VOLUMES].get(id) for id in snapshot.volume_ids)
+    return Origin(
+        words=f"snapshot {snapshot.name}",
+        image_id=snapshot.image_id,
+        template=snapshot.template or GuestTemplate.LINUX,
+        least_gib=volumes[0].size_gib,
+        vcpus=snapshot.vcpus or None,
+        memory_mib=snapshot.memory_mib or None,
+        snapshot=snapshot,
+        volumes=volumes,
+    )
+
+
+def check_disks(origin: Origin, template: GuestTemplate) -> None:
+    """Raises Conflict if a guest of this template has no room for so many disks."""
+    most = FRAMES[template].disks
+    if len(origin.volumes) > most:
+        raise Conflict(
+            f"{origin.words} is of {len(origin.volumes)} volumes, a guest of template {template} has room for {most}",
+            fields={"template": "too few disks"},
+        )
