@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from cloud_host import CloudHost, cloud_host, missing, until
-from test_cloud import guest, instance, virsh
+from test_cloud import guest, instance, nbctl, virsh
 
 from pileus.agent.hypervisor.libvirt.domain import domain_name
 from pileus.agent.hypervisor.libvirt.firmware import traits
@@ -102,3 +102,49 @@ def test_an_old_guest_starts_from_ide_and_takes_a_volume_only_while_it_is_stoppe
     cloud.cli("volume attach data --instance old")
     cloud.cli("instance start old")
     assert re.findall(r"^ hd([a-d]) ", virsh(cloud, "domblklist", domain), re.MULTILINE) == ["a", "b", "d"]
+
+
+def test_ports_snapshots_passwords_and_batches_show_in_guests(cloud: CloudHost) -> None:
+    if not instance(cloud, "hello")["floating_addresses"]:
+        cloud.cli("floating-ip create --instance hello")
+    hello = guest(cloud, "hello").awake(within_s=240)
+    cloud.cli("instance create other --image mini --vcpus 1 --memory-mib 128")
+    domain = domain_name(InstanceId(instance(cloud, "other")["id"]))
+
+    # A port comes while it runs, and moves to another.
+    mac = cloud.ask("port create second --network default")["mac"]
+    cloud.cli("port attach second --instance hello")
+    assert hello.run("until cat /sys/class/net/eth1/address; do :; done 2>/dev/null") == f"{mac}\n"
+    cloud.cli("port move second --instance other")
+    hello.run("while [ -d /sys/class/net/eth1 ]; do :; done")
+    assert mac in virsh(cloud, "domiflist", domain)
+
+    # What its ports pass is one of its limits.
+    cloud.cli("instance set-limits hello --network-mbit 50")
+    assert nbctl(cloud, "--bare", "--columns=bandwidth", "list", "QoS").count("rate=50000") == 2
+    cloud.cli("instance set-limits hello")
+    assert "rate=" not in nbctl(cloud, "--bare", "--columns=bandwidth", "list", "QoS")
+
+    # Back to a snapshot.
+    hello.run("echo before > /srv/mark; sync")
+    cloud.cli("snapshot create before --instance hello")
+    hello.run("echo after > /srv/mark; sync")
+    cloud.cli("snapshot revert before")
+    assert hello.awake(within_s=240).run("cat /srv/mark") == "before\n"
+
+    # A password, by the agent in a guest that runs; in the disk of one that does not. The small image has none there.
+    cloud.cli("instance reset-password hello --user root --password", "correct horse")
+    assert hello.run("grep -c '^root:[$]' /etc/shadow") == "1\n"
+    assert "reboot" in cloud.refused("instance batch --atomic --action reboot --ids hello --ids other", status=5)
+    cloud.cli("instance batch --atomic --action stop --ids hello --ids other")
+    assert {instance(cloud, name)["state"] for name in ("hello", "other")} == {"stopped"}
+    assert "no Linux system" in cloud.refused("instance reset-password other --user root", status=6)
+
+    # Deleted, had back, and all of it runs again.
+    other = instance(cloud, "other")["id"]
+    cloud.cli("instance delete other")
+    cloud.cli(f"instance undelete {other}")
+    cloud.cli("instance batch --atomic --action start --ids hello --ids other")
+    assert {instance(cloud, name)["state"] for name in ("hello", "other")} == {"running"}
+    assert mac not in virsh(cloud, "domiflist", domain), "a port that was made by itself is set free"
+    hello.awake(within_s=240)

@@ -7,7 +7,7 @@ and external networks, which everybody may see.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,9 +19,9 @@ from pileus.cloud.flavors.model import FLAVORS
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
-from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, rules_of
-from pileus.cloud.networks.model import NETWORKS, PHYSICAL, PORTS, ROUTERS, SUBNETS
+from pileus.cloud.networks.model import NETWORKS, PHYSICAL, PORTS, ROUTERS, SUBNETS, Port
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
@@ -30,7 +30,7 @@ from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SNAPSHOTS
-from pileus.cloud.volumes.model import VOLUMES
+from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.cloud.world import Hosts, Nothing
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import HostId
@@ -92,7 +92,8 @@ class CopyKeeper:
         self._pause_s = pause_s
         self._sent: dict[HostId, dict[str, int]] = {}
         """What each connected host keeps: revisions by id."""
-        self._due: set[HostId] = set()
+        self._due: dict[HostId, set[tuple[str, str]] | None] = {}
+        """The hosts that have something to be told: kind and id of each record, or None where all is to be compared."""
         self._projects_due: set[str] = set()
         self._all_due = False
         self._wake = asyncio.Event()
@@ -120,7 +121,7 @@ class CopyKeeper:
         if event.kind == HOSTS.name:
             host = self._state[HOSTS].find(event.id)
             if host is not None and host.connected:
-                self._due.add(HostId(event.id))
+                self._due[HostId(event.id)] = None
             else:
                 self._sent.pop(HostId(event.id), None)
             return
@@ -128,19 +129,25 @@ class CopyKeeper:
             self._all_due = True
         if event.kind == IMAGES.name:
             for kind in _PLACED:
-                self._due |= {each.host_id for each in self._state.table(kind).by("image", event.id) if each.host_id}
+                self._all_of(each.host_id for each in self._state.table(kind).by("image", event.id))
         for body in (bytes(event.before), bytes(event.after)):
-            if not body:
-                continue
-            where = _where.decode(body)
-            host = where.host_id or self._host_of_port(where.port_id)
-            if host is not None:
-                self._due.add(host)
-            elif event.kind in _PROJECTS:
-                self._projects_due.add(event.project or event.id)
-                subnet = self._state[SUBNETS].find(where.subnet_id) if where.subnet_id else None
-                network = where.network_id if subnet is None else subnet.network_id
-                self._all_due |= where.kind in PHYSICAL or self._is_physical(network)
+            if body:
+                self._mark_where(event, _where.decode(body))
+
+    def _mark_where(self, event: Event, where: _Where) -> None:
+        host = where.host_id or self._host_of_port(where.port_id)
+        if host is not None:
+            changed = self._due.setdefault(host, set())
+            if changed is not None:
+                changed.add((event.kind, event.id))
+        elif event.kind in _PROJECTS:
+            self._projects_due.add(event.project or event.id)
+            subnet = self._state[SUBNETS].find(where.subnet_id) if where.subnet_id else None
+            network = where.network_id if subnet is None else subnet.network_id
+            self._all_due |= where.kind in PHYSICAL or self._is_physical(network)
+
+    def _all_of(self, hosts: Iterable[HostId | None]) -> None:
+        self._due |= dict.fromkeys(host for host in hosts if host)
 
     def _host_of_port(self, id: str | None) -> HostId | None:
         port = self._state[PORTS].find(id) if id else None
@@ -151,44 +158,69 @@ class CopyKeeper:
         return network is not None and network.is_physical
 
     async def _round(self) -> None:
-        due, projects = self._due, self._projects_due
         if self._all_due:
-            due |= set(self._sent)
-        self._due, self._projects_due, self._all_due = set(), set(), False
-        for project in projects:
+            self._all_of(self._sent)
+        for project in self._projects_due:
             for kind in _PLACED:
-                due |= {each.host_id for each in self._state.table(kind).by("project", project) if each.host_id}
+                self._all_of(each.host_id for each in self._state.table(kind).by("project", project))
+        due = self._due
+        self._due, self._projects_due, self._all_due = {}, set(), False
         connected = [id for id in sorted(due) if (host := self._state[HOSTS].find(id)) is not None and host.connected]
         turns = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as tasks:
             for host in connected:
-                tasks.create_task(self._bring_up_to_date(host, turns))
+                tasks.create_task(self._bring_up_to_date(host, due[host], turns))
 
-    async def _bring_up_to_date(self, host: HostId, turns: asyncio.Semaphore) -> None:
+    async def _bring_up_to_date(
+        self, host: HostId, changed: set[tuple[str, str]] | None, turns: asyncio.Semaphore
+    ) -> None:
         try:
             async with turns:
-                await self._send_what_differs(host)
+                await self._send_what_differs(host, changed)
         except PileusError as refused:
             # It is compared anew: with the next change, or when it is back.
             self._sent.pop(host, None)
             log.info("copies not kept yet", host=host, reason=refused.detail)
             known = self._state[HOSTS].find(host)
             if known is not None and known.connected:
-                self._due.add(host)
+                self._due[host] = None
                 self._wake.set()
 
-    async def _send_what_differs(self, host: HostId) -> None:
+    async def _send_what_differs(self, host: HostId, changed: set[tuple[str, str]] | None) -> None:
         if host not in self._sent:
             await self._compare(host)
+            changed = None
         sent = self._sent[host]
-        wanted = {record.id: record for record in wanted_on(self._state, host)}
+        few = None if changed is None else self._with_all_there(host, changed, sent)
+        wanted = {record.id: record for record in (wanted_on(self._state, host) if few is None else few)}
         new = [record for id, record in wanted.items() if sent.get(id) != record.revision]
-        for update in _updates(self._state, new, [id for id in sent if id not in wanted]):
+        gone = [] if few is not None else [id for id in sent if id not in wanted]
+        for update in _updates(self._state, new, gone):
             await self._ask(host, update)
             for copy in update.keep:
                 sent[copy.id] = copy.revision
             for id in update.forget:
                 del sent[id]
+
+    def _with_all_there(
+        self, host: HostId, changed: Iterable[tuple[str, str]], sent: Mapping[str, int]
+    ) -> Sequence[Record] | None:
+        """The changed records, if with them comes nothing that the host does not have, and nothing goes.
+
+        Else None: then all is to be looked at, which takes as long as a host has much.
+        """
+        found: list[Record] = []
+        for kind, id in changed:
+            record = self._state.table(_OF_ONE_HOST[kind]).find(id) if kind in _OF_ONE_HOST else None
+            if not isinstance(record, Instance | Volume | Port) or record.host_id != host:
+                return None
+            belongs_to = {record.project_id, getattr(record, "image_id", None) or record.project_id}
+            if not belongs_to <= sent.keys():
+                return None
+            if isinstance(record, Port) and self._state[FLOATING_IPS].by("port_id", id):
+                return None
+            found.append(record)
+        return found
 
     async def _compare(self, host: HostId) -> None:
         kept = await self._hosts.ask(host, Method.COPIES_KEPT, Message(), CopiesKept, timeout_s=_ANSWER_S)
@@ -200,6 +232,7 @@ class CopyKeeper:
         await self._hosts.ask(host, Method.COPIES_UPDATE, update, Nothing, timeout_s=_ANSWER_S)
 
 
+_OF_ONE_HOST: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (INSTANCES, VOLUMES, PORTS)}
 _EVERYBODYS = frozenset(kind.name for kind in OF_EVERYBODY)
 _PROJECTS = frozenset(kind.name for kind in (*OF_PROJECTS, PROJECTS))
 

@@ -71,7 +71,7 @@ def _write(folder: Path, packages: Packages, kernel: str, applets: list[str], ce
     version = kernel.removeprefix("linux-image-")
     _certificate(folder).unlink(missing_ok=True)
     write_atomically(folder / KERNEL, packages[kernel].find(f"boot/vmlinuz-{version}").read_bytes(), mode=0o644)
-    write_atomically(folder / INITRAMFS, gzip.compress(cpio(tree), 9, mtime=0), mode=0o644)
+    write_atomically(folder / INITRAMFS, gzip.compress(cpio(tree), 6, mtime=0), mode=0o644)
     write_atomically(_certificate(folder), certificate, mode=0o644)
 
 
