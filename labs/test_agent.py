@@ -67,6 +67,7 @@ class Bench:
     def __init__(self, host: LibvirtHost, data: Path) -> None:
         self.host = host
         self.pool = host.disks / data.name
+        self._vault = host.disks / f"{data.name}-vault"
         self.network = TapNetwork(host)
         self.observed: list[GuestObserved] = []
         self._data = data
@@ -82,7 +83,7 @@ class Bench:
         engines = Engines(
             hypervisor=hypervisor,
             network=self.network,
-            pools={"local": DirectoryPool.open(self.pool)},
+            pools={"local": DirectoryPool.open(self.pool), "vault": DirectoryPool.open(self._vault)},
             host=LinuxHost(self._data.parent),
             fetch=_no_images,
             send=_nowhere,
@@ -94,6 +95,11 @@ class Bench:
             yield agent
             running.cancel()
         await hypervisor.close()
+
+    @property
+    def vault(self) -> Path:
+        """Where backups are."""
+        return self._vault / "backups"
 
     def process(self, guest: GuestSpec) -> str:
         """The id of the guest's QEMU process, or nothing."""

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,14 +16,17 @@ from pileus.agent.backup.simulated import SimulatedPlace
 from pileus.agent.host import Machine, SimulatedHost
 from pileus.agent.hypervisor.simulated import SimulatedHypervisor
 from pileus.agent.network.simulated import SimulatedNetwork
+from pileus.agent.packing import Read
 from pileus.agent.records import AgentRecords
 from pileus.agent.storage.directory import DirectoryPool
+from pileus.agent.storage.port import Told
+from pileus.agent.storage.volumefolder import VolumeFolder
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import BackupId, ProjectId, SnapshotId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import KIB, MIB
-from pileus.link.backups import BackupObserved, BackupOf, BackupSpec, VolumeToBackUp
+from pileus.link.backups import BackupObserved, BackupOf, BackupRestore, BackupSpec, VolumeRestore, VolumeToBackUp
 from pileus.link.records import ImageSource, Progress, VolumeBackup, VolumeSpec
 from pileus.link.snapshots import SnapshotRemoval, SnapshotRevert, SnapshotSpec, VolumeOf
 from pileus.testing.contracts.backups import BackupPlaceContract
@@ -82,6 +86,7 @@ class Bench:
             pools={"local": self.pool, "vault": DirectoryPool.open(self.folder / "vault")},
             host=SimulatedHost(Machine(name="host-1", vcpus=8, memory_mib=16_384, disk_mib=100_000)),
             fetch=no_images,
+            send=nowhere,
         )
         self.agent = Agent(engines, self.records, FrozenClock())
         return self.agent
@@ -118,6 +123,20 @@ class Bench:
         removal = SnapshotRemoval(id=SnapshotId(id), volumes=(VolumeOf(id=self.volume),))
         await self.agent.remove_snapshot(removal, self.told.append)
 
+    def restoring(self, id: BackupId, *, secure: bool = False) -> BackupRestore:
+        source = VolumeBackup(id=id, place="vault", project=self.project, volume=self.volume)
+        one = VolumeRestore(volume=VolumeOf(id=self.volume, secure=secure), backup=source)
+        return BackupRestore(to=new_id(), volumes=(one,))
+
+    @property
+    def disk(self) -> Path:
+        return self.folder / "pool" / "volumes" / self.volume / "disk.raw"
+
+    @property
+    def files(self) -> set[str]:
+        """What there is of the volume."""
+        return {each.name for each in self.disk.parent.iterdir()}
+
     def named(self, id: BackupId) -> BackupOf:
         return BackupOf(id=id, place="vault", project=self.project)
 
@@ -130,6 +149,10 @@ class Bench:
 
 def no_images(_: ImageSource) -> AsyncIterator[bytes]:
     raise Unavailable("there are no images here")
+
+
+async def nowhere(_path: str, _size_bytes: int, _read: Read, _told: Told) -> None:
+    raise Unavailable("no images are sent from here")
 
 
 def blocks(content: bytes) -> dict[int, int]:
@@ -322,6 +345,56 @@ class TestBackups:
         with pytest.raises(Conflict, match="not wanted"):
             await writing
         assert bench.chunks == []
+
+    async def test_a_volume_becomes_what_it_was_and_its_layers_go(self, bench: Bench) -> None:
+        await bench.write(1, at=0, length=2 * MIB)
+        first = await bench.back_up()
+        await bench.write(2, at=MIB, length=4 * MIB)
+        grown = VolumeSpec(id=bench.volume, generation=2, size_bytes=SIZE + MIB)
+        await bench.agent.ensure_volume(grown, bench.told.append)
+        wish = bench.restoring(first.id)
+        for _ in range(2):
+            await bench.agent.prepare_restore(wish, bench.told.append)
+        assert bench.files == {"disk.raw", f"{first.id}.qcow2", f"{wish.to}.raw", "volume.json"}
+        for _ in range(2):
+            await bench.agent.exchange_restored(wish)
+        assert bench.files == {"disk.raw", "volume.json"}
+        content = bench.disk.read_bytes()
+        assert (len(content), content[: 2 * MIB], any(content[2 * MIB :])) == (SIZE + MIB, b"\1" * 2 * MIB, False)
+        await bench.write(3, at=MIB)
+        assert (await bench.back_up(first.id)).compared == ()
+
+    async def test_what_was_prepared_and_is_given_up_leaves_the_volume_as_it_is(self, bench: Bench) -> None:
+        await bench.write(1, at=0)
+        first = await bench.back_up()
+        await bench.write(2, at=0)
+        before, wish = bench.files, bench.restoring(first.id)
+        await bench.agent.prepare_restore(wish, bench.told.append)
+        for _ in range(2):
+            await bench.agent.drop_restore(wish)
+        assert bench.files == before
+        with pytest.raises(NotFound):
+            await bench.agent.exchange_restored(wish)
+
+    @pytest.mark.parametrize("secure", [True, False])
+    async def test_an_exchange_that_was_broken_off_is_finished_before_anybody_uses_the_volume(
+        self, bench: Bench, secure: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await bench.write(1, at=0)
+        first = await bench.back_up()
+        await bench.write(2, at=0)
+        wish = bench.restoring(first.id, secure=secure)
+        await bench.agent.prepare_restore(wish, bench.told.append)
+        with monkeypatch.context() as patched:
+            patched.setattr(VolumeFolder, "go_on", Mock(side_effect=OSError("the power is cut")))
+            with pytest.raises(Unavailable):
+                await bench.agent.exchange_restored(wish)
+            with pytest.raises(Unavailable):
+                await bench.pool.source(bench.volume)
+        bench.another()
+        assert bench.files == {"disk.raw", "volume.json"}
+        assert blocks(bench.disk.read_bytes()) == {0: 1}
+        await bench.agent.exchange_restored(wish)
 
     async def test_what_is_not_there_is_not_found(self, bench: Bench) -> None:
         nowhere = BackupOf(id=BackupId(new_id()), place="elsewhere", project=bench.project)

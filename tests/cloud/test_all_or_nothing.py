@@ -12,6 +12,7 @@ from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.model import NETWORKS, PORTS
 from pileus.cloud.snapshots.model import SNAPSHOTS
+from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import WORKFLOWS
 from pileus.testing.cloud import KEEPING, SETTINGS, SimulatedCloud
@@ -305,14 +306,36 @@ async def delete_snapshot(cloud: SimulatedCloud) -> None:
     await ask_snapshot(cloud, "DELETE")
 
 
+async def with_a_vault(cloud: SimulatedCloud) -> None:
+    """A storage pool for backups, that every host serves."""
+    await attached(cloud)
+    wish = {"name": "vault", "path": "/srv/vault", "purposes": ["backups"]}
+    answer = await cloud.client.post("/v1/storage-pools", json=wish)
+    assert answer.status_code == 201, answer.text
+    pool = answer.json()["id"]
+    await until(lambda: cloud.state[POOLS_ON_HOSTS].count_by("storage_pool", pool) == len(cloud.fleet.hosts))
+
+
+async def with_a_vault_and_stopped(cloud: SimulatedCloud) -> None:
+    await with_a_vault(cloud)
+    await stop(cloud)
+    await at_rest(cloud)
+
+
 async def back_up(cloud: SimulatedCloud, **more: Any) -> None:
     wish = {"name": "kept", "instance_id": the_instance(cloud), **more}
     answer = await cloud.client.post("/v1/backups", json=wish)
     assert answer.status_code in (202, 503), answer.text
 
 
+async def back_up_volume(cloud: SimulatedCloud) -> None:
+    volume = next(each.id for each in cloud.state[VOLUMES] if each.name == "data")
+    answer = await cloud.client.post("/v1/backups", json={"name": "kept", "volume_id": volume})
+    assert answer.status_code in (202, 503), answer.text
+
+
 async def backed_up(cloud: SimulatedCloud) -> None:
-    await attached(cloud)
+    await with_a_vault(cloud)
     await back_up(cloud)
     await at_rest(cloud)
 
@@ -330,6 +353,10 @@ async def ask_backup(cloud: SimulatedCloud, method: str, path: str = "", body: d
 
 async def verify_backup(cloud: SimulatedCloud) -> None:
     await ask_backup(cloud, "POST", "/verify")
+
+
+async def restore_backup(cloud: SimulatedCloud) -> None:
+    await ask_backup(cloud, "POST", "/restore")
 
 
 async def delete_backup(cloud: SimulatedCloud) -> None:
@@ -451,9 +478,10 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "snapshot.delete at rest": (snapshotted_and_stopped, delete_snapshot, 40),
     "volume.clone": (attached, clone, 54),
     "volume.clone from a snapshot": (snapshotted, clone_from_snapshot, 27),
-    "backup.create": (attached, back_up, 82),
-    "backup.create another": (backed_up, back_up, 100),
-    "backup.create at rest": (stopped, back_up, 61),
+    "backup.create": (with_a_vault, back_up, 82),
+    "backup.create another": (backed_up, back_up_volume, 79),
+    "backup.create at rest": (with_a_vault_and_stopped, back_up_volume, 61),
+    "backup.restore": (backed_up_and_stopped, restore_backup, 42),
     "backup.verify": (backed_up, verify_backup, 24),
     "backup.delete": (backed_up, delete_backup, 61),
     "backup.restore_volume": (backed_up, restore_volume, 22),

@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from pileus.agent.backup.simulated import SimulatedPlace
 from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.snapshots.model import SNAPSHOTS
+from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, STORAGE_POOLS
 from pileus.cloud.volumes.model import VOLUMES
+from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import VolumeId
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fleet import SimulatedAgent
@@ -27,8 +30,16 @@ async def asked(cloud: SimulatedCloud, method: str, path: str, **wish: Any) -> d
     return answer.json()
 
 
+async def a_vault(cloud: SimulatedCloud, name: str = "vault") -> None:
+    """A storage pool for backups, that every host serves."""
+    pool = await made(cloud.client, "storage-pools", name=name, path=f"/srv/{name}", purposes=["backups"])
+    there = cloud.state[POOLS_ON_HOSTS]
+    await until(lambda: there.count_by("storage_pool", pool["id"]) == len(cloud.fleet.hosts))
+
+
 async def with_data(cloud: SimulatedCloud) -> tuple[dict[str, Any], dict[str, Any]]:
     """An instance that runs, and a volume that is attached to it."""
+    await a_vault(cloud)
     instance = await running(cloud, cloud.client)
     volume = await made(cloud.client, "volumes", name="data", size_gib=1)
     await asked(cloud, "POST", f"volumes/{volume['id']}/attach", instance_id=instance["id"])
@@ -43,6 +54,10 @@ async def kept(cloud: SimulatedCloud, **wish: Any) -> dict[str, Any]:
 
 def host_of(cloud: SimulatedCloud, record: dict[str, Any]) -> SimulatedAgent:
     return next(host for host in cloud.fleet.hosts if host.id == record["host_id"])
+
+
+def vault_of(host: SimulatedAgent) -> SimulatedPlace:
+    return next(iter(host.backings.pools.values())).place
 
 
 async def test_a_backup_of_an_instance_is_of_all_its_volumes_while_it_runs_on(cloud: SimulatedCloud) -> None:
@@ -113,13 +128,13 @@ async def test_a_backup_that_is_deleted_leaves_the_others_whole_and_nothing_of_i
     assert storage.contents[VolumeId(begun["volume"]["id"])].startswith(b"later")
     await asked(cloud, "DELETE", f"backups/{second['id']}")
     assert not cloud.state[BACKUPS].ids
-    assert not storage.place.objects
+    assert not vault_of(host_of(cloud, instance)).objects
     assert not (await storage.layering.layers(VolumeId(volume["id"]))).below
 
 
 async def test_damage_is_found_told_of_all_backups_that_it_hurts_and_not_restored(cloud: SimulatedCloud) -> None:
     instance, volume = await with_data(cloud)
-    place = host_of(cloud, instance).storage.place
+    place = vault_of(host_of(cloud, instance))
     first = await kept(cloud, volume_id=volume["id"])
     second = await kept(cloud, volume_id=volume["id"])
     await asked(cloud, "POST", f"backups/{second['id']}/verify")
@@ -160,3 +175,56 @@ async def test_a_volume_without_data_has_nothing_to_be_backed_up(cloud: Simulate
     volume = await made(cloud.client, "volumes", name="data", size_gib=1)
     answer = await cloud.client.post("/v1/backups", json={"name": "kept", "volume_id": volume["id"]})
     assert refusal(answer) == (409, "conflict", {"volume_id"})
+
+
+async def test_where_a_backup_goes_is_another_storage_pool_that_is_for_backups(cloud: SimulatedCloud) -> None:
+    _, volume = await with_data(cloud)
+    backup = await kept(cloud, volume_id=volume["id"])
+    assert backup["storage_pool"] == "vault"
+    for pool, status in (("local", 409), ("nowhere", 404)):
+        wish = {"name": "kept", "volume_id": volume["id"], "storage_pool": pool}
+        answer = await cloud.client.post("/v1/backups", json=wish)
+        assert refusal(answer)[0::2] == (status, {"storage_pool"})
+    await a_vault(cloud, "cellar")
+    answer = await cloud.client.post("/v1/backups", json={"name": "kept", "volume_id": volume["id"]})
+    assert refusal(answer) == (409, "conflict", {"storage_pool"})
+    elsewhere = await kept(cloud, volume_id=volume["id"], storage_pool="cellar")
+    assert elsewhere["volumes"][0]["since"] is None
+    again = await kept(cloud, volume_id=volume["id"], storage_pool="vault")
+    assert again["volumes"][0]["since"] == backup["id"]
+    vault = next(pool for pool in cloud.state[STORAGE_POOLS] if pool.name == "vault")
+    assert refusal(await cloud.client.delete(f"/v1/storage-pools/{vault.id}"))[0] == 409
+
+
+async def test_a_stopped_instance_becomes_what_it_was_all_of_it_or_nothing(cloud: SimulatedCloud) -> None:
+    instance, volume = await with_data(cloud)
+    storage = host_of(cloud, instance).storage
+    storage.contents[VolumeId(volume["id"])] = b"early"
+    backup = await kept(cloud, instance_id=instance["id"])
+    storage.contents[VolumeId(volume["id"])] = b"late"
+    path = f"/v1/backups/{backup['id']}/restore"
+    assert refusal(await cloud.client.post(path))[:2] == (409, "conflict")
+    await asked(cloud, "POST", f"instances/{instance['id']}/stop")
+    storage.faults.fail("storage.prepare", Conflict("the storage pool is full"))
+    await asked(cloud, "POST", f"backups/{backup['id']}/restore")
+    assert storage.contents[VolumeId(volume["id"])] == b"late"
+    await asked(cloud, "POST", f"backups/{backup['id']}/restore")
+    assert storage.contents[VolumeId(volume["id"])].startswith(b"early")
+    assert cloud.state[BACKUPS].get(backup["id"]).based_volume_ids == ()
+    assert not storage.prepared
+    await asked(cloud, "POST", f"instances/{instance['id']}/start")
+    assert (await kept(cloud, instance_id=instance["id"]))["volumes"][0]["since"] is None
+
+
+async def test_what_has_snapshots_or_has_changed_its_volumes_is_not_restored_in_place(cloud: SimulatedCloud) -> None:
+    instance, volume = await with_data(cloud)
+    backup = await kept(cloud, instance_id=instance["id"])
+    await asked(cloud, "POST", f"instances/{instance['id']}/stop")
+    taken = await asked(cloud, "POST", "snapshots", name="before", volume_id=volume["id"])
+    path = f"/v1/backups/{backup['id']}/restore"
+    assert "snapshot" in (await cloud.client.post(path)).json()["detail"]
+    await asked(cloud, "DELETE", f"snapshots/{taken['snapshot']['id']}")
+    await asked(cloud, "POST", f"volumes/{volume['id']}/detach")
+    assert "attach it first" in (await cloud.client.post(path)).json()["detail"]
+    await asked(cloud, "DELETE", f"volumes/{volume['id']}")
+    assert "gone" in (await cloud.client.post(path)).json()["detail"]

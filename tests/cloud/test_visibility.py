@@ -11,6 +11,7 @@ from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.model import PORTS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.snapshots.model import SNAPSHOTS
+from pileus.cloud.storagepools.model import named
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import NOUNS
 from pileus.kernel.ids import new_id
@@ -63,6 +64,9 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     assert answer.status_code == 202, answer.text
     found["snapshot"] = answer.json()["snapshot"]["id"]
     await until(lambda: state[SNAPSHOTS].get(found["snapshot"]).state == "available")
+    if named(state, "vault") is None:
+        await made(cloud.client, "storage-pools", name="vault", path="/srv/vault", purposes=["backups"])
+    await until(lambda: all(host.backings.pools for host in cloud.fleet.hosts))
     answer = await client.post("/v1/backups", json={"name": "theirs", "volume_id": found["volume"]})
     assert answer.status_code == 202, answer.text
     found["backup"] = answer.json()["backup"]["id"]

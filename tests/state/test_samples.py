@@ -72,7 +72,7 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make(f"users/{me}/enrol-second-factor")
     assert (await cloud.client.put("/v1/policy", json={"second_factor": "optional"})).is_success
     await make("hosts/tokens")
-    await make("storage-pools", name="fast", path="/srv/fast")
+    await make("storage-pools", name="fast", path="/srv/fast", purposes=["volumes", "backups"])
     other = ForeignGuest(id=new_id(), name="old", running=True, vcpus=1, memory_mib=512)
     cloud.fleet.hosts[0].hypervisor.others[other.id] = other
     await make("foreign-guests", host_id=cloud.fleet.hosts[0].id)
@@ -92,6 +92,7 @@ async def begun(cloud: SimulatedCloud) -> None:
     await until(lambda: cloud.state[INSTANCES].get(made["instance"]["id"]).state == "running", within_s=30)
     await make("snapshots", name="before", instance_id=made["instance"]["id"])
     await until(lambda: not cloud.state[INSTANCES].get(made["instance"]["id"]).busy_with, within_s=30)
+    await until(lambda: all(host.backings.pools for host in cloud.fleet.hosts), within_s=30)
     await make("backups", name="kept", instance_id=made["instance"]["id"])
     await make("schedules", name="nightly", instance_id=made["instance"]["id"], time_utc="02:30", keep_last=7)
     await make("floating-ips", instance_id=made["instance"]["id"])

@@ -28,7 +28,7 @@ from pileus.agent.volumes import Tell, Volumes, tell_nobody
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import PortId
-from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupSpec
+from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupRestore, BackupSpec
 from pileus.link.foreign import ForeignGuests
 from pileus.link.records import (
     DiskPassword,
@@ -109,7 +109,7 @@ class Agent:
             patience_s=self._pace.shut_down_s,
             observed=self._tell_listeners,
         )
-        self._backups = Backups(self._guests.snapshots, contents, clock)
+        self._backups = Backups(self._guests.snapshots, self._volumes, contents, clock)
 
     # What the controller asks for. Errors are those of `Volumes` and `Guests`.
 
@@ -144,6 +144,15 @@ class Agent:
 
     async def remove_backup(self, removal: BackupOf) -> None:
         await self._backups.remove(removal)
+
+    async def prepare_restore(self, wish: BackupRestore, tell: Tell) -> None:
+        await self._backups.prepare(wish, tell)
+
+    async def drop_restore(self, wish: BackupRestore) -> None:
+        await self._backups.drop(wish)
+
+    async def exchange_restored(self, wish: BackupRestore) -> None:
+        await self._guests.snapshots.exchange([each.volume for each in wish.volumes], wish.to)
 
     async def ensure_guest(self, spec: GuestSpec, tell: Tell) -> GuestObserved:
         return await self._guests.ensure(spec, tell)

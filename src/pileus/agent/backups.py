@@ -17,15 +17,15 @@ from pileus.agent.backup.contents import BackupContents
 from pileus.agent.backup.manifest import Index, KeptVolume, Manifest
 from pileus.agent.backup.store import BackupStore, length_of
 from pileus.agent.snapshots import Snapshots
-from pileus.agent.storage.port import Moment
+from pileus.agent.storage.port import Moment, Pieces
 from pileus.agent.turns import Turns
-from pileus.agent.volumes import Tell
+from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, NotFound, PileusError
 from pileus.kernel.ids import BackupId, ProjectId, SnapshotId, VolumeId, check_id
 from pileus.kernel.units import MIB
-from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupSpec, VolumeToBackUp
-from pileus.link.records import Progress
+from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupRestore, BackupSpec, VolumeToBackUp
+from pileus.link.records import Progress, VolumeBackup
 from pileus.link.snapshots import VolumeOf
 
 AT_ONCE: Final = 1
@@ -42,9 +42,16 @@ class Backups:
     """Makes, looks through and removes backups, and tidies up after what was interrupted."""
 
     def __init__(
-        self, snapshots: Snapshots, contents: BackupContents, clock: Clock, *, read_at_most: int = READ_AT_MOST
+        self,
+        snapshots: Snapshots,
+        volumes: Volumes,
+        contents: BackupContents,
+        clock: Clock,
+        *,
+        read_at_most: int = READ_AT_MOST,
     ) -> None:
         self._snapshots = snapshots
+        self._volumes = volumes
         self._contents = contents
         self._clock = clock
         self._read_at_most = read_at_most
@@ -52,6 +59,8 @@ class Backups:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._unwanted: set[BackupId] = set()
         """Those that are to be removed, so that it is no use to go on writing them."""
+        self._given_up: set[str] = set()
+        """What volumes are not to become any more."""
 
     async def ensure(self, spec: BackupSpec, tell: Tell) -> BackupObserved:
         """Have the backup. If that fails, there is none; what was written of it is used when it is asked for again.
@@ -111,6 +120,51 @@ class Backups:
         finally:
             self._unwanted.discard(removal.id)
         await self._sweep(store, removal.project)
+
+    async def prepare(self, wish: BackupRestore, tell: Tell) -> None:
+        """Have everything ready that volumes are to become; of none of them, if one cannot be.
+
+        Raises:
+            NotFound: there is no such backup, volume or pool.
+            Conflict: the backup is damaged, a pool has no room, or this has been given up.
+            Unavailable: pool or place cannot be reached.
+        """
+        async with self._slots, self._turns.of(wish.to):
+            try:
+                for number, each in enumerate(wish.volumes):
+                    kept = await self._contents.found(each.backup)
+                    pieces = self._pieces(wish, each.backup, number, tell)
+                    pool = self._volumes.pool(each.volume.pool)
+                    await pool.prepare(each.volume.id, wish.to, pieces, room_bytes=kept.data_bytes)
+            except Exception:
+                await self._drop(wish)
+                raise
+
+    def _pieces(self, wish: BackupRestore, source: VolumeBackup, number: int, tell: Tell) -> Pieces:
+        def told(part: float) -> None:
+            if wish.to in self._given_up:
+                raise Conflict("the restoring is not wanted any more")
+            tell(Progress(step="restoring", fraction=(number + part) / len(wish.volumes)))
+
+        return lambda: self._contents.read(source, told)
+
+    async def drop(self, wish: BackupRestore) -> None:
+        """Have nothing ready any more that volumes were to become, unless they have; if it is being made, that ends.
+
+        Raises:
+            NotFound: there is no such pool.
+            Unavailable: a pool cannot be reached.
+        """
+        self._given_up.add(wish.to)
+        try:
+            async with self._turns.of(wish.to):
+                await self._drop(wish)
+        finally:
+            self._given_up.discard(wish.to)
+
+    async def _drop(self, wish: BackupRestore) -> None:
+        for each in wish.volumes:
+            await self._volumes.pool(each.volume.pool).drop(each.volume.id, wish.to)
 
     async def settle(self) -> None:
         """Remove what no backup needs, wherever nobody is writing."""

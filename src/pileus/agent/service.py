@@ -15,7 +15,7 @@ from pileus.agent.agent import Agent
 from pileus.agent.hypervisor.consoles import ByteStream
 from pileus.agent.volumes import Tell
 from pileus.kernel.errors import Unavailable
-from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupSpec
+from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupRestore, BackupSpec
 from pileus.link.channel import Channel
 from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
 from pileus.link.foreign import ForeignGuests
@@ -77,6 +77,9 @@ class AgentService:
         self.handlers.add(Method.IMAGE_PACK, ImagePack, self._pack_image)
         self.handlers.add(Method.IMAGE_SEND, ImageSend, self._send_image)
         self.handlers.add(Method.IMAGE_FORGET, ImageForget, self._forget_image)
+        self.handlers.add(Method.RESTORE_PREPARE, BackupRestore, self._prepare_restore)
+        self.handlers.add(Method.RESTORE_DROP, BackupRestore, self._drop_restore)
+        self.handlers.add(Method.RESTORE_EXCHANGE, BackupRestore, self._exchange_restored)
         self.handlers.add(Method.GUEST_ENSURE, GuestSpec, self._ensure_guest)
         self.handlers.add(Method.GUEST_REMOVE, GuestRemoval, self._remove_guest)
         self.handlers.add(Method.GUEST_REBOOT, GuestReboot, self._reboot_guest)
@@ -179,6 +182,15 @@ class AgentService:
 
     async def _forget_image(self, wish: ImageForget, call: Call) -> None:
         await self._carry_out(call, lambda _: self._agent.packing.forget(wish))
+
+    async def _prepare_restore(self, wish: BackupRestore, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.prepare_restore(wish, tell))
+
+    async def _drop_restore(self, wish: BackupRestore, call: Call) -> None:
+        await self._carry_out(call, lambda _: self._agent.drop_restore(wish))
+
+    async def _exchange_restored(self, wish: BackupRestore, call: Call) -> None:
+        await self._carry_out(call, lambda _: self._agent.exchange_restored(wish))
 
     async def _ensure_guest(self, spec: GuestSpec, call: Call) -> GuestObserved:
         return await self._carry_out(call, lambda tell: self._agent.ensure_guest(spec, tell))

@@ -128,6 +128,22 @@ class Snapshots:
                 tell(Progress(step="loading memory"))
                 await self._go_on(wish.guest, wish)
 
+    async def exchange(self, volumes: Sequence[VolumeOf], to: str) -> None:
+        """Have volumes be what was prepared under this id; the snapshots that they had are gone.
+
+        Raises:
+            NotFound: nothing was prepared, or there is no such volume or pool.
+            Conflict: a guest that runs uses one of them.
+            Unavailable: hypervisor or pool do not answer.
+        """
+        async with self._turns.of(to), self._holding(volumes) as users:
+            for guest in sorted(set(users.values())):
+                if await self._is_up(guest):
+                    raise Conflict("a guest that runs is using a volume")
+            for volume in volumes:
+                await self._volumes.layering(volume.pool).secure(volume.id, volume.secure)
+                await self._volumes.pool(volume.pool).exchange(volume.id, to)
+
     @asynccontextmanager
     async def reading(
         self, volume: VolumeOf, snapshot: SnapshotId, since: SnapshotId | None

@@ -62,7 +62,7 @@ class Volumes:
             Conflict: the pool has no room, or the image is not what it claims to be.
             Unavailable: the pool, or where the image comes from, cannot be reached.
         """
-        pool = self._pool(spec.pool)
+        pool = self.pool(spec.pool)
         async with self._turns.of(spec.id):
             before = self._records.get(spec.id)
             if isinstance(before, Removed):
@@ -94,7 +94,7 @@ class Volumes:
         return await pool.ensure(spec, lambda part: tell(Progress(step="copying", fraction=part)))
 
     async def _restore(self, pool: StoragePool, spec: VolumeSpec, backup: VolumeBackup, tell: Tell) -> None:
-        size = await self._contents.size(backup)
+        size = (await self._contents.found(backup)).size_bytes
         if size > spec.size_bytes:
             raise Conflict(f"the backup is of {size_text(size)}, the volume has {size_text(spec.size_bytes)}")
 
@@ -111,7 +111,7 @@ class Volumes:
             NotFound: there is no such storage pool here.
             Unavailable: the pool cannot be reached; the removal goes on by itself.
         """
-        self._pool(removal.pool)
+        self.pool(removal.pool)
         async with self._turns.of(removal.id):
             before = self._records.get(removal.id)
             known = removal.generation if before is None else _generation(before)
@@ -138,7 +138,7 @@ class Volumes:
     async def _finish_removal(self, id: VolumeId, removed: Removed, tell: Tell) -> Removed:
         if removed.finished:
             return removed
-        pool = self._pool(removed.pool)
+        pool = self.pool(removed.pool)
         if removed.secure:
             async with self._wiping:
                 await pool.wipe(id, lambda part: tell(Progress(step="overwriting", fraction=part)))
@@ -168,7 +168,7 @@ class Volumes:
             case Removed() as removed:
                 await self._finish_removal(id, removed, tell_nobody)
             case VolumeRecord(made=False, spec=spec) as record:
-                pool = self._pool(spec.pool)
+                pool = self.pool(spec.pool)
                 if id in await pool.list():
                     await pool.ensure(spec, lambda _: None)
                     await self._records.put(id, structs.replace(record, made=True))
@@ -185,7 +185,7 @@ class Volumes:
             NotFound: there is no such volume or pool.
             Unavailable: it cannot be used at this moment.
         """
-        found = self._pool(pool)
+        found = self.pool(pool)
         if (await found.layering.layers(id)).merging:
             raise Unavailable("the volume's snapshots are being merged")
         return await found.source(id)
@@ -196,11 +196,11 @@ class Volumes:
         Raises:
             NotFound: there is no such pool.
         """
-        return self._pool(pool).layering
+        return self.pool(pool).layering
 
     async def has(self, id: VolumeId, pool: str) -> bool:
         """Whether the volume is here."""
-        return id in await self._pool(pool).list()
+        return id in await self.pool(pool).list()
 
     async def in_layers(self) -> list[VolumeOf]:
         """Every volume that has snapshots, or had some whose space is not given back yet."""
@@ -221,7 +221,13 @@ class Volumes:
                 log.warning("storage pool not listed", pool=name, why=str(why), internal=why.internal)
         return found
 
-    def _pool(self, name: str) -> StoragePool:
+    def pool(self, name: str) -> StoragePool:
+        """The pool of this name.
+
+        Raises:
+            NotFound: this host is to have no such pool.
+            Unavailable: it is not to be had just now.
+        """
         return self._pools.find(name)
 
 

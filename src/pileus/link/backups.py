@@ -2,7 +2,8 @@
 
 from pileus.kernel.ids import BackupId, ProjectId, VolumeId
 from pileus.link.copies import Copy
-from pileus.link.records import Message
+from pileus.link.records import Message, VolumeBackup
+from pileus.link.snapshots import VolumeOf
 
 
 class VolumeToBackUp(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,3 +56,18 @@ class BackupChecked(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Volumes that cannot be restored from it."""
     others: tuple[BackupId, ...] = ()
     """Other backups that need what is damaged."""
+
+
+class VolumeRestore(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume that is to become what a backup holds."""
+
+    volume: VolumeOf
+    backup: VolumeBackup
+
+
+class BackupRestore(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Volumes that are to become what a backup holds: all of them are prepared first, then all are exchanged."""
+
+    to: str
+    """The id of this deed: a second one with the same does nothing."""
+    volumes: tuple[VolumeRestore, ...]

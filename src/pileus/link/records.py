@@ -95,6 +95,9 @@ class Method(StrEnum):
     BACKUP_ENSURE = "backup.ensure"  # controller: BackupSpec -> BackupObserved
     BACKUP_CHECK = "backup.check"  # controller: BackupOf -> BackupChecked
     BACKUP_REMOVE = "backup.remove"  # controller: BackupOf -> None
+    RESTORE_PREPARE = "restore.prepare"  # controller: BackupRestore -> None
+    RESTORE_DROP = "restore.drop"  # controller: BackupRestore -> None
+    RESTORE_EXCHANGE = "restore.exchange"  # controller: BackupRestore -> None
     IMAGE_PACK = "image.pack"  # controller: ImagePack -> ImagePacked
     IMAGE_SEND = "image.send"  # controller: ImageSend -> None
     IMAGE_FORGET = "image.forget"  # controller: ImageForget -> None

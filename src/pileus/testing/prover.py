@@ -314,13 +314,15 @@ async def _layers_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[st
 
 async def _backups_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[str]:
     """Where the backups in a host's storage pools are others than the records', or something is there besides them."""
-    place, found = host.storage.place, list[str]()
-    store = BackupStore(place)
-    needed: set[str] = set()
-    for project in cloud.state[PROJECTS].ids:
-        needed |= await store.needed(ProjectId(project))
-    found += _differ(f"objects of backups of {host.name}", set(place.objects), needed)
-    backups = {name.split("/")[2] for name in place.objects if name.endswith("/manifest.json")}
+    found, backups = list[str](), set[str]()
+    for storage in (host.storage, *host.backings.pools.values()):
+        store, objects = BackupStore(storage.place), set(storage.place.objects)
+        needed: set[str] = set()
+        for project in cloud.state[PROJECTS].ids:
+            needed |= await store.needed(ProjectId(project))
+        found += _differ(f"objects of backups of {host.name}", objects, needed)
+        backups |= {name.split("/")[2] for name in objects if name.endswith("/manifest.json")}
+        found += _differ(f"what volumes of {host.name} are to become", set(storage.prepared), set())
     return [*found, *_differ(f"backups of {host.name}", backups, set(cloud.state[BACKUPS].ids_by("host", host.id)))]
 
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from pileus.agent.backup.chunks import CHUNK_BYTES, Damaged
 from pileus.agent.backup.manifest import KeptVolume, Manifest
 from pileus.agent.backup.store import BackupStore
-from pileus.agent.storage.port import StoragePool, Told
+from pileus.agent.pools import Pools
+from pileus.agent.storage.port import Told
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.link.records import VolumeBackup
 
@@ -13,32 +14,31 @@ from pileus.link.records import VolumeBackup
 class BackupContents:
     """Reads backups from the storage pools of a host."""
 
-    def __init__(self, pools: Mapping[str, StoragePool]) -> None:
+    def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
     def store(self, place: str) -> BackupStore:
         """The backups in a storage pool.
 
         Raises:
-            NotFound: this host has no such pool.
+            NotFound: this host is to have no such pool.
+            Unavailable: it is not to be had just now.
         """
-        if (pool := self._pools.get(place)) is None:
-            raise NotFound(f"there is no storage pool {place!r} on this host")
-        return BackupStore(pool.place)
+        return BackupStore(self._pools.find(place).place)
 
     @property
     def stores(self) -> Mapping[str, BackupStore]:
         """The backups in each pool that is to be had now."""
         return {name: BackupStore(pool.place) for name, pool in self._pools.items()}
 
-    async def size(self, source: VolumeBackup) -> int:
-        """How large a volume is in a backup, in bytes.
+    async def found(self, source: VolumeBackup) -> KeptVolume:
+        """A volume in a backup.
 
         Raises:
             NotFound: there is no such backup, or the volume is not in it.
             Conflict: it is damaged.
         """
-        return (await self._found(source))[1].size_bytes
+        return (await self._found(source))[1]
 
     async def read(self, source: VolumeBackup, told: Told) -> AsyncIterator[tuple[int, bytes]]:
         """All that is in a volume but zeroes, piece by piece with where it begins; every piece is what was written.

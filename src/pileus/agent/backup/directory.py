@@ -12,7 +12,8 @@ from pileus.agent.storage.files import in_thread
 from pileus.kernel.files import write_atomically
 
 _LOOK_AGAIN_S: Final = 0.1
-_LOCKS: Final = ".locks"
+LOCKS: Final = ".locks"
+"""The folder in it that no backup is in."""
 
 
 class DirectoryPlace:
@@ -28,7 +29,7 @@ class DirectoryPlace:
         Raises:
             OSError: the directory cannot be written.
         """
-        (folder / _LOCKS).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / LOCKS).mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         return cls(folder)
 
@@ -67,7 +68,7 @@ class DirectoryPlace:
     def _names(self, under: str) -> list[str]:
         found: list[str] = []
         for folder, folders, files in os.walk(self._folder / under):
-            folders[:] = [each for each in folders if each != _LOCKS]
+            folders[:] = [each for each in folders if each != LOCKS]
             # With what a power cut has left of a write, so that it can be removed.
             found += [str((Path(folder) / each).relative_to(self._folder)) for each in files]
         return found
@@ -78,7 +79,7 @@ class DirectoryPlace:
             _sync(file.parent)
 
     def _open_lock(self, name: str) -> int:
-        return os.open(self._folder / _LOCKS / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(self._folder / LOCKS / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _lock(lock: int, alone: bool) -> bool:

@@ -43,7 +43,7 @@ from pileus.agent.storage.wiping import wipe_folder
 from pileus.agent.turns import Turns
 from pileus.diskimages.headers import DiskFormat
 from pileus.diskimages.qemuimg import QemuImg
-from pileus.kernel.errors import Conflict, Invalid, NotFound
+from pileus.kernel.errors import Conflict, Invalid, NotFound, PileusError, Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import ImageId, VolumeId, check_id, is_id, new_id
 from pileus.kernel.units import MIB, size_text
@@ -106,6 +106,9 @@ class DirectoryPool:
             place.mkdir(exist_ok=True)
             place.chmod(mode)
         DirectoryPlace.open(folder / "backups")
+        for volume in pool._volumes.iterdir():
+            with suppress(PileusError):  # who uses it is told
+                VolumeFolder(volume).go_on()
         return pool
 
     @property
@@ -264,6 +267,43 @@ class DirectoryPool:
             assert observed is not None
             return observed
 
+    async def prepare(self, id: VolumeId, to: str, pieces: Pieces, *, room_bytes: int) -> None:
+        """Have what the volume is to become ready beside it; see the port.
+
+        Raises:
+            NotFound: there is no such volume.
+            Conflict: the pool has no room.
+        """
+        check_id(id)
+        check_id(to)
+        async with self._turns.of(to):
+            folder = VolumeFolder(self._volumes / id)
+            if (await in_thread(folder.note)).became == to or await in_thread(folder.prepared(to).exists):
+                return
+            async with self._reserving(to, room_bytes), self._making() as made:
+                await assemble(made / "disk.raw", pieces)
+                await in_thread((made / "disk.raw").rename, folder.prepared(to))
+
+    async def drop(self, id: VolumeId, to: str) -> None:
+        """Have what was prepared no more."""
+        check_id(id)
+        check_id(to)
+        async with self._turns.of(to):
+            folder = VolumeFolder(self._volumes / id)
+            await in_thread(lambda: folder.prepared(to).unlink(missing_ok=True))
+
+    async def exchange(self, id: VolumeId, to: str) -> None:
+        """Have the volume be what was prepared; see the port.
+
+        Raises:
+            NotFound: there is no such volume, or nothing was prepared.
+            Conflict: what was prepared is larger.
+        """
+        check_id(id)
+        check_id(to)
+        async with self._turns.of(id), self._turns.of(to):
+            await in_thread(VolumeFolder(self._volumes / id).exchange, to)
+
     async def remove(self, id: VolumeId) -> None:
         """Have the volume no more."""
         check_id(id)
@@ -294,6 +334,8 @@ class DirectoryPool:
         if not await in_thread(folder.file(BASE).exists):
             raise NotFound(f"there is no volume {id} on this host")
         note = await in_thread(folder.note)
+        if note.becoming:
+            raise Unavailable("the volume is being restored")
         active = folder.file(note.layers.active)
         if note.size_bytes > await in_thread(overlays.size_of, active):
             # It was to grow while a guest used it, which had to do that, and has ended before it did.

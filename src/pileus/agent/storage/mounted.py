@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from pileus.agent.backup.directory import LOCKS
 from pileus.agent.storage.directory import DirectoryPool
 from pileus.agent.storage.files import in_thread
 from pileus.agent.storage.port import StoragePool
@@ -91,7 +92,7 @@ def _clear(folder: Path) -> None:
     for name in ("images", "media", "packed", "scratch"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("volumes", "memory", "wiping", "backups"):
-        if not any(each.is_file() for each in (folder / name).rglob("*")):
+        if not any(each.is_file() and LOCKS not in each.parts for each in (folder / name).rglob("*")):
             shutil.rmtree(folder / name, ignore_errors=True)
     (folder / MARKER).unlink(missing_ok=True)
 

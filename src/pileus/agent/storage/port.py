@@ -201,6 +201,21 @@ class StoragePool(Protocol):
         """Have the volume, made of these pieces if it is not there; there is none if what brings them raises."""
         ...
 
+    async def prepare(self, id: VolumeId, to: str, pieces: Pieces, *, room_bytes: int) -> None:
+        """Have what the volume is to become ready beside it, under this id; nothing, if what brings it raises."""
+        ...
+
+    async def drop(self, id: VolumeId, to: str) -> None:
+        """Have what was prepared no more, unless the volume has become it."""
+        ...
+
+    async def exchange(self, id: VolumeId, to: str) -> None:
+        """Have the volume be what was prepared, without layers and as large as it was; nobody may be using it.
+
+        Raises NotFound if nothing was prepared under this id, Conflict if that is larger than the volume.
+        """
+        ...
+
     async def remove(self, id: VolumeId) -> None: ...
 
     async def wipe(self, id: VolumeId, told: Told) -> None:

@@ -39,6 +39,9 @@ class SimulatedStorage:
         self.place = SimulatedPlace(self.faults)
         self.contents: dict[VolumeId, bytes] = {}
         """What is in the volumes in which there is something, from their beginning."""
+        self.prepared: dict[tuple[VolumeId, str], bytes] = {}
+        """What volumes are to become."""
+        self.became: dict[VolumeId, str] = {}
         self.layering = SimulatedLayering(self.faults, self.volumes, self.contents)
         self.packing = SimulatedPacking(self.faults, self.volumes, self.layering)
 
@@ -111,6 +114,33 @@ class SimulatedStorage:
             self.contents[volume.id] = bytes(content)
         self.faults.after("storage.fill")
         return self.volumes[volume.id]
+
+    async def prepare(self, id: VolumeId, to: str, pieces: Pieces, *, room_bytes: int) -> None:  # noqa: ARG002
+        check_id(to)
+        await self.faults.before("storage.prepare")
+        if id not in self.volumes:
+            raise NotFound(f"the storage pool has no volume {id}")
+        if self.became.get(id) != to:
+            content = bytearray()
+            async for start, piece in pieces():
+                content[start : start + len(piece)] = piece
+            self.prepared[id, to] = bytes(content)
+        self.faults.after("storage.prepare")
+
+    async def drop(self, id: VolumeId, to: str) -> None:
+        await self.faults.before("storage.drop")
+        self.prepared.pop((id, to), None)
+        self.faults.after("storage.drop")
+
+    async def exchange(self, id: VolumeId, to: str) -> None:
+        await self.faults.before("storage.exchange")
+        if self.became.get(id) != to:
+            if (id, to) not in self.prepared:
+                raise NotFound("there is nothing prepared that the volume could become")
+            self.contents[id] = self.prepared.pop((id, to))
+            self.layering.of.pop(id, None)
+            self.became[id] = to
+        self.faults.after("storage.exchange")
 
     async def remove(self, id: VolumeId) -> None:
         check_id(id)

@@ -2,19 +2,22 @@
 
 disk.raw            the base
 <id>.qcow2          a layer over it, called after the snapshot or revert that made it
+<id>.raw            what it is to become when it is restored
 volume.json         the generation, and how the layers lie on each other
 """
 
+import os
 from pathlib import Path
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from pileus.agent.storage import overlays
 from pileus.agent.storage.layers import BASE, Layers
 from pileus.agent.storage.port import DiskSource
 from pileus.agent.storage.wiping import wipe
-from pileus.kernel.errors import Unavailable
+from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import VolumeId
 from pileus.link.records import VolumeObserved
@@ -31,6 +34,10 @@ class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     layers: Layers = Layers()
     secure: bool = False
     """Whether a layer is overwritten before its space is given back."""
+    becoming: str = ""
+    """What it becomes that was prepared under this id: from then on there is no way back."""
+    became: str = ""
+    """What it has become last."""
 
 
 class VolumeFolder:
@@ -64,6 +71,48 @@ class VolumeFolder:
             if note.secure:
                 wipe(file, _nobody, _never)
             file.unlink()
+
+    def prepared(self, to: str) -> Path:
+        """Where that is which the volume is to become."""
+        return self.path / f"{to}.raw"
+
+    def exchange(self, to: str) -> None:
+        """Have the volume be what was prepared; goes on where it was interrupted.
+
+        Raises:
+            NotFound: nothing was prepared.
+            Conflict: it is larger than the volume.
+        """
+        note = self.note()
+        if note.became == to:
+            return
+        if not note.becoming:
+            if not self.prepared(to).exists():
+                raise NotFound("there is nothing prepared that the volume could become")
+            size = self.size_bytes(note)
+            if self.prepared(to).stat().st_size > size:
+                raise Conflict("what the volume is to become is larger than it is")
+            with self.prepared(to).open("rb+") as opened:
+                os.ftruncate(opened.fileno(), size)
+                os.fsync(opened.fileno())
+            note = replace(note, becoming=to)
+            self.keep(note)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Finish an exchange that was begun: layers are of the old content, and must never lie over the new one."""
+        note = self.note()
+        if not note.becoming:
+            return
+        prepared, gone = self.prepared(note.becoming), self.path / f"{note.becoming}.gone"
+        if prepared.exists():
+            if note.secure and not gone.exists():
+                os.link(self.file(BASE), gone)
+            prepared.replace(self.file(BASE))
+        self.keep(Note(generation=note.generation, secure=note.secure, became=note.becoming))
+        if gone.exists():
+            wipe(gone, _nobody, _never)
+            gone.unlink()
 
     def file(self, layer: str) -> Path:
         return self.path / (f"{layer}.qcow2" if layer != BASE else "disk.raw")

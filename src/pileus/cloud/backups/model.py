@@ -136,6 +136,7 @@ BACKUPS = Kind(
         "host": lambda backup: backup.host_id,
         "instance": lambda backup: backup.instance_id,
         "schedule": lambda backup: backup.schedule_id,
+        "storage_pool": lambda backup: backup.storage_pool,
     },
     many={"volume": lambda backup: backup.volume_ids, "based": lambda backup: backup.based_volume_ids},
     # What it will take nobody can tell: it counts as 1 GiB until that is known.

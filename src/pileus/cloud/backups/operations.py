@@ -13,15 +13,20 @@ from pileus.cloud.backups.model import (
     BackupState,
     must_not_be_backed_up,
 )
+from pileus.cloud.backups.places import place_for
+from pileus.cloud.backups.restoring import to_restore
 from pileus.cloud.backups.workflows import (
     OfBackup,
+    RestoreBackup,
     create_backup,
     delete_backup,
+    restore_backup,
     verify_backup,
 )
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.specs import volumes_of
 from pileus.cloud.snapshots.workflows import held
+from pileus.cloud.storagepools.operations import PoolName
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import BackupId, InstanceId, ProjectId, ScheduleId, VolumeId
@@ -38,7 +43,8 @@ class BackupCreate(Wire):
     """Of all its volumes, at one moment."""
     volume_id: Annotated[Id, ref("volume")] | None = None
     """Of this volume alone."""
-    storage_pool: Name = "local"
+    storage_pool: PoolName | None = None
+    """For backups, and another than it is in; without one, the only one that there is."""
     full: bool = False
     """Whether everything is read, also what has not changed since the last backup."""
     description: Description = ""
@@ -81,6 +87,7 @@ def make(ask: Ask, wish: BackupCreate, *, schedule_id: ScheduleId | None = None)
     instance, volumes = _subject(ask, wish)
     for volume in volumes:
         must_not_be_backed_up(ask.state, volume)
+    place = place_for(ask.state, volumes, wish.storage_pool)
     host = volumes[0].host_id
     assert host is not None
     backup = Backup(
@@ -91,7 +98,7 @@ def make(ask: Ask, wish: BackupCreate, *, schedule_id: ScheduleId | None = None)
         description=wish.description,
         labels=wish.labels,
         host_id=host,
-        storage_pool=wish.storage_pool,
+        storage_pool=place.name,
         instance_id=InstanceId(instance.id) if instance else None,
         instance=_as_it_is(instance) if instance else None,
         volumes=tuple(
@@ -102,7 +109,7 @@ def make(ask: Ask, wish: BackupCreate, *, schedule_id: ScheduleId | None = None)
                 slot=volume.slot,
                 image_id=volume.image_id,
                 secure_delete=volume.secure_delete,
-                since=None if wish.full else _comparable(ask, volume, wish.storage_pool),
+                since=None if wish.full else _comparable(ask, volume, place.name),
             )
             for volume in volumes
         ),
@@ -113,7 +120,7 @@ def make(ask: Ask, wish: BackupCreate, *, schedule_id: ScheduleId | None = None)
     how = "all of it" if all(each.since is None for each in backup.volumes) else "what has changed"
     doing = f"backup {wish.name} is being taken"
     return Plan(
-        summary=f"back up {what} to storage pool {wish.storage_pool}, reading {how}",
+        summary=f"back up {what} to storage pool {place.name}, reading {how}",
         changes=(put(backup), *held(ask.state, volumes, VolumeState.SNAPSHOTTING, doing)),
         begin=begin(create_backup, OfBackup(BackupId(backup.id))),
         answers=backup,
@@ -140,6 +147,22 @@ def verify(ask: Ask, backup: Backup) -> Plan:
         begin=begin(verify_backup, OfBackup(BackupId(backup.id))),
         answers=changed,
         undo="nothing: it is only looked at",
+    )
+
+
+@backups.post("/{id}/restore", starts=restore_backup)
+def restore(ask: Ask, backup: Backup) -> Plan:
+    """Have the volumes be what they were: what was written since is lost. Their instance must be stopped."""
+    changed = backup.to(BackupState.RESTORING)
+    volumes = to_restore(ask, backup)
+    doing = f"backup {backup.name} is being restored"
+    what = f"instance {backup.instance.name}" if backup.instance else f"volume {volumes[0].name}"
+    return Plan(
+        summary=f"restore {what} to what it was at backup {backup.name}",
+        changes=(put(changed), *held(ask.state, volumes, VolumeState.REVERTING, doing)),
+        begin=begin(restore_backup, RestoreBackup(BackupId(backup.id), to=ask.new_id())),
+        answers=changed,
+        undo="none: what was written since the backup is gone; back it up first to keep that",
     )
 
 

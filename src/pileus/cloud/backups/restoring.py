@@ -1,4 +1,4 @@
-"""New volumes of what backups hold."""
+"""What is made of backups again: new volumes, and what volumes were."""
 
 from typing import Annotated
 
@@ -6,11 +6,14 @@ from pydantic import Field
 
 from pileus.cloud.backups.model import BACKUPS, BackedUpVolume, Backup, BackupState
 from pileus.cloud.backups.workflows import RestoreVolume, restore_volume
+from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.instances.placement import Placer, room_for_volume
+from pileus.cloud.instances.specs import volumes_of
+from pileus.cloud.snapshots.model import must_have_none
 from pileus.cloud.volumes.cloning import volumes
-from pileus.cloud.volumes.model import Volume
+from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.cloud.volumes.operations import SizeGib
-from pileus.kernel.errors import Invalid
+from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import BackupId, VolumeId
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -62,6 +65,39 @@ def restore(ask: Ask, wish: VolumeRestore) -> Plan:
         answers=volume,
         undo="delete the volume",
     )
+
+
+def to_restore(ask: Ask, backup: Backup) -> list[Volume]:
+    """The volumes of a backup, if they can become what they were.
+
+    Raises:
+        Conflict: they are not there or not as they were, are used by a guest that runs, or have snapshots.
+    """
+    if gone := [each.name for each in backup.volumes if each.id not in ask.state[VOLUMES]]:
+        raise Conflict(f"{', '.join(gone)} is gone: restore what backup {backup.name} holds as new volumes")
+    volumes = [ask.state[VOLUMES].get(id) for id in backup.volume_ids]
+    for volume in volumes:
+        must_have_none(ask.state, volume, "restored")
+        user = ask.state[INSTANCES].find(volume.instance_id or "")
+        if user is not None and user.state is not InstanceState.STOPPED:
+            raise Conflict(f"volume {volume.name} is attached to instance {user.name}, which is {user.state}: stop it")
+        if volume.host_id != backup.host_id:
+            raise Conflict(f"volume {volume.name} is no longer on the host that has the backup: restore a new volume")
+    if backup.instance_id is not None:
+        _must_be_as_it_was(ask, backup, volumes)
+    return volumes
+
+
+def _must_be_as_it_was(ask: Ask, backup: Backup, volumes: list[Volume]) -> None:
+    if away := [each.name for each in volumes if each.instance_id != backup.instance_id]:
+        raise Conflict(f"{', '.join(away)} is not attached to the instance as it was: attach it first")
+    instance = ask.state[INSTANCES].get(backup.instance_id or "")
+    since = [each.name for each in volumes_of(ask.state, instance) if each.id not in backup.volume_ids]
+    if since:
+        raise Conflict(
+            f"{', '.join(since)} was attached to instance {instance.name} since: detach it first, or its data would"
+            " not be of the same time"
+        )
 
 
 def _one_of(backup: Backup, volume_id: str | None) -> BackedUpVolume:

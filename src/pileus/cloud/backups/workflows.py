@@ -18,7 +18,15 @@ from pileus.cloud.snapshots.workflows import MERGE_S, TAKE_S, at_rest
 from pileus.cloud.volumes.model import VOLUMES, VolumeState
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import BackupId, SnapshotId, VolumeId
-from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupSpec, VolumeToBackUp
+from pileus.link.backups import (
+    BackupChecked,
+    BackupObserved,
+    BackupOf,
+    BackupRestore,
+    BackupSpec,
+    VolumeRestore,
+    VolumeToBackUp,
+)
 from pileus.link.records import Method, VolumeBackup
 from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotSpec, VolumeOf
 from pileus.state.state import Change, Origin, State, put, remove
@@ -219,7 +227,78 @@ async def remove_volume(world: World, wish: RestoreVolume) -> None:
     await remove_disk(world, world.state[VOLUMES].get(wish.volume))
 
 
-WORKFLOWS: tuple[Workflow[World, Any], ...] = (create_backup, verify_backup, delete_backup, restore_volume)
+class RestoreBackup(OfBackup, frozen=True):
+    """Which backup, and the id of this deed."""
+
+    to: str
+
+
+@workflow("backup.restore")
+async def restore_backup(run: Run[World], wish: RestoreBackup) -> None:
+    """Have everything ready beside what there is, then exchange it: until then there is a way back."""
+    await run(prepare, wish)
+    await run(exchange, wish)
+    await run(let_go_of_all, wish)
+
+
+@restore_backup.finish
+def became(state: State, wish: RestoreBackup) -> Changes:
+    backup = state[BACKUPS].get(wish.backup)
+    others = {each.id: each for id in backup.volume_ids for each in state[BACKUPS].by("based", id)}
+    changed = {**others, backup.id: backup.to(BackupState.AVAILABLE)}
+    return [
+        *(put(each.without(backup.volume_ids)) for each in changed.values()),
+        *at_rest(state, [state[VOLUMES].get(id) for id in backup.volume_ids]),
+    ]
+
+
+@restore_backup.withdraw
+def did_not_become(state: State, wish: RestoreBackup) -> Changes:
+    backup = state[BACKUPS].get(wish.backup)
+    volumes = [state[VOLUMES].get(id) for id in backup.volume_ids]
+    return [put(backup.to(BackupState.AVAILABLE)), *at_rest(state, volumes)]
+
+
+@step_with(patience_s=120)
+async def prepare(world: World, wish: RestoreBackup) -> None:
+    await _of_restore(world, wish, Method.RESTORE_PREPARE)
+
+
+@prepare.undo
+async def drop(world: World, wish: RestoreBackup) -> None:
+    await _of_restore(world, wish, Method.RESTORE_DROP)
+
+
+@step_with(forward_only=True)
+async def exchange(world: World, wish: RestoreBackup) -> None:
+    await _of_restore(world, wish, Method.RESTORE_EXCHANGE)
+
+
+@step_with(forward_only=True)
+async def let_go_of_all(world: World, wish: RestoreBackup) -> None:
+    """What the volumes were at their last backups is not below what they are now."""
+    volumes = world.state[BACKUPS].get(wish.backup).volume_ids
+    based = {each.id: each for id in volumes for each in world.state[BACKUPS].by("based", id)}
+    for _, each in sorted(based.items()):
+        await _let_go(world, each, [id for id in each.based_volume_ids if id in volumes])
+
+
+WORKFLOWS: tuple[Workflow[World, Any], ...] = (
+    create_backup,
+    verify_backup,
+    delete_backup,
+    restore_volume,
+    restore_backup,
+)
+
+
+async def _of_restore(world: World, wish: RestoreBackup, method: Method) -> None:
+    backup = world.state[BACKUPS].get(wish.backup)
+    volumes = tuple(
+        VolumeRestore(volume=each, backup=volume_in(backup, each.id)) for each in _named(world.state, backup.volume_ids)
+    )
+    body = BackupRestore(to=wish.to, volumes=volumes)
+    await world.hosts.ask(backup.host_id, method, body, Nothing, timeout_s=COPY_S)
 
 
 def volume_in(backup: Backup, volume: VolumeId) -> VolumeBackup:
@@ -237,9 +316,9 @@ async def _remove_data(world: World, backup: Backup) -> None:
 
 async def _let_go(world: World, backup: Backup, volumes: Sequence[VolumeId]) -> None:
     """Have the volumes' host keep what they were at a backup no more. One that is gone has taken that with it."""
-    if there := [id for id in volumes if id in world.state[VOLUMES]]:
-        removal = SnapshotRemoval(id=SnapshotId(backup.id), volumes=_named(world.state, there), later=True)
-        await world.hosts.ask(backup.host_id, Method.SNAPSHOT_REMOVE, removal, Nothing, timeout_s=MERGE_S)
+    there = [id for id in volumes if id in world.state[VOLUMES]]
+    removal = SnapshotRemoval(id=SnapshotId(backup.id), volumes=_named(world.state, there), later=True)
+    await world.hosts.ask(backup.host_id, Method.SNAPSHOT_REMOVE, removal, Nothing, timeout_s=MERGE_S)
 
 
 def _released(state: State, backup: Backup) -> list[Change]:

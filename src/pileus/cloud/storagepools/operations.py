@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 from pydantic import Field, StringConstraints
 
+from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.storagepools.model import (
@@ -160,6 +161,8 @@ def delete(ask: Ask, pool: StoragePool) -> Plan:
         raise Conflict(f"storage pool {LOCAL} is what every host has by itself")
     if kept := ask.state[VOLUMES].count_by("storage_pool", pool.name):
         raise Conflict(f"the storage pool has {kept} volumes: move or delete them first")
+    if kept := ask.state[BACKUPS].count_by("storage_pool", pool.name):
+        raise Conflict(f"the storage pool has {kept} backups: delete them first")
     behind = ask.state[STORAGE_BACKINGS].find(pool.id)
     there = ask.state[POOLS_ON_HOSTS].by("storage_pool", pool.id)
     return Plan(
@@ -216,14 +219,19 @@ def _check_use(ask: Ask, pool: StoragePool, changed: StoragePool) -> None:
     volumes = ask.state[VOLUMES].by("storage_pool", pool.name)
     if volumes and Purpose.VOLUMES not in changed.purposes:
         raise Conflict(f"the storage pool has {len(volumes)} volumes", fields={"purposes": "volumes are in it"})
+    backups = ask.state[BACKUPS].by("storage_pool", pool.name)
+    if backups and Purpose.BACKUPS not in changed.purposes:
+        raise Conflict(f"the storage pool has {len(backups)} backups", fields={"purposes": "backups are in it"})
     if volumes and changed.storage_class != pool.storage_class:
         raise Conflict(
             f"the storage pool has {len(volumes)} volumes, whose owners asked for class {pool.storage_class}",
             fields={"storage_class": "volumes are in it"},
         )
-    on = {ask.state[HOSTS].get(each.host_id).pool_id for each in volumes if each.host_id}
+    on = {ask.state[HOSTS].get(each.host_id).pool_id for each in (*volumes, *backups) if each.host_id}
     if any(not changed.serves(id) for id in on):
-        raise Conflict("hosts that would no longer serve it have volumes in it", fields={"pool_ids": "is in use"})
+        raise Conflict(
+            "hosts that would no longer serve it have volumes or backups in it", fields={"pool_ids": "is in use"}
+        )
 
 
 def _overlap(one: str, other: str) -> bool:
