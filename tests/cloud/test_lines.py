@@ -131,3 +131,108 @@ async def test_a_line_is_taken_out_of_service_and_put_in_again(cloud: SimulatedC
     assert (await cloud.client.get(path)).json()["in_service"]
     assert (await cloud.client.post(f"{path}/disable")).json()["in_service"] is False
     assert (await cloud.client.post(f"{path}/enable")).json()["in_service"] is True
+
+
+# IPv6 prefixes
+
+
+async def delegating(cloud: SimulatedCloud, *prefixes: str) -> dict[str, Any]:
+    line = await second_line(cloud, ipv6=True)
+    path = f"/v1/networks/{line['id']}"
+    return (await cloud.client.patch(path, json={"ipv6_prefixes": list(prefixes)})).json()
+
+
+async def with_a_prefix(cloud: SimulatedCloud, line: dict[str, Any], name: str) -> dict[str, Any]:
+    network = await made(cloud.client, "networks", name=name)
+    return await made(cloud.client, "subnets", name=name, network_id=network["id"], prefix_network_id=line["id"])
+
+
+async def test_subnets_are_given_prefixes_of_an_external_network_until_it_has_none_left(cloud: SimulatedCloud) -> None:
+    line = await delegating(cloud, "2001:db8:7::/63")
+    first, second = [await with_a_prefix(cloud, line, name) for name in ("one", "two")]
+    assert (first["cidr"], second["cidr"]) == ("2001:db8:7::/64", "2001:db8:7:1::/64")
+    assert (first["delegated_by"], first["gateway"]) == (line["id"], "2001:db8:7::1")
+    third = await made(cloud.client, "networks", name="three")
+    wish = {"name": "three", "network_id": third["id"], "prefix_network_id": line["id"]}
+    answer = await cloud.client.post("/v1/subnets", json=wish)
+    assert refusal(answer) == (409, "conflict", {"prefix_network_id"})
+    await cloud.client.delete(f"/v1/subnets/{first['id']}")
+    assert (await cloud.client.post("/v1/subnets", json=wish)).json()["cidr"] == first["cidr"], "it was given back"
+
+
+async def test_an_external_network_keeps_the_prefixes_that_subnets_have(cloud: SimulatedCloud) -> None:
+    line = await delegating(cloud, "2001:db8:7::/60")
+    subnet = await with_a_prefix(cloud, line, "one")
+    path = f"/v1/networks/{line['id']}"
+    assert refusal(await cloud.client.delete(path))[:2] == (409, "conflict")
+    kept = await cloud.client.patch(path, json={"ipv6_prefixes": []})
+    assert refusal(kept) == (409, "conflict", {"ipv6_prefixes"})
+    await cloud.client.delete(f"/v1/subnets/{subnet['id']}")
+    assert (await cloud.client.patch(path, json={"ipv6_prefixes": []})).json()["ipv6_prefixes"] == []
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "expected"),
+    [
+        (["192.0.2.0/24"], (400, "invalid", {"ipv6_prefixes.0"})),
+        (["2001:db8:7::/60", "2001:db8:8::/80"], (400, "invalid", {"ipv6_prefixes.1"})),
+        (["2001:db8:7::/60", "2001:db8:7::/61"], (409, "conflict", {"ipv6_prefixes"})),
+        (["2001:db8::/32"], (409, "conflict", {"ipv6_prefixes"})),
+    ],
+)
+async def test_prefixes_that_cannot_be_delegated_are_refused(
+    cloud: SimulatedCloud, prefixes: list[str], expected: tuple[int, str, set[str]]
+) -> None:
+    line = await second_line(cloud, ipv6=True)
+    answer = await cloud.client.patch(f"/v1/networks/{line['id']}", json={"ipv6_prefixes": prefixes})
+    assert refusal(answer) == expected
+
+
+async def test_an_external_network_with_ipv6_is_for_routers_alone(cloud: SimulatedCloud) -> None:
+    line = await second_line(cloud, ipv6=True)
+    answer = await cloud.client.patch(f"/v1/networks/{line['id']}", json={"direct": True})
+    assert refusal(answer) == (409, "conflict", {"direct"})
+
+
+async def test_a_router_tells_what_goes_by_which_uplink_and_what_the_world_has_to_route(cloud: SimulatedCloud) -> None:
+    line = await delegating(cloud, "2001:db8:7::/56")
+    subnet = await with_a_prefix(cloud, line, "one")
+    joined = (await default_router(cloud))["subnet_ids"]
+    source = {"source": "10.0.0.0/24", "network_id": line["id"]}
+    router = await changed(
+        cloud,
+        await default_router(cloud),
+        subnet_ids=[*joined, subnet["id"]],
+        further_network_ids=[line["id"]],
+        source_routes=[source],
+    )
+    path = f"/v1/routers/{router['id']}/uplinks"
+    first, second = (await cloud.client.get(path)).json()["uplinks"]
+    assert (first["network"], first["carries"], first["bound"]) == ("external", ["ipv4"], [])
+    assert (second["network"], second["carries"]) == ("line-b", ["ipv6"])
+    assert second["bound"] == ["from 10.0.0.0/24: source route", "from 2001:db8:7::/64: its own prefix"]
+    assert second["routed"] == [{"prefix": "2001:db8:7::/64", "next_hop": "2001:db8:b::2"}]
+    await cloud.client.post(f"/v1/networks/{router['external_network_id']}/disable")
+    first, second = (await cloud.client.get(path)).json()["uplinks"]
+    assert (first["in_service"], first["carries"], second["carries"]) == (False, [], ["ipv4", "ipv6"])
+
+
+async def test_reach_tells_by_which_line_and_why(cloud: SimulatedCloud) -> None:
+    line, router = await with_two_lines(cloud)
+    web = await running(cloud, cloud.client, name="web")
+    question = {"source_instance_id": web["id"], "destination_address": "192.0.2.80", "port": 443}
+
+    async def says() -> str:
+        answer = (await cloud.client.post("/v1/networks/reach", json=question)).json()
+        return next(hop["says"] for hop in answer["hops"] if hop["kind"] == "router")
+
+    assert "network external" in await says()
+    source = {"source": "10.0.0.0/22", "network_id": line["id"]}
+    await changed(cloud, router, source_routes=[source])
+    assert await says() == (
+        "sends it to network line-b, as its route for what 10.0.0.0/22 sends says by way of 203.0.113.1"
+    )
+    await cloud.client.post(f"/v1/networks/{line['id']}/disable")
+    assert "network external" in await says()
+    await cloud.client.post(f"/v1/networks/{router['external_network_id']}/disable")
+    assert await says() == "has no route to 192.0.2.80"

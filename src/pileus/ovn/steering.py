@@ -21,13 +21,13 @@ class Priority(IntEnum):
     """Of policies, those that come first first; the length of a prefix is added where there is one."""
 
     INSIDE = 20_000
+    FOREIGN = 19_000
     FORWARDED = 15_000
     FLOATING = 14_000
     SNAT_RULE = 12_000
     ROUTE = 11_000
     SOURCE = 10_000
     DELEGATED = 9_000
-    FOREIGN = 1_000
 
 
 def stays_inside(of: Made, router: Router, part: str, *prefixes: str) -> Iterator[Fact]:
@@ -46,18 +46,16 @@ def goes_by(of: Made, router: Router, part: str, leg: Leg | None, *, priority: i
     """What matches, and does not stay inside, leaves by this way; without one nothing is said."""
     if leg is None or leg.gateway is None or len(router.uplinks) == 1:
         return
-    next_hop = leg.gateway
+    itself, next_hop = logical_router(router), leg.gateway
     if leg.uplink.link is not None:
         next_hop = leg.uplink.far_end.address(leg.version)
     else:
-        match += f" && ip{leg.version}.dst != {leg.subnet.cidr}"  # whoever is on that wire needs no gateway
+        # Whoever is on that wire needs no gateway; a further uplink sees to that itself.
+        near = f"ip{leg.version}.dst == {leg.subnet.cidr}"
+        yield from of.policy(itself, f"{part}/near", priority=priority, match=f"{match} && {near}", action="allow")
+        match += f" && ip{leg.version}.dst != {leg.subnet.cidr}"
     yield from of.policy(
-        logical_router(router),
-        part,
-        priority=priority,
-        match=match,
-        action="reroute",
-        nexthops=frozenset((next_hop,)),
+        itself, part, priority=priority, match=match, action="reroute", nexthops=frozenset((next_hop,))
     )
 
 

@@ -10,7 +10,7 @@ from hashlib import blake2s
 
 from pileus.cloud.networks.addresses import version_of
 from pileus.cloud.networks.model import GUEST_MTU, Route, Router, Uplink
-from pileus.cloud.networks.uplinks import Leg, is_routed, leg_by, preferred
+from pileus.cloud.networks.uplinks import EVERYWHERE, Leg, has_default, is_routed, leg_by, leg_to, preferred
 from pileus.kernel.ids import HostId
 from pileus.ovn.made import LogicalRouter, Made, logical_router, reference, subnets_joined
 from pileus.ovn.names import mac_of
@@ -23,7 +23,6 @@ ROUTER_OPTIONS = {"always_learn_from_arp_request": "false", "dynamic_neigh_route
 
 _GATEWAYS_AT_MOST = 5
 """Chassis of one HA group: each probes all others by BFD, and OVN supports no more."""
-_EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 def project_uplinks(view: View, of: Made, router: Router) -> Iterator[Fact]:
@@ -43,9 +42,9 @@ def project_uplinks(view: View, of: Made, router: Router) -> Iterator[Fact]:
                     uplink.far_end.address(leg.version),
                 )
         yield from _way_out(view, of, router, uplink, legs)
-    for version, everywhere in _EVERYWHERE.items():
+    for version, everywhere in EVERYWHERE.items():
         first = preferred(ways_out, version)
-        if first is not None and first.uplink.link is not None:
+        if first is not None and first.uplink.link is not None and not has_default(router, version):
             next_hop = first.uplink.far_end.address(version)
             yield from of.route(logical_router(router), _default(version), everywhere, next_hop)
     yield from _by_source(view, of, router, ways_out)
@@ -144,7 +143,7 @@ def _way_out(view: View, of: Made, router: Router, uplink: Uplink, legs: list[Le
     )
     for leg in legs:
         if leg.subnet.gateway is not None and _leads_on(view, router, leg):
-            everywhere, port = _EVERYWHERE[leg.version], port_name(at, "out")
+            everywhere, port = EVERYWHERE[leg.version], port_name(at, "out")
             yield from of.route(at, _default(leg.version), everywhere, leg.subnet.gateway, output_port=port)
         replaced = view.sources_of(router.id, uplink.network_id)
         for subnet in inside if router.snat else ():
@@ -153,8 +152,12 @@ def _way_out(view: View, of: Made, router: Router, uplink: Uplink, legs: list[Le
 
 
 def _leads_on(view: View, router: Router, leg: Leg) -> bool:
-    """Whether the logical router that has this way out sends everything there: the router itself may prefer others."""
-    return leg.uplink.link is not None or preferred(view.legs(router), leg.version) == leg
+    """Whether the logical router that has this way out sends everything to its gateway."""
+    if leg.uplink.link is None:
+        return preferred(view.legs(router), leg.version) == leg and not has_default(router, leg.version)
+    return not any(
+        route.destination == EVERYWHERE[leg.version] and leg_to([leg], route.next_hop) for route in router.routes
+    )
 
 
 def _by_source(view: View, of: Made, router: Router, ways_out: list[Leg]) -> Iterator[Fact]:

@@ -5,26 +5,27 @@ network, routers with their translation and their routes, the external network, 
 `labs/test_reach.py` compares what is said here with ovn-trace(8), over clouds made at random.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, PortForwarding
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, Port, Router, Subnet
-from pileus.cloud.peerings.model import PEERINGS, Peering, PeeringState
+from pileus.cloud.networks.routing import Packet, Sent, is_foreign, joined, send, within
+from pileus.cloud.networks.uplinks import Leg, is_routed, legs_of
+from pileus.cloud.peerings.model import PEERINGS, Peering
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES, Direction, SecurityRule
 from pileus.state.records import Record
 from pileus.state.state import State
 
 _ROUTERS_AT_MOST: Final = 16
+_IPV6: Final = 6
 _ECHO_REQUEST: Final = {4: 8, 6: 128}
 """Types of ICMP (RFC 792) and ICMPv6 (RFC 4443)."""
-_CONNECTED, _STATIC = 1, 0
-"""Of two routes to the same prefix, the higher is taken (ovn-northd(8), Logical Router IP Routing)."""
 
 
 class Verdict(StrEnum):
@@ -32,26 +33,6 @@ class Verdict(StrEnum):
     NO = "no"
     BEYOND = "beyond"
     """It gets out of what the asker may know of: out of the cloud, to another project, to a guest that routes."""
-
-
-class Packet(msgspec.Struct, frozen=True, kw_only=True):
-    """The first packet of a connection."""
-
-    source: str
-    destination: str
-    protocol: str
-    """`tcp`, `udp`, or `icmp` for an echo request."""
-    port: int | None = None
-    """Of TCP and UDP."""
-
-    @property
-    def version(self) -> int:
-        """4 or 6."""
-        return ip_address(self.destination).version
-
-    @property
-    def words(self) -> str:
-        return self.protocol if self.port is None else f"{self.protocol} {self.port}"
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,20 +66,6 @@ def from_port(state: State, port: Port, packet: Packet, sees: Callable[[Record],
 def from_outside(state: State, network: Network, packet: Packet, sees: Callable[[Record], bool]) -> Trace:
     """The way of a packet that comes in from this external network."""
     return _Way(state, packet, sees).cross_outside(network)
-
-
-class _Route(NamedTuple):
-    """Whereto a router sends a packet; compared, the better is the greater."""
-
-    prefix_length: int
-    rank: int
-    network: str
-    """Into which network."""
-    next_hop: str
-    """To whom there; empty for the packet's own destination."""
-    way_out: bool
-    peering: str = ""
-    """By which peering, if by one."""
 
 
 class _Way:
@@ -152,7 +119,8 @@ class _Way:
         if floating is not None:
             return self._at_floating_ip(floating)
         for router in self._state[ROUTERS].by("external_network", network.id):
-            if router.external_address == to:
+            uplink = router.uplink(network.id)
+            if uplink is not None and to in uplink.addresses:
                 return self._route(router) if next_hop else self._at_router(router)
         if (port := self._port_at(network, to)) is not None:
             return self._receive(port)
@@ -195,74 +163,80 @@ class _Way:
             self._note(router, "has had it before: the routes go round in a circle", passes=False)
             return self._end(Verdict.NO, advice="mend the static routes of the routers above")
         to = self._packet.destination
-        if to == router.external_address or any(subnet.gateway == to for subnet in self._joined(router)):
+        first = router.uplinks[0].addresses if router.uplinks else ()
+        if to in first or any(subnet.gateway == to for subnet in joined(self._state, router)):
             return self._at_router(router)
-        route = max(self._routes(router), default=None)
-        if route is None:
-            self._note(router, f"has no route to {to}", passes=False)
-            help = "join the subnet to it, or give it a route" if ip_address(to).is_private else "let it lead out"
-            return self._end(Verdict.NO, advice=f"router {router.name}: {help}")
-        if route.peering:
-            return self._cross(router, self._state[PEERINGS].get(route.peering))
-        network = self._state[NETWORKS].get(route.network)
-        via = f" by way of {route.next_hop}" if route.next_hop else ""
+        sent = send(self._state, router, self._packet)
+        if sent is None:
+            return self._has_no_route(router)
+        if sent.peering:
+            return self._cross(router, self._state[PEERINGS].get(sent.peering))
+        if sent.leg is not None:
+            return self._go_out(router, sent.leg, sent)
+        network = self._state[NETWORKS].get(sent.network)
+        via = f" by way of {sent.next_hop}" if sent.next_hop else ""
         self._note(router, f"sends it to network {network.name}{via}")
-        if route.way_out:
-            self._left_by = router.id
-            self._translate_source(router)
-            return self.cross_outside(network, route.next_hop)
-        return self._hand_over(network, route.next_hop) if route.next_hop else self._deliver(network)
+        return self._hand_over(network, sent.next_hop) if sent.next_hop else self._deliver(network)
+
+    def _has_no_route(self, router: Router) -> Trace:
+        to = self._packet.destination
+        self._note(router, f"has no route to {to}", passes=False)
+        ways_out = [leg for leg in legs_of(self._state, router) if leg.version == self._packet.version]
+        closed = [leg.network.name for leg in ways_out if not leg.network.in_service]
+        if closed:
+            help = f"its external network {closed[0]} is out of service"
+        elif self._packet.version == _IPV6 and not ways_out:
+            help = "join the subnet to it, or give it an external network with IPv6"
+        else:
+            help = "join the subnet to it, or give it a route" if ip_address(to).is_private else "let it lead out"
+        return self._end(Verdict.NO, advice=f"router {router.name}: {help}")
+
+    def _go_out(self, router: Router, leg: Leg, sent: Sent) -> Trace:
+        """By a way out of the router, which translates."""
+        if is_foreign(self._state, router, self._packet):
+            self._note(
+                router, f"lets nothing out as {self._packet.source}, which the world does not know", passes=False
+            )
+            return self._end(
+                Verdict.NO, advice="send from a prefix that the external network delegated, or let it translate"
+            )
+        if self._packet.destination == leg.address:
+            return self._at_router(router)
+        via = f" by way of {sent.next_hop}" if sent.next_hop else ""
+        because = f", {sent.because}" if sent.because else ""
+        self._note(router, f"sends it to network {leg.network.name}{because}{via}")
+        self._left_by = router.id
+        self._translate_source(router, leg)
+        return self.cross_outside(leg.network, sent.next_hop)
 
     def _cross(self, router: Router, peering: Peering) -> Trace:
         self._note(router, f"sends it across peering {peering.name}")
         return self._route(self._state[ROUTERS].get(peering.across(router.id)))
 
-    def _routes(self, router: Router) -> Iterator[_Route]:
-        """The routes of a router that lead to the packet's destination."""
-        outside = self._outside(router)
-        connected = [(subnet, False) for subnet in self._joined(router)]
-        connected += [] if outside is None else [(outside, True)]
-        for subnet, way_out in connected:
-            if _holds(subnet, self._packet.destination):
-                yield _Route(ip_network(subnet.cidr).prefixlen, _CONNECTED, subnet.network_id, "", way_out)
-        for route in router.routes:
-            for subnet, way_out in connected:
-                if _within(self._packet.destination, route.destination) and _holds(subnet, route.next_hop):
-                    length = ip_network(route.destination).prefixlen
-                    yield _Route(length, _STATIC, subnet.network_id, route.next_hop, way_out)
-        yield from self._peerings_of(router)
-        if outside is not None and outside.gateway and ip_address(outside.gateway).version == self._packet.version:
-            yield _Route(0, _STATIC, outside.network_id, outside.gateway, way_out=True)
-
-    def _peerings_of(self, router: Router) -> Iterator[_Route]:
-        """The routes to what routers join that this one is joined with; what lies behind those is not among it."""
-        for peering in self._state[PEERINGS].by("router", router.id):
-            if peering.state is PeeringState.ACTIVE:
-                for subnet in self._joined(self._state[ROUTERS].get(peering.across(router.id))):
-                    if _holds(subnet, self._packet.destination):
-                        length = ip_network(subnet.cidr).prefixlen
-                        yield _Route(length, _STATIC, subnet.network_id, "", way_out=False, peering=peering.id)
-
-    def _translate_source(self, router: Router) -> None:
+    def _translate_source(self, router: Router, leg: Leg) -> None:
         """What leaves by a way out is sent by its floating IP, as a rule says, or else by the router's own address."""
         source = self._packet.source
         for floating in self._state[FLOATING_IPS].by("router_id", router.id):
-            if floating.fixed_address == source:
+            if floating.fixed_address == source and floating.network_id == leg.network.id:
                 self._note(floating, f"stands for {source} outside")
                 self._packet = msgspec.structs.replace(self._packet, source=floating.address)
                 return
-        rules = [rule for rule in self._state[SNAT_RULES].by("router_id", router.id) if _within(source, rule.source)]
+        rules = [
+            rule
+            for rule in self._state[SNAT_RULES].by("router_id", router.id)
+            if within(source, rule.source) and rule.network_id == leg.network.id
+        ]
         if rules:
             rule = max(rules, key=lambda rule: ip_network(rule.source).prefixlen)
             self._note(router, f"translates {source} to {rule.address}, as SNAT rule {rule.id} says")
             self._packet = msgspec.structs.replace(self._packet, source=rule.address)
             return
-        own = router.external_address
-        translated = router.snat and own is not None and ip_address(own).version == self._packet.version
-        if translated and any(_holds(subnet, source) for subnet in self._joined(router)):
-            assert own is not None
-            self._note(router, f"translates {source} to its own {own}")
-            self._packet = msgspec.structs.replace(self._packet, source=own)
+        of = next((subnet for subnet in joined(self._state, router) if _holds(subnet, source)), None)
+        if of is not None and is_routed(of, leg):
+            self._note(router, f"sends it out as {source}: {of.cidr} is delegated by {leg.network.name}")
+        elif of is not None and router.snat:
+            self._note(router, f"translates {source} to its own {leg.address}")
+            self._packet = msgspec.structs.replace(self._packet, source=leg.address)
         elif ip_address(source).is_private:
             self._note(router, f"sends it out as {source}, which nobody outside can answer")
 
@@ -323,7 +297,7 @@ class _Way:
             members = self._state[PORTS].by("security_group", rule.remote_group_id)
             if not any(each.address == peer for member in members for each in member.addresses):
                 return False
-        elif rule.remote_cidr is not None and not _within(peer, rule.remote_cidr):
+        elif rule.remote_cidr is not None and not within(peer, rule.remote_cidr):
             return False
         if rule.protocol is None:
             return True
@@ -344,16 +318,6 @@ class _Way:
 
     def _subnets_of(self, port: Port) -> list[Subnet]:
         return [self._state[SUBNETS].get(each.subnet_id) for each in port.addresses]
-
-    def _joined(self, router: Router) -> list[Subnet]:
-        return [self._state[SUBNETS].get(id) for id in router.subnet_ids]
-
-    def _outside(self, router: Router) -> Subnet | None:
-        """The subnet of the external network that the router's own address is of."""
-        if router.external_network_id is None or router.external_address is None:
-            return None
-        subnets = self._state[SUBNETS].by("network_id", router.external_network_id)
-        return next((subnet for subnet in subnets if _holds(subnet, router.external_address)), None)
 
     def _port_at(self, network: Network, address: str) -> Port | None:
         for subnet in self._state[SUBNETS].by("network_id", network.id):
@@ -378,8 +342,4 @@ def _version(subnet: Subnet) -> int:
 
 
 def _holds(subnet: Subnet, address: str) -> bool:
-    return _within(address, subnet.cidr)
-
-
-def _within(address: str, cidr: str) -> bool:
-    return ip_address(address) in ip_network(cidr)
+    return within(address, subnet.cidr)

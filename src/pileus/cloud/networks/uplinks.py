@@ -15,10 +15,13 @@ Uplinks whose external network is out of service are passed over everywhere.
 
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address, ip_network
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pileus.cloud.networks.addresses import version_of
-from pileus.cloud.networks.model import Network, Router, Subnet, Uplink
+from pileus.cloud.networks.model import NETWORKS, SUBNETS, Network, Router, Subnet, Uplink
+from pileus.state.state import State
+
+EVERYWHERE: Final = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 class Leg(NamedTuple):
@@ -57,6 +60,11 @@ def legs(
     return found
 
 
+def legs_of(state: State, router: Router) -> list[Leg]:
+    """The ways out of a router in its order."""
+    return legs(router, state[NETWORKS].find, lambda network: state[SUBNETS].by("network_id", network))
+
+
 def preferred(among: Sequence[Leg], version: int) -> Leg | None:
     """Where a router sends what nothing says more about."""
     return next((each for each in among if each.version == version and each.gateway is not None), None)
@@ -75,4 +83,9 @@ def leg_to(among: Sequence[Leg], next_hop: str) -> Leg | None:
 
 def is_routed(subnet: Subnet, leg: Leg) -> bool:
     """Whether what a subnet sends out by this way keeps its addresses, because the world knows them there."""
-    return subnet.delegated_by == leg.network.id
+    return subnet.delegated_by == leg.network.id and version_of(subnet.cidr) == leg.version
+
+
+def has_default(router: Router, version: int) -> bool:
+    """Whether a static route of its own says where a router sends everything else."""
+    return any(route.destination == EVERYWHERE[version] for route in router.routes)

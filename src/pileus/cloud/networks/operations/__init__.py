@@ -16,6 +16,7 @@ from pileus.cloud.networks.operations.routers import RouterCreate, create_router
 from pileus.cloud.networks.operations.subnets import SubnetCreate, create_subnet, delete_subnet, subnets
 from pileus.cloud.networks.operations.traffic import traffic
 from pileus.cloud.networks.operations.usage import usage
+from pileus.cloud.networks.operations.waysout import uplinks
 
 __all__ = [
     "ExternalNetworkCreate",
@@ -39,5 +40,6 @@ __all__ = [
     "routers",
     "subnets",
     "traffic",
+    "uplinks",
     "usage",
 ]

@@ -7,8 +7,7 @@ import msgspec
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.networks.model import ROUTERS, Network, NetworkKind
 from pileus.cloud.networks.operations.networks import networks
-from pileus.cloud.networks.operations.uplinks import legs_of
-from pileus.cloud.networks.uplinks import preferred
+from pileus.cloud.networks.uplinks import legs_of, preferred
 from pileus.kernel.errors import Conflict
 from pileus.operations.caller import Role
 from pileus.operations.plan import Ask, Plan, Reason

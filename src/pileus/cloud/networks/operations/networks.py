@@ -132,6 +132,8 @@ def delete(ask: Ask, network: Network) -> Plan:
         raise Conflict(f"router {routers[0].name} leads out through it")
     if floating := ask.state[FLOATING_IPS].count_by("network_id", network.id):
         raise Conflict(f"the network has {floating} floating IPs")
+    if delegated := ask.state[SUBNETS].by("delegated_by", network.id):
+        raise Conflict(f"subnet {delegated[0].cidr} has a prefix of the network")
     changes: list[Change] = [remove(network)]
     gone = set(ask.state[SUBNETS].ids_by("network_id", network.id))
     for id in gone:

@@ -6,7 +6,9 @@ import msgspec
 from pydantic import Field
 
 from pileus.cloud.networks.model import PORTS, SUBNETS, Network, NetworkKind
+from pileus.cloud.networks.operations.fields import Prefix
 from pileus.cloud.networks.operations.networks import PhysicalNetwork, Vlan, check_wire, must_administer, networks
+from pileus.cloud.networks.operations.prefixes import check_prefixes
 from pileus.kernel.errors import Conflict
 from pileus.operations.caller import Role
 from pileus.operations.plan import Ask, Plan
@@ -35,6 +37,8 @@ class NetworkChange(Wire):
     """Of a flat network: whether every project may use it, or its own alone."""
     direct: bool | None = None
     """Of an external network: whether guests may be on it themselves, each with an external address of its own."""
+    ipv6_prefixes: Annotated[tuple[Prefix, ...], Field(max_length=16)] | None = None
+    """Of an external network: prefixes that the world reaches by it, of which subnets inside are given parts."""
 
 
 @networks.post("/flat", least=Role.PLATFORM, status=201)
@@ -65,12 +69,14 @@ def create_flat(ask: Ask, wish: FlatNetworkCreate) -> Plan:
 
 @networks.patch()
 def change(ask: Ask, network: Network, wish: NetworkChange) -> Plan:
-    """Rename a network; let every project use a flat one, or guests be on an external one, or no longer."""
+    """Rename a network, let every project use a flat one, guests be on an external one, or that delegate prefixes."""
     must_administer(ask, network)
     if wish.shared is not None and network.kind is not NetworkKind.FLAT:
         raise Conflict(f"network {network.name} is not flat", fields={"shared": "for flat networks"})
     if wish.direct is not None and network.kind is not NetworkKind.EXTERNAL:
         raise Conflict(f"network {network.name} is not external", fields={"direct": "for external networks"})
+    if wish.ipv6_prefixes is not None:
+        check_prefixes(ask, network, wish.ipv6_prefixes)
     ports = ask.state[PORTS].by("network_id", network.id)
     if wish.shared is False and (others := sum(port.project_id != network.project_id for port in ports)):
         raise Conflict(f"{others} ports of other projects are on it", fields={"shared": "in use"})

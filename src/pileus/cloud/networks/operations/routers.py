@@ -22,7 +22,8 @@ from pileus.cloud.networks.model import (
     Subnet,
 )
 from pileus.cloud.networks.operations.fields import Address, Prefix
-from pileus.cloud.networks.operations.uplinks import check_still_used, legs_of, what_breaks, with_uplinks
+from pileus.cloud.networks.operations.uplinks import check_still_used, what_breaks, with_uplinks
+from pileus.cloud.networks.uplinks import legs_of
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.peerings.overlaps import check_peerings
 from pileus.kernel.errors import Conflict, Invalid

@@ -1,10 +1,10 @@
 """What one may do with subnets."""
 
 from ipaddress import ip_address, ip_network
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.networks.addresses import version_of
@@ -20,6 +20,7 @@ from pileus.cloud.networks.model import (
 )
 from pileus.cloud.networks.operations.fields import Address, Cidr, Ranges, can_be_had, ranges_of, wrong_ranges
 from pileus.cloud.networks.operations.networks import check_overlaps, must_administer, network_is_seen
+from pileus.cloud.networks.operations.prefixes import next_prefix
 from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import NetworkId
@@ -34,7 +35,9 @@ DnsServers = Annotated[tuple[Address, ...], Field(max_length=4)]
 class SubnetCreate(Wire):
     name: Name
     network_id: Annotated[Id, ref("network")]
-    cidr: Cidr
+    cidr: Cidr | None = None
+    prefix_network_id: Annotated[Id, ref("network")] | None = None
+    """In place of a CIDR: an external network, which delegates an IPv6 prefix that the world knows."""
     gateway: Address | None = None
     """Unless said otherwise the first address; of a flat network a machine of the LAN, or none."""
     ranges: Ranges = ()
@@ -45,6 +48,12 @@ class SubnetCreate(Wire):
     """Whether machines are told their addresses; if not, somebody else has to do that."""
     ipv6_mode: Ipv6Mode | None = None
     """How machines of an IPv6 subnet come to their addresses; SLAAC unless said otherwise."""
+
+    @model_validator(mode="after")
+    def _has_one_range(self) -> Self:
+        if (self.cidr is None) == (self.prefix_network_id is None):
+            raise ValueError("name either cidr or prefix_network_id")
+        return self
 
 
 class SubnetChange(Wire):
@@ -77,14 +86,18 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
     """Create a subnet."""
     network = ask.see(NETWORKS, wish.network_id, "network_id")
     must_administer(ask, network)
-    check_overlaps(ask, network, wish.cidr)
-    _is_the_only_one_of_ipv6(ask, network, wish.cidr)
+    if wish.prefix_network_id is not None and network.kind is not NetworkKind.VPC:
+        inside = "prefixes are delegated to networks inside the cloud"
+        raise Conflict(inside, fields={"prefix_network_id": f"network {network.name} is {network.kind}"})
+    cidr = wish.cidr or next_prefix(ask, wish.prefix_network_id or "")
+    check_overlaps(ask, network, cidr)
+    _is_the_only_one_of_ipv6(ask, network, cidr)
     _is_no_surprise_to_guests(ask, network)
     gateway = wish.gateway
     if gateway is None and network.kind is not NetworkKind.FLAT:
-        gateway = str(ip_network(wish.cidr).network_address + 1)
-    wrong = _wrong(wish.cidr, gateway, wish.dns_servers, wish.ranges)
-    if wish.ipv6_mode is not None and version_of(wish.cidr) == 4:
+        gateway = str(ip_network(cidr).network_address + 1)
+    wrong = _wrong(cidr, gateway, wish.dns_servers, wish.ranges)
+    if wish.ipv6_mode is not None and version_of(cidr) == 4:
         wrong["ipv6_mode"] = "is for IPv6 subnets"
     if wrong:
         raise Invalid("some fields are wrong", fields=wrong)
@@ -94,15 +107,16 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
         network_id=NetworkId(network.id),
         project_id=network.project_id,
         name=wish.name,
-        cidr=wish.cidr,
+        cidr=cidr,
         gateway=gateway,
         ranges=ranges_of(wish.ranges),
         dns_servers=wish.dns_servers,
         dhcp=wish.dhcp,
-        ipv6_mode=(wish.ipv6_mode or Ipv6Mode.SLAAC) if version_of(wish.cidr) == 6 else None,
+        ipv6_mode=(wish.ipv6_mode or Ipv6Mode.SLAAC) if version_of(cidr) == 6 else None,
+        delegated_by=NetworkId(wish.prefix_network_id) if wish.prefix_network_id else None,
     )
     return Plan(
-        summary=f"create subnet {wish.name} ({wish.cidr}) in network {network.name}",
+        summary=f"create subnet {wish.name} ({cidr}) in network {network.name}",
         changes=(put(subnet),),
         answers=subnet,
         undo="delete it",

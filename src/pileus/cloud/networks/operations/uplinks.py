@@ -8,11 +8,9 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.nat.model import rules_through
 from pileus.cloud.networks.addresses import Addresses, version_of
 from pileus.cloud.networks.model import NETWORKS, SUBNETS, Network, NetworkKind, Router, Uplink
-from pileus.cloud.networks.uplinks import Leg, legs
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import NetworkId
 from pileus.operations.plan import Ask, Reason
-from pileus.state.state import State
 
 
 def with_uplinks(ask: Ask, router: Router, first: str | None, further: Sequence[str]) -> Router:
@@ -43,11 +41,6 @@ def with_uplinks(ask: Ask, router: Router, first: str | None, further: Sequence[
             msgspec.structs.replace(each, link=link) for each, link in zip(uplinks[1:], numbers, strict=True)
         ),
     )
-
-
-def legs_of(state: State, router: Router) -> list[Leg]:
-    """The router's ways out, in its order."""
-    return legs(router, state[NETWORKS].find, lambda network: state[SUBNETS].by("network_id", network))
 
 
 def check_still_used(ask: Ask, router: Router, changed: Router) -> None:
