@@ -6,7 +6,9 @@ import os
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import httpx2
 import msgspec
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from pileus.cli.main import invoke
 from pileus.cli.terminal import Terminal
 from pileus.kernel.errors import Unavailable
 from pileus.testing.links import until
+from pileus.testing.openid import CLIENT, SECRET, openid_provider
 
 from .conftest import CommandLine, written
 
@@ -303,6 +306,33 @@ async def test_somebody_signs_in_and_out(pileus: CommandLine, tmp_path: Path) ->
     await ann.ok("logout")
     assert (await ann("whoami")).status == 3
     assert not (tmp_path / "config.json").exists()
+
+
+async def test_somebody_signs_in_in_a_browser(pileus: CommandLine, tmp_path: Path) -> None:
+    async with openid_provider(pileus.cloud.now) as keycloak:
+        keycloak.claims |= {"preferred_username": "carla", "groups": ["/operators"]}
+        client = ("--url", keycloak.issuer, "--client", CLIENT, "--secret", "@-", "--makes-users")
+        await pileus.ok("identity-provider", "create", "keycloak", "--kind", "oidc", *client, stdin=SECRET)
+        gives = ("--external-group", "/operators", "--project", "default", "--role", "member")
+        await pileus.ok("group-mapping", "create", "--provider", "keycloak", *gives)
+        carla = pileus.as_another(tmp_path, token="")
+        assert (await carla("login", "--provider", "nothing")).status == 4
+        assert (await carla("login", "--provider", "keycloak", "--user", "carla")).status == 2
+        streams = [io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2)]
+        with open(os.devnull) as stdin:  # noqa: ASYNC230, PTH123 - it is empty
+            terminal = Terminal(stdin=stdin, stdout=streams[0], stderr=streams[1], environ=carla.environ)
+            signing_in = asyncio.create_task(invoke(["login", "--provider", "keycloak"], terminal))
+            await until(lambda: "http" in written(streams[1]))
+            url = next(line.strip() for line in written(streams[1]).splitlines() if line.startswith("  http"))
+            landing = parse_qs(urlsplit(url).query)["redirect_uri"][0]
+            async with httpx2.AsyncClient(trust_env=False) as browser:
+                assert (await browser.get(landing.replace("/callback", "/favicon.ico"))).status_code == 404
+                assert (await browser.get(landing, params={"state": "another's", "code": "x"})).status_code == 200
+                assert not signing_in.done()
+                answer = await browser.get(landing, params=keycloak.visit(url))
+            assert "close this page" in answer.text
+            assert await signing_in == 0, written(streams[1])
+    assert (await carla.ok("whoami", "-o", "name")).out == "carla\n"
 
 
 async def test_a_cloud_with_another_authority_is_not_spoken_to(pileus: CommandLine, tmp_path: Path) -> None:

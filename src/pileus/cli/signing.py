@@ -1,6 +1,6 @@
 """`pileus login`, `logout` and `whoami`."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from pileus.client.config import Config
 from pileus.kernel.errors import Invalid, PileusError, SecondFactorRequired, Unauthenticated
 
 _HERE = "https://localhost:5870"
+_IN_A_BROWSER = "oidc"
+"""The kind of identity providers that ask people themselves."""
 
 
 def commands(session: Session) -> Mapping[str, Command]:
@@ -39,20 +41,21 @@ def commands(session: Session) -> Mapping[str, Command]:
         known = _known(session)
         url = (url or (known.url if known else _HERE)).rstrip("/")
         trusted = await _authority(session, url, known, fingerprint, authority)
-        user = user or _line(session, "user: ")
-        password = _password(session, from_input=password_stdin)
-        from pileus.client.session import sign_in
-
         wanted = Config(url=url, authority=trusted, project=common.project)
-        signing_in = partial(sign_in, wanted, user, password, provider=provider, patience_s=session.terminal.patience_s)
-        try:
-            config = await signing_in(code)
-        except SecondFactorRequired:
-            if code or not session.terminal.stdin.isatty():
-                raise
-            config = await signing_in(_line(session, "code: "))
+        patience_s = session.terminal.patience_s
+        from pileus.client.session import kind_of, sign_in
+
+        if provider and await kind_of(wanted, provider, patience_s=patience_s) == _IN_A_BROWSER:
+            if user or password_stdin:
+                raise Invalid(f"{provider} asks for user and password itself, in a browser")
+            config = await _in_browser(session, wanted, provider, code)
+        else:
+            user = user or _line(session, "user: ")
+            password = _password(session, from_input=password_stdin)
+            signing_in = partial(sign_in, wanted, user, password, provider=provider, patience_s=patience_s)
+            config = await _with_code(session, signing_in, code)
         path = configuration.save(config, session.terminal.environ)
-        session.say(f"signed in to {url} as {user}; the token is in {path}")
+        session.say(f"signed in to {url} {f'as {user}' if user else f'by {provider}'}; the token is in {path}")
 
     async def logout(*, common: AsCommon = COMMON) -> None:
         """Delete the token, here and in the cloud."""
@@ -89,6 +92,29 @@ def commands(session: Session) -> Mapping[str, Command]:
             session.terminal.out(current["user_name"] if session.printer.format == "name" else current["user_id"])
 
     return {"login": login, "logout": logout, "whoami": whoami}
+
+
+async def _with_code(session: Session, signing_in: Callable[[str], Awaitable[Config]], code: str) -> Config:
+    """Sign in, with the code of a second factor if it takes one."""
+    try:
+        return await signing_in(code)
+    except SecondFactorRequired:
+        if code or not session.terminal.stdin.isatty():
+            raise
+    return await signing_in(_line(session, "code: "))
+
+
+async def _in_browser(session: Session, wanted: Config, provider: str, code: str) -> Config:
+    from pileus.cli.browser import landing
+    from pileus.client.session import begin_in_browser, finish_from_browser
+
+    patience_s = session.terminal.patience_s
+    async with landing() as place:
+        begun = await begin_in_browser(wanted, provider, place.redirect_uri, patience_s=patience_s)
+        session.say(f"sign in at this address, in a browser on this machine:\n\n  {begun.url}\n")
+        brought = await place.brought(begun.state)
+    signing_in = partial(finish_from_browser, wanted, begun.attempt, brought, patience_s=patience_s)
+    return await _with_code(session, signing_in, code)
 
 
 def _known(session: Session) -> Config | None:

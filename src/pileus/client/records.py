@@ -108,6 +108,27 @@ class SignedIn(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
 
 
+class BegunSignIn(msgspec.Struct, frozen=True, kw_only=True):
+    """Signing in in a browser that has begun."""
+
+    attempt: str
+    url: str
+    state: str
+
+
+class OfferedProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """An identity provider by which one can sign in."""
+
+    name: str
+    kind: str
+
+
+class OfferedProviders(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    items: list[OfferedProvider]
+
+
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """A part of a collection; `next` is where the rest goes on."""
 

@@ -1,16 +1,16 @@
 """Signing in: first finding out whom to trust, then getting a token."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 import httpx2
 import msgspec
 
-from pileus.client.client import Client
+from pileus.client.client import Client, Reply
 from pileus.client.config import Config
-from pileus.client.records import SignedIn
-from pileus.kernel.errors import Forbidden, Invalid, Unavailable
+from pileus.client.records import BegunSignIn, OfferedProviders, SignedIn
+from pileus.kernel.errors import Forbidden, Invalid, NotFound, Unavailable
 
 _AUTHORITY_PATH = "/v1/authority"
 _LARGEST = 64 * 1024
@@ -59,7 +59,6 @@ async def sign_in(
         SecondFactorRequired: there has to be a code.
         PileusError: any other refusal.
     """
-    nobody = msgspec.structs.replace(config, token="", project="")
     body = {
         "user": user,
         "password": password,
@@ -67,6 +66,56 @@ async def sign_in(
         "project": config.project or None,
         "code": code or None,
     }
-    async with Client(nobody, patience_s=patience_s) as client:
-        made = (await client.send("POST", "/v1/tokens/sign-in", body, plans=False)).read(SignedIn)
+    made = (await _asked(config, "/v1/tokens/sign-in", body, patience_s)).read(SignedIn)
     return msgspec.structs.replace(config, token=made.token, project="")
+
+
+async def kind_of(config: Config, provider: str, *, patience_s: float = 5.0) -> str:
+    """How one signs in by an identity provider: `ldap`, by name and password, or `oidc`, in a browser.
+
+    Raises:
+        NotFound: nobody can sign in by one of that name.
+        PileusError: any other refusal.
+    """
+    async with Client(_nobody(config), patience_s=patience_s) as client:
+        offered = (await client.get("/v1/identity-providers/offered")).read(OfferedProviders).items
+    kinds = {each.name: each.kind for each in offered}
+    if provider not in kinds:
+        raise NotFound(f"there is no identity provider {provider}; there are: {', '.join(sorted(kinds)) or 'none'}")
+    return kinds[provider]
+
+
+async def begin_in_browser(config: Config, provider: str, redirect_uri: str, *, patience_s: float = 5.0) -> BegunSignIn:
+    """Begin to sign in by an OpenID provider; a browser is to go to the `url` and to come back to `redirect_uri`."""
+    body = {"provider": provider, "redirect_uri": redirect_uri}
+    return (await _asked(config, "/v1/tokens/begin-sign-in", body, patience_s)).read(BegunSignIn)
+
+
+async def finish_from_browser(
+    config: Config, attempt: str, brought: Mapping[str, str], code: str = "", *, patience_s: float = 5.0
+) -> Config:
+    """The configuration with a token for whoever signed in, by what the browser has brought.
+
+    Raises:
+        SecondFactorRequired: there has to be a code.
+        PileusError: any other refusal.
+    """
+    body = {
+        "attempt": attempt,
+        "state": brought.get("state", ""),
+        "authorization_code": brought.get("code", ""),
+        "issuer": brought.get("iss", ""),
+        "project": config.project or None,
+        "code": code or None,
+    }
+    made = (await _asked(config, "/v1/tokens/finish-sign-in", body, patience_s)).read(SignedIn)
+    return msgspec.structs.replace(config, token=made.token, project="")
+
+
+async def _asked(config: Config, path: str, body: Mapping[str, str | None], patience_s: float) -> Reply:
+    async with Client(_nobody(config), patience_s=patience_s) as client:
+        return await client.send("POST", path, body, plans=False)
+
+
+def _nobody(config: Config) -> Config:
+    return msgspec.structs.replace(config, token="", project="")

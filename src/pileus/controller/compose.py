@@ -20,11 +20,12 @@ from pileus.cloud.events.undo import Undoing
 from pileus.cloud.foreign.reconcilers import FollowShadows
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.hosts.operations import Admissions, Loads
+from pileus.cloud.identity.attempts import Attempts
 from pileus.cloud.identity.factors import SecondFactorGuesses
 from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.sealing import Sealer
 from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
-from pileus.cloud.identityproviders.port import Directory
+from pileus.cloud.identityproviders.port import Directory, OpenIdProviders
 from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
 from pileus.cloud.images.operations.delivery import arrival_url
@@ -50,6 +51,7 @@ from pileus.controller.housekeeping import Housekeeping
 from pileus.controller.nouns import KINDS, NOUNS, WORKFLOWS
 from pileus.diskimages.qemuimg import QemuImg
 from pileus.federation.ldap.directory import LdapDirectory
+from pileus.federation.oidc.provider import OpenIdConnect
 from pileus.kernel.clock import Clock, SystemClock
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import HostId, ImageId
@@ -215,13 +217,14 @@ async def composed(
         hosts = HostLinks(state, placer, supplies, authority, clock)
         watch = TaskWatch()
         files = ImageFiles(data / "images", disk_tools or QemuImg(), clock)
+        public = _web(settings, state)
         world = World(
             state=state,
             hosts=hosts,
             networks=northbound,
             images=_Urls(tickets),
             files=files,
-            web=web or _web(settings, state),
+            web=web or public,
             clock=clock,
         )
         engine = Engine(state, world, clock, WORKFLOWS, on_progress=watch.progress)
@@ -240,6 +243,8 @@ async def composed(
             SecondFactorGuesses: SecondFactorGuesses(clock.monotonic),
             Sealer: sealer,
             Directory: directory or LdapDirectory(),
+            OpenIdProviders: OpenIdConnect(public.address, clock),
+            Attempts: Attempts(clock),
             ImageFiles: files,
             Tickets: tickets,
             Admissions: admissions,
@@ -299,7 +304,7 @@ def _northbound(settings: Settings) -> Northbound:
     return OvnNorthbound(settings.northbound) if settings.northbound else SimulatedNorthbound()
 
 
-def _web(settings: Settings, state: State) -> Web:
+def _web(settings: Settings, state: State) -> PublicWeb:
     def own() -> set[str]:
         hosts = {address for host in state[HOSTS] if host.facts is not None for address in host.facts.addresses}
         return hosts | set(settings.names)

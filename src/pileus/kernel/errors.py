@@ -67,8 +67,8 @@ class SecondFactorRequired(Unauthenticated):
 class SignInRefused(Unauthenticated):
     """Somebody is not let in. A stranger learns nothing of the reason, `why`; the audit does."""
 
-    def __init__(self, why: str = "", /, *, tried: str = "") -> None:
-        super().__init__("user name or password is wrong", internal=tried)
+    def __init__(self, why: str = "", /, *, tried: str = "", detail: str = "user name or password is wrong") -> None:
+        super().__init__(detail, internal=tried)
         self.why = why
 
 

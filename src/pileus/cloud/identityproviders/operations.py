@@ -20,7 +20,7 @@ from pileus.cloud.identityproviders.model import (
     ProviderKind,
     ProviderSecret,
 )
-from pileus.cloud.identityproviders.port import Directory, Finding
+from pileus.cloud.identityproviders.port import Directory, Finding, OpenIdProviders
 from pileus.cloud.projects.model import PROJECTS
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import GroupId, IdentityProviderId, ProjectId, RoleId
@@ -197,10 +197,16 @@ def delete(ask: Ask, provider: IdentityProvider) -> Plan:
 @identity_providers.special("POST", "/{id}/test", verb="test", least=Role.PLATFORM, answers=Examination)
 async def examine(exchange: Exchange, provider: IdentityProvider, wish: ProviderTest) -> Answer:
     """Try a provider step by step, and say what was found. Nothing is changed, here or there."""
-    directory: Directory = exchange.services[Directory]
     state = exchange.ask.state
-    found, person = await directory.examine(provider, secret_of(exchange.ask, provider), wish.user)
-    findings = list(found)
+    if provider.kind is ProviderKind.OIDC:
+        if wish.user:
+            raise Invalid("some fields are wrong", fields={"user": "an OpenID provider tells only of who signs in"})
+        openid: OpenIdProviders = exchange.services[OpenIdProviders]
+        findings, person = list(await openid.examine(provider)), None
+    else:
+        directory: Directory = exchange.services[Directory]
+        found, person = await directory.examine(provider, secret_of(exchange.ask, provider), wish.user)
+        findings = list(found)
     if person is not None:
         groups = {provider.group(name) for name in person.groups}
         findings += [

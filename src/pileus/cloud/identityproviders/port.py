@@ -1,4 +1,7 @@
-"""What stands between sign-in and those who vouch for people: one port for who is asked by name and password."""
+"""What stands between sign-in and those who vouch for people.
+
+There are two ports: for those who are asked by name and password, and for those at whom people sign in in a browser.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -57,4 +60,40 @@ class Directory(Protocol):
         self, provider: IdentityProvider, secret: str, name: str = ""
     ) -> tuple[Sequence[Finding], Person | None]:
         """What comes of asking, step by step up to the first that fails; and who has this name, if one is given."""
+        ...
+
+
+class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What one signing in in a browser is known by; each part is new each time, and random."""
+
+    redirect_uri: str
+    """Where the browser goes with the provider's answer."""
+    state: str
+    """Comes back with the answer: it is one to this request."""
+    nonce: str
+    """Comes back in the token: it was made for this request."""
+    verifier: str
+    """What must be shown for the answer to be redeemed (RFC 7636)."""
+
+
+class OpenIdProviders(Protocol):
+    """Providers by which people sign in in a browser (`ProviderKind.OIDC`)."""
+
+    async def begin(self, provider: IdentityProvider, request: SignInRequest) -> str:
+        """Where a browser is to go. Raises Unavailable if the provider cannot be asked."""
+        ...
+
+    async def redeem(
+        self, provider: IdentityProvider, secret: str, request: SignInRequest, code: str, issuer: str
+    ) -> Person:
+        """Who came back with this code, and from whom as far as the answer says (`iss`; RFC 9207).
+
+        Raises:
+            SignInRefused: it proves nothing; why is told to the audit.
+            Unavailable: the provider cannot be asked.
+        """
+        ...
+
+    async def examine(self, provider: IdentityProvider) -> Sequence[Finding]:
+        """What comes of asking, step by step up to the first that fails."""
         ...

@@ -111,7 +111,7 @@ class PublicWeb:
     async def _asked(self, parts: SplitResult, headers: dict[str, str]) -> AsyncGenerator[httpx2.Response]:
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        address = await self._address(host, port)
+        address = await self.address(host, port)
         at = f"[{address}]" if address.version == 6 else str(address)
         path = parts._replace(fragment="", scheme="", netloc="").geturl() or "/"
         try:
@@ -131,7 +131,7 @@ class PublicWeb:
         except httpx2.InvalidURL as wrong:
             raise Invalid("the URL cannot be fetched", fields={"url": str(wrong)}) from wrong
 
-    async def _address(self, host: str, port: int) -> Address:
+    async def address(self, host: str, port: int) -> Address:
         """One of a host's addresses that may be asked. Raises Forbidden, or Unavailable if it has none."""
         loop = asyncio.get_running_loop()
         try:
