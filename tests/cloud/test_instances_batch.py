@@ -191,7 +191,11 @@ async def test_none_is_created_if_hosts_have_room_for_some_only_and_what_was_pla
     problem = await refused(cloud, "create-many", **half, count=2 * hosts + 1)
     assert (problem["status"], set(problem["because"])) == (507, {f"big-{2 * hosts + 1}"})
     wish = {**half, "count": 2 * hosts, "atomic": True, "dry_run": True}
-    assert (await asked(cloud, "create-many", **wish))["accepted"] == 2 * hosts
+    planned = await asked(cloud, "create-many", **wish)
+    assert planned["accepted"] == 2 * hosts
+    reasons = [reason for item in planned["items"] for reason in item["plan"]["because"]]
+    chosen = [reason["about"] for reason in reasons if reason.get("chosen")]
+    assert sorted(chosen) == sorted(2 * [host.name for host in cloud.state[HOSTS]])
     assert not cloud.state[INSTANCES]
 
 

@@ -110,7 +110,9 @@ class Exchange(Protocol):
         """
         ...
 
-    def plan_together(self, verb: str, asked: Iterable[tuple[str, bytes]]) -> list[Plan | PileusError]:
+    def plan_together(
+        self, verb: str, asked: Iterable[tuple[str, bytes]], *, dry_run: bool = False
+    ) -> list[Plan | PileusError]:
         """What an operation of the noun would do to each of these targets, with these bodies, if all were done.
 
         Each is planned as if those before it were done, and as if the caller had asked for it alone; in the place of

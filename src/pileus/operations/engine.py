@@ -136,7 +136,7 @@ class Performer:
         assert operation.planner is not None, "special operations are performed by their route"
         return operation.planner(*arguments)
 
-    def plan_together(self, requests: Iterable[Request]) -> list[Plan | PileusError]:
+    def plan_together(self, requests: Iterable[Request], *, dry_run: bool) -> list[Plan | PileusError]:
         """What each of these would do if those before it were done: with what they take of hosts, addresses and quota.
 
         In the place of a plan stands why there is none.
@@ -147,7 +147,7 @@ class Performer:
             for request in requests:
                 try:
                     self.authorise(request.operation, request.caller)
-                    plan = self._planned(request, self.ask(request.caller))
+                    plan = self._planned(request, self.ask(request.caller, dry_run=dry_run))
                     assert isinstance(plan, Plan), "only what undoes reads the log"
                     if twice := next((each.record for each in plan.changes if each.record.id in touched), None):
                         what = self.state.kind_of(twice).name.replace("_", " ")
@@ -375,8 +375,11 @@ class PlainExchange:
         headers = {"idempotency-key": f"{key}:{part}"} if key else {}
         return await self.performer.perform(msgspec.structs.replace(one, query=query, headers=headers))
 
-    def plan_together(self, verb: str, asked: Iterable[tuple[str, bytes]]) -> list[Plan | PileusError]:
-        return self.performer.plan_together(self._part(verb, target, body) for target, body in asked)
+    def plan_together(
+        self, verb: str, asked: Iterable[tuple[str, bytes]], *, dry_run: bool = False
+    ) -> list[Plan | PileusError]:
+        parts = (self._part(verb, target, body) for target, body in asked)
+        return self.performer.plan_together(parts, dry_run=dry_run)
 
     def shown(self, plan: Plan) -> ShownPlan:
         return self.performer.shown(plan)

@@ -177,7 +177,7 @@ async def _all_or_none(
         raise Conflict("there are no such instances")
     plans: list[Plan] = []
     refused: dict[str, PileusError] = {}
-    planned = exchange.plan_together(verb, [(target, body) for _, target, body in asked])
+    planned = exchange.plan_together(verb, [(target, body) for _, target, body in asked], dry_run=wish.dry_run)
     for (name, target, _), each in zip(asked, planned, strict=True):
         if isinstance(each, PileusError):
             refused[name or target] = each
