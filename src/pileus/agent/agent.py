@@ -17,6 +17,7 @@ from pileus.agent.copies import Copies
 from pileus.agent.guests import Guests
 from pileus.agent.host import Host
 from pileus.agent.hypervisor.port import Hypervisor, HypervisorFacts
+from pileus.agent.imagecache import ImageCache
 from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.packing import ImagePacking, Send
@@ -95,6 +96,7 @@ class Agent:
         contents = BackupContents(self._pools)
         self._volumes = Volumes(self._pools, records.volumes, engines.fetch, contents, clock)
         self._media = Media(self._pools, engines.fetch, clock, lambda: specs_of(records.guests))
+        self._cache = ImageCache(engines.pools, clock)
         self.packing = ImagePacking(self._pools, engines.send)
         self._guests = Guests(
             engines.hypervisor,
@@ -277,6 +279,7 @@ class Agent:
             await self._guests.settle()
             await self._media.settle()
             await self._backups.settle()
+            await self._cache.settle()
             await self._engines.hypervisor.appliance.sweep()
         except PileusError as why:
             log.warning("round not finished", why=str(why), internal=why.internal)

@@ -22,6 +22,7 @@ import os
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,15 @@ from pileus.agent.storage.directory_layers import DirectoryLayering
 from pileus.agent.storage.directory_packing import DirectoryPacking
 from pileus.agent.storage.files import assemble, in_thread, publish, stoppable, sync_folder
 from pileus.agent.storage.layers import BASE
-from pileus.agent.storage.port import DiskSource, Fetch, Layering, Packing, Pieces, Told
+from pileus.agent.storage.port import (
+    CachedImage,
+    DiskSource,
+    Fetch,
+    Layering,
+    Packing,
+    Pieces,
+    Told,
+)
 from pileus.agent.storage.sparse import SparseWriter, clone, copy_extents
 from pileus.agent.storage.volumefolder import Note, VolumeFolder
 from pileus.agent.storage.wiping import wipe_folder
@@ -144,6 +153,10 @@ class DirectoryPool:
                 await in_thread(self._keep_image, image, made)
         log.info("image fetched", image=image.id, bytes=image.size_bytes)
 
+    async def cached(self) -> dict[ImageId, CachedImage]:
+        """Every image."""
+        return await in_thread(self._look_at_images)
+
     async def remove_image(self, id: ImageId) -> None:
         """Have the image no more."""
         check_id(id)
@@ -216,9 +229,23 @@ class DirectoryPool:
         write_atomically(made / "image.json", msgspec.json.encode(_Image(sha256=image.sha256)))
         publish(made, self._images / image.id)
 
+    def _look_at_images(self) -> dict[ImageId, CachedImage]:
+        found: dict[ImageId, CachedImage] = {}
+        for entry in self._images.iterdir():
+            with suppress(FileNotFoundError):  # it is being removed
+                content, note = (entry / "image.raw").stat(), (entry / "image.json").stat()
+                found[ImageId(entry.name)] = CachedImage(
+                    allocated_bytes=content.st_blocks * 512,
+                    used_at=datetime.fromtimestamp(note.st_mtime, UTC),
+                    offered=content.st_nlink > 1,
+                )
+        return found
+
     def _has_image(self, image: ImageSource) -> bool:
         try:
-            kept = msgspec.json.decode((self._images / image.id / "image.json").read_bytes(), type=_Image)
+            file = self._images / image.id / "image.json"
+            kept = msgspec.json.decode(file.read_bytes(), type=_Image)
+            os.utime(file)
         except FileNotFoundError:
             return False
         if kept.sha256 != image.sha256:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,16 @@ class DiskSource(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     format: str
     """`raw` or `qcow2`."""
+
+
+class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that a pool has a copy of."""
+
+    allocated_bytes: int
+    used_at: datetime
+    """When it was brought, or last asked for."""
+    offered: bool = False
+    """Whether it is a medium, too, whose space is that of the image."""
 
 
 Fetch = Callable[[ImageSource], AsyncIterator[bytes]]
@@ -174,6 +185,10 @@ class StoragePool(Protocol):
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
         """Have the image; its SHA-256 is checked before it counts, and nothing is left of a broken transfer."""
+        ...
+
+    async def cached(self) -> dict[ImageId, CachedImage]:
+        """The images that are here, whole."""
         ...
 
     async def remove_image(self, id: ImageId) -> None: ...

@@ -4,12 +4,13 @@ import hashlib
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pileus.agent.backup.simulated import SimulatedPlace
 from pileus.agent.faults import Faults
 from pileus.agent.storage.layers import Layers
-from pileus.agent.storage.port import DiskSource, Fetch, Moment, Pieces, StoragePool, Told
+from pileus.agent.storage.port import CachedImage, DiskSource, Fetch, Moment, Pieces, StoragePool, Told
 from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import ImageId, SnapshotId, StoragePoolId, VolumeId, check_id
@@ -27,6 +28,8 @@ class SimulatedStorage:
         self.faults = faults or Faults()
         self.volumes: dict[VolumeId, VolumeObserved] = {}
         self.images: dict[ImageId, ImageSource] = {}
+        self.used: dict[ImageId, datetime] = {}
+        """When images were last asked for."""
         self.offered: set[ImageId] = set()
         self.wiped: set[VolumeId] = set()
         """The volumes that were overwritten when they were removed."""
@@ -49,12 +52,19 @@ class SimulatedStorage:
         check_id(image.id)
         await self.faults.before("storage.ensure_image")
         async with self._turns.of(image.id):
+            self.used[image.id] = datetime.now(UTC)
             if image.id in self.images:
                 return
             if self._fetches:
                 await _check(image, fetch, told)
             self.images[image.id] = image
         self.faults.after("storage.ensure_image")
+
+    async def cached(self) -> dict[ImageId, CachedImage]:
+        return {
+            id: CachedImage(allocated_bytes=image.virtual_size_bytes, used_at=self.used[id], offered=id in self.offered)
+            for id, image in self.images.items()
+        }
 
     async def remove_image(self, id: ImageId) -> None:
         check_id(id)

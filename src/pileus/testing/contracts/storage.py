@@ -81,6 +81,20 @@ class StoragePoolContract:
         with pytest.raises(NotFound):
             await later.offer(image.id)
 
+    async def test_an_image_is_told_of_with_when_it_was_last_asked_for_until_it_is_removed(
+        self, pool: StoragePool, another: Callable[[], Awaitable[StoragePool]], wire: Wire, image: ImageSource
+    ) -> None:
+        assert await pool.cached() == {}
+        await pool.ensure_image(image, wire.fetch, _nobody)
+        first = (await (await another()).cached())[image.id]
+        assert (first.allocated_bytes > 0, first.offered) == (True, False)
+        await pool.ensure_image(image, wire.fetch, _nobody)
+        await pool.offer(image.id)
+        then = (await pool.cached())[image.id]
+        assert (then.used_at >= first.used_at, then.offered) == (True, True)
+        await pool.remove_image(image.id)
+        assert await pool.cached() == {}
+
     async def test_a_volume_is_as_it_was_asked_for(self, pool: StoragePool) -> None:
         volume = self.volume()
         made = await pool.ensure(volume, _nobody)

@@ -1,0 +1,62 @@
+"""The copies of images that a host keeps to make volumes from: those that were not used for long make room.
+
+A volume is a copy and needs its image no more. What is let go of is fetched again when it is needed again.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from pileus.agent.storage.port import CachedImage, PoolUse, StoragePool
+from pileus.kernel.clock import Clock
+from pileus.kernel.errors import PileusError
+from pileus.kernel.ids import ImageId
+
+UNUSED: Final = timedelta(days=7)
+"""What no volume was made from for so long goes; so do, in the end, images that are deleted."""
+AT_MOST: Final = 0.25
+"""How much of a pool images may take: beyond that the least recently used go."""
+KEPT_FREE: Final = 0.2
+"""How much of a pool is to be free as long as images can make room."""
+JUST_USED: Final = timedelta(hours=1)
+"""For so long nothing goes: a volume may be about to be made from it."""
+
+log = structlog.stdlib.get_logger()
+
+
+class ImageCache:
+    """Lets go of images in the pools of a host."""
+
+    def __init__(self, pools: Mapping[str, StoragePool], clock: Clock) -> None:
+        self._pools = pools
+        self._clock = clock
+
+    async def settle(self) -> None:
+        """Let those go that are to."""
+        for name, pool in self._pools.items():
+            try:
+                images = await pool.cached()
+                if all(self._clock.now() - image.used_at < JUST_USED for image in images.values()):
+                    continue
+                for id in to_let_go(images, await pool.use(), self._clock.now()):
+                    await pool.remove_image(id)
+                    log.info("image let go", image=id, pool=name, bytes=images[id].allocated_bytes)
+            except PileusError as why:
+                log.warning("images not looked after", pool=name, why=str(why), internal=why.internal)
+
+
+def to_let_go(images: Mapping[ImageId, CachedImage], use: PoolUse, now: datetime) -> list[ImageId]:
+    """The images to let go of, least recently used first. Pure."""
+    taken, free = sum(image.allocated_bytes for image in images.values()), use.free_bytes
+    gone: list[ImageId] = []
+    for id, image in sorted(images.items(), key=lambda each: each[1].used_at):
+        unused = now - image.used_at
+        if image.offered or unused < JUST_USED:
+            continue
+        if unused > UNUSED or taken > AT_MOST * use.total_bytes or free < KEPT_FREE * use.total_bytes:
+            gone.append(id)
+            taken -= image.allocated_bytes
+            free += image.allocated_bytes
+    return gone
