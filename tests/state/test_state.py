@@ -193,3 +193,28 @@ def test_a_record_that_cannot_be_read_is_refused_by_name(make: Callable[[], tupl
     version, body = make()
     with pytest.raises(Unreadable, match="cap a"):
         CAPS.read(StoredRecord(kind="cap", id="a", revision=1, version=version, body=body))
+
+
+class Colours:
+    """A view: how many caps there are of each colour."""
+
+    def __init__(self) -> None:
+        self.counted: dict[str, int] = {}
+
+    def changed(self, kind: str, before: Record | None, after: Record | None) -> None:
+        assert kind == CAPS.name
+        for record, more in ((before, -1), (after, 1)):
+            if isinstance(record, Cap):
+                self.counted[record.colour] = self.counted.get(record.colour, 0) + more
+
+
+async def test_views_count_what_is_supposed_only_until_it_no_longer_is() -> None:
+    view = Colours()
+    async with opened([CAPS], MemoryStore(), FrozenClock(), [view]) as state:
+        await state.commit([put(cap("a")), put(cap("b"))], SOMEBODY)
+        with state.supposing() as suppose:
+            suppose([put(cap("c")), put(cap("a", "blue"))])
+            suppose([remove(state[CAPS].get("b"))])
+            assert view.counted == {"red": 1, "blue": 1}
+            assert len(state[CAPS]) == 2
+        assert view.counted == {"red": 2, "blue": 0}
