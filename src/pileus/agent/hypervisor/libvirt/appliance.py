@@ -35,8 +35,8 @@ _LOOK_S: Final = 0.2
 _REQUEST_BYTES: Final = 4096
 """As much again is for the answer."""
 _COMMAND_LINE: Final = "rdinit=/init quiet panic=-1"
-_DONE: Final = "ok"
-_REFUSALS: Final[Mapping[str, str]] = {
+DONE: Final = "ok"
+REFUSALS: Final[Mapping[str, str]] = {
     "no-user": "the system on its disk has no such user, or no password file with that user in it",
     "none": "no Linux system was found on its disk",
     "several": "several systems were found on its disk, and no telling which one it boots",
@@ -75,9 +75,9 @@ class LibvirtAppliance:
             finally:
                 await asyncio.to_thread(exchange.unlink, missing_ok=True)
                 self._running = ""
-        if said in _REFUSALS:
-            raise Conflict(_REFUSALS[said], internal=said)
-        if said != _DONE:
+        if said in REFUSALS:
+            raise Conflict(REFUSALS[said], internal=said)
+        if said != DONE:
             raise Unavailable("what looked into its disk ended without an answer", internal=f"said {said!r}")
         log.info("password set in a disk", guest=id, user=user)
 
