@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.schedules.model import SCHEDULES, RunResult, Schedule
 from pileus.cloud.schedules.reconcilers import PATIENCE
@@ -93,6 +94,51 @@ async def test_a_snapshot_is_taken_when_it_is_due_and_not_before(cloud: Simulate
     assert (shown["last_run"]["result"], shown["last_run"]["snapshot_id"]) == ("taken", snapshot.id)
     task = cloud.state[TASKS].get(shown["last_run"]["task_id"])
     assert task.actor == f"schedule:{schedule.id}"
+
+
+async def test_backups_are_made_compared_with_the_last_one_and_kept_as_long_as_they_are_wanted(
+    cloud: SimulatedCloud, clock: FrozenClock
+) -> None:
+    schedule = await scheduled(cloud, makes="backups")
+    clock.advance(HOUR)
+    await look(cloud)
+    refused = now(cloud, schedule).last_run
+    assert refused is not None
+    assert (refused.result, "no storage pool" in refused.detail) == (RunResult.REFUSED, True)
+    await made(cloud.client, "storage-pools", name="vault", path="/srv/vault", purposes=["backups"])
+    await until(lambda: bool(cloud.fleet.hosts[0].backings.pools))
+    await look(cloud, times=2)
+    for _ in range(3):
+        clock.advance(HOUR)
+        await look(cloud, times=3)
+    second, third = cloud.state[BACKUPS]
+    assert (second.name, third.name) == ("often-20260101T0300Z", "often-20260101T0400Z")
+    assert third.volumes[0].since == second.id
+    assert (third.schedule_id, not cloud.state[SNAPSHOTS].ids) == (schedule.id, True)
+    run = now(cloud, schedule).last_run
+    assert run is not None
+    assert (run.result, run.backup_id, run.snapshot_id) == (RunResult.TAKEN, third.id, None)
+    assert (await cloud.client.delete(f"/v1/schedules/{schedule.id}")).is_success
+    assert [each.schedule_id for each in cloud.state[BACKUPS]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("wish", "wrong"),
+    [
+        ({"makes": "backups", "memory": True}, "memory"),
+        ({"storage_pool": "vault"}, "storage_pool"),
+        ({"makes": "backups", "storage_pool": "local"}, "storage_pool"),
+        ({"makes": "backups", "storage_pool": "nowhere"}, "storage_pool"),
+    ],
+)
+async def test_what_a_schedule_of_backups_cannot_be_is_refused(
+    cloud: SimulatedCloud, wish: dict[str, Any], wrong: str
+) -> None:
+    instance = await running(cloud, cloud.client)
+    if wish.get("storage_pool") == "vault":
+        await made(cloud.client, "storage-pools", name="vault", path="/srv/vault", purposes=["backups"])
+    whole = {"name": "often", "keep_last": 2, "every_hours": 1, "instance_id": instance["id"], **wish}
+    assert refusal(await cloud.client.post("/v1/schedules", json=whole))[2] == {wrong}
 
 
 async def test_what_is_no_longer_to_be_kept_is_deleted_and_nothing_of_anybody_else(

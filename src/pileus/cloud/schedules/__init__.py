@@ -1,1 +1,1 @@
-"""Schedules: snapshots that are taken again and again, and kept for as long as they are wanted."""
+"""Schedules: snapshots and backups that are made again and again, and kept for as long as they are wanted."""

@@ -9,7 +9,7 @@ import msgspec
 from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.schedules.retention import Retention
 from pileus.cloud.snapshots.model import SNAPSHOTS
-from pileus.kernel.ids import InstanceId, ProjectId, ScheduleId, SnapshotId, TaskId, VolumeId
+from pileus.kernel.ids import BackupId, InstanceId, ProjectId, ScheduleId, SnapshotId, TaskId, VolumeId
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import Change, State, put, remove
@@ -30,11 +30,18 @@ class Weekday(StrEnum):
 _WEEK = tuple(Weekday)
 
 
+class Makes(StrEnum):
+    """What a schedule makes."""
+
+    SNAPSHOTS = "snapshots"
+    BACKUPS = "backups"
+
+
 class RunResult(StrEnum):
     RUNNING = "running"
     TAKEN = "taken"
     FAILED = "failed"
-    """Its task failed; nothing of the snapshot is left."""
+    """Its task failed; nothing is left of what it was to make."""
     REFUSED = "refused"
     """No task was begun."""
 
@@ -52,16 +59,20 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
     """How often the schedule was due again while this was at work: those times nothing was begun."""
     task_id: TaskId | None = None
     snapshot_id: SnapshotId | None = None
+    backup_id: BackupId | None = None
 
 
 class Schedule(Record, frozen=True, kw_only=True):
-    """Snapshots of one instance or one volume, taken at these times and kept by this retention."""
+    """Snapshots or backups of one instance or one volume, made at these times and kept by this retention."""
 
     project_id: ProjectId
     name: str
     instance_id: InstanceId | None = None
     """What it takes as a whole; None if it is for a volume."""
     volume_id: VolumeId | None = None
+    makes: Makes = Makes.SNAPSHOTS
+    storage_pool: str | None = None
+    """Where backups go; None for the only storage pool that will do."""
     memory: bool = False
     """Whether also what the instance has in memory is kept."""
     enabled: bool = True

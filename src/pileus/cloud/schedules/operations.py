@@ -1,16 +1,20 @@
 """What one may do with schedules."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 from pydantic import Field, StringConstraints
 
+from pileus.cloud.backups.model import BACKUPS, BEING_MADE, Backup, BackupState
 from pileus.cloud.instances.model import INSTANCES
-from pileus.cloud.schedules.model import SCHEDULES, Schedule, Weekday, ended
+from pileus.cloud.schedules.model import SCHEDULES, Makes, Schedule, Weekday, ended
 from pileus.cloud.schedules.retention import kept
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
+from pileus.cloud.storagepools.model import Purpose, named
+from pileus.cloud.storagepools.operations import PoolName
 from pileus.cloud.volumes.model import VOLUMES
-from pileus.kernel.errors import Forbidden, Invalid
+from pileus.kernel.errors import Conflict, Forbidden, Invalid, NotFound
 from pileus.kernel.ids import InstanceId, VolumeId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan, Reason
@@ -23,7 +27,8 @@ Last = Annotated[int, Field(ge=1, le=100)]
 Periods = Annotated[int, Field(ge=0, le=100)]
 
 _TIMES = ("every_hours", "time_utc", "weekday")
-_PARTS = (SnapshotState.CREATING, SnapshotState.DELETING)
+_PARTS = (SnapshotState.CREATING, SnapshotState.DELETING, *BEING_MADE, BackupState.DELETING)
+_NOUNS: Mapping[Makes, str] = {Makes.SNAPSHOTS: "snapshot", Makes.BACKUPS: "backup"}
 
 
 class ScheduleCreate(Wire):
@@ -32,6 +37,9 @@ class ScheduleCreate(Wire):
     """Of all its volumes, at one moment."""
     volume_id: Annotated[Id, ref("volume")] | None = None
     """Of this volume alone."""
+    makes: Makes = Makes.SNAPSHOTS
+    storage_pool: PoolName | None = None
+    """Where backups go: one for backups, and another than it is in; without one, the only one that there is."""
     memory: bool = False
     """Also of what the instance has in memory; it stands still while that is saved."""
     every_hours: EveryHours | None = None
@@ -41,7 +49,7 @@ class ScheduleCreate(Wire):
     weekday: Weekday | None = None
     """At that time on this day of the week only."""
     keep_last: Last
-    """Keep so many of the newest snapshots."""
+    """Keep so many of the newest snapshots or backups."""
     keep_daily: Periods = 0
     """Keep also the newest one of each of so many days that have one."""
     keep_weekly: Periods = 0
@@ -71,17 +79,18 @@ class ScheduleChange(Wire):
 schedules = Noun(
     SCHEDULES,
     plural="schedules",
-    columns=("name", "enabled", "instance_id", "volume_id", "next_run_at"),
-    about="Schedules: snapshots that are taken again and again, and kept for as long as they are wanted.",
+    columns=("name", "makes", "enabled", "instance_id", "volume_id", "next_run_at"),
+    about="Schedules: snapshots and backups that are made again and again, and kept for as long as they are wanted.",
 )
-schedules.list(filters=("name", "instance_id", "volume_id", "enabled"), sorts=("name", "next_run_at"))
+schedules.list(filters=("name", "makes", "instance_id", "volume_id", "enabled"), sorts=("name", "next_run_at"))
 schedules.show()
 
 
 @schedules.post()
 def create(ask: Ask, wish: ScheduleCreate) -> Plan:
-    """Have snapshots taken of an instance or a volume, and those deleted that are no longer to be kept."""
-    _must_be_allowed(ask)
+    """Have snapshots or backups made of an instance or a volume, and those deleted that are no longer to be kept."""
+    _must_be_allowed(ask, wish.makes)
+    _must_take_backups(ask, wish.storage_pool)
     wrong = _wrong_subject(wish) | _wrong_times(wish.every_hours, wish.time_utc, wish.weekday)
     if wrong:
         raise Invalid("a schedule is of one instance or volume, and has hours between or a time of day", fields=wrong)
@@ -93,6 +102,8 @@ def create(ask: Ask, wish: ScheduleCreate) -> Plan:
         name=wish.name,
         instance_id=_instance(ask, wish),
         volume_id=_volume(ask, wish),
+        makes=wish.makes,
+        storage_pool=wish.storage_pool,
         memory=wish.memory,
         enabled=wish.enabled,
         every_hours=wish.every_hours,
@@ -113,12 +124,12 @@ def create(ask: Ask, wish: ScheduleCreate) -> Plan:
 
 @schedules.patch()
 def change(ask: Ask, schedule: Schedule, wish: ScheduleChange) -> Plan:
-    """Change when snapshots are taken and how long they are kept; what is kept no longer is deleted soon."""
-    _must_be_allowed(ask)
+    """Change when snapshots or backups are made and how long they are kept; what is kept no longer is deleted soon."""
+    _must_be_allowed(ask, schedule.makes)
     wanted: dict[str, Any] = wish.model_dump(exclude_none=True)
     wrong: dict[str, str] = {}
-    if wish.memory and schedule.instance_id is None:
-        wrong["memory"] = "a volume has none"
+    if wish.memory:
+        wrong |= _wrong_memory(schedule.instance_id, schedule.makes)
     anew = not wanted.keys().isdisjoint(_TIMES)
     if anew:
         wrong |= _wrong_times(wish.every_hours, wish.time_utc, wish.weekday)
@@ -137,29 +148,44 @@ def change(ask: Ask, schedule: Schedule, wish: ScheduleChange) -> Plan:
         summary=f"change schedule {schedule.name}",
         changes=(put(changed),),
         answers=changed,
-        because=[Reason(about=f"snapshot {each.name}", says="is kept no longer") for each in leaving],
-        undo="change it back" + ("; the snapshots that are deleted meanwhile stay gone" if leaving else ""),
+        because=[Reason(about=f"{_one_of(schedule)} {each.name}", says="is kept no longer") for each in leaving],
+        undo="change it back" + (f"; the {schedule.makes} that are deleted meanwhile stay gone" if leaving else ""),
     )
 
 
 @schedules.delete()
 def delete(ask: Ask, schedule: Schedule) -> Plan:
-    """Delete a schedule. The snapshots that it took stay."""
+    """Delete a schedule. The snapshots and backups that it made stay."""
     return Plan(summary=f"delete schedule {schedule.name}", changes=ended(ask.state, schedule), undo="create it again")
 
 
-def surplus(state: State, schedule: Schedule) -> list[Snapshot]:
-    """The snapshots that a schedule took and that its retention does not keep, the oldest first."""
-    own = [each for each in state[SNAPSHOTS].by("schedule", schedule.id) if each.state not in _PARTS]
+def surplus(state: State, schedule: Schedule) -> list[Snapshot | Backup]:
+    """What a schedule made and its retention does not keep, the oldest first."""
+    made: list[Snapshot | Backup] = [*state[SNAPSHOTS].by("schedule", schedule.id)]
+    made += state[BACKUPS].by("schedule", schedule.id)
+    own = [each for each in made if each.state not in _PARTS]
     wanted = kept((each.created_at for each in own), schedule.retention)
     return sorted((each for each in own if each.created_at not in wanted), key=lambda each: each.created_at)
 
 
-def _must_be_allowed(ask: Ask) -> None:
+def _must_be_allowed(ask: Ask, makes: Makes) -> None:
     """A schedule is no way to what its maker may not do."""
-    for operation in ("snapshot.create", "snapshot.delete"):
+    for verb in ("create", "delete"):
+        operation = f"{_NOUNS[makes]}.{verb}"
         if not ask.caller.may(operation):
-            raise Forbidden(f"a schedule takes and deletes snapshots: this takes the permission {operation} as well")
+            raise Forbidden(f"a schedule makes and deletes {makes}: this takes the permission {operation} as well")
+
+
+def _must_take_backups(ask: Ask, name: str | None) -> None:
+    pool = None if name is None else named(ask.state, name)
+    if name is not None and pool is None:
+        raise NotFound(f"there is no storage pool {name}", fields={"storage_pool": "not found"})
+    if pool is not None and Purpose.BACKUPS not in pool.purposes:
+        raise Conflict(f"storage pool {name} is not for backups", fields={"storage_pool": "is not for backups"})
+
+
+def _one_of(schedule: Schedule) -> str:
+    return _NOUNS[schedule.makes]
 
 
 def _wrong_subject(wish: ScheduleCreate) -> dict[str, str]:
@@ -167,9 +193,16 @@ def _wrong_subject(wish: ScheduleCreate) -> dict[str, str]:
         return {"instance_id": "name an instance, or a volume", "volume_id": "name a volume, or an instance"}
     if wish.instance_id is not None and wish.volume_id is not None:
         return {"volume_id": "name either an instance or a volume"}
-    if wish.memory and wish.instance_id is None:
+    wrong = _wrong_memory(wish.instance_id, wish.makes) if wish.memory else {}
+    if wish.storage_pool is not None and wish.makes is not Makes.BACKUPS:
+        wrong["storage_pool"] = "goes with backups: snapshots stay where the volumes are"
+    return wrong
+
+
+def _wrong_memory(instance_id: str | None, makes: Makes) -> dict[str, str]:
+    if instance_id is None:
         return {"memory": "a volume has none"}
-    return {}
+    return {"memory": "is not backed up"} if makes is Makes.BACKUPS else {}
 
 
 def _wrong_times(every_hours: int | None, time_utc: str | None, weekday: Weekday | None) -> dict[str, str]:

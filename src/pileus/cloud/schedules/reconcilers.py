@@ -1,4 +1,4 @@
-"""What takes snapshots when they are due, and deletes those that are no longer to be kept."""
+"""What makes snapshots and backups when they are due, and deletes those that are no longer to be kept."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -8,15 +8,18 @@ from typing import Any
 import msgspec
 import structlog
 
+from pileus.cloud.backups.model import BACKUPS, Backup, BackupState
+from pileus.cloud.backups.operations import BackupCreate, make
+from pileus.cloud.backups.operations import delete as delete_backup
 from pileus.cloud.projects.model import limits
-from pileus.cloud.schedules.model import SCHEDULES, LastRun, RunResult, Schedule
+from pileus.cloud.schedules.model import SCHEDULES, LastRun, Makes, RunResult, Schedule
 from pileus.cloud.schedules.operations import surplus
 from pileus.cloud.snapshots.model import SNAPSHOTS, SnapshotState
 from pileus.cloud.snapshots.operations import SnapshotCreate, delete, take
 from pileus.cloud.world import World
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import PileusError
-from pileus.kernel.ids import ScheduleId, SnapshotId, TaskId, UserId
+from pileus.kernel.ids import BackupId, ScheduleId, SnapshotId, TaskId, UserId
 from pileus.operations.caller import Caller, Role
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.usage import Usage
@@ -26,6 +29,9 @@ from pileus.workflow.engine import Engine
 from pileus.workflow.task import TASKS, UNFINISHED, Task, TaskState
 
 log = structlog.stdlib.get_logger()
+
+_CREATES: Mapping[Makes, str] = {Makes.SNAPSHOTS: "snapshot.create", Makes.BACKUPS: "backup.create"}
+_AT_REST = (SnapshotState.AVAILABLE, BackupState.AVAILABLE)
 
 PATIENCE = timedelta(hours=1)
 """How long what was refused is tried again: an instance may be busy, a quota full, for a while only."""
@@ -71,15 +77,17 @@ class RunSchedules:
         task = self._state[TASKS].find(run.task_id or "")
         if task is not None and task.state in UNFINISHED:
             return schedule
-        is_taken = (
-            task.state is TaskState.DONE if task is not None else (run.snapshot_id or "") in self._state[SNAPSHOTS]
-        )
-        if is_taken:
+        if task.state is TaskState.DONE if task is not None else self._is_there(run):
             ended = msgspec.structs.replace(run, result=RunResult.TAKEN)
         else:
-            ended = msgspec.structs.replace(run, result=RunResult.FAILED, snapshot_id=None, detail=_why(task))
+            ended = msgspec.structs.replace(
+                run, result=RunResult.FAILED, snapshot_id=None, backup_id=None, detail=_why(task)
+            )
         self._put(msgspec.structs.replace(schedule, last_run=ended), "note the result")
         return self._state[SCHEDULES].get(schedule.id)
+
+    def _is_there(self, run: LastRun) -> bool:
+        return (run.snapshot_id or "") in self._state[SNAPSHOTS] or (run.backup_id or "") in self._state[BACKUPS]
 
     def _skip(self, schedule: Schedule, run: LastRun) -> None:
         after = schedule.due_after(self._clock.now())
@@ -89,14 +97,8 @@ class RunSchedules:
 
     def _take(self, schedule: Schedule) -> None:
         now = self._clock.now()
-        wish = SnapshotCreate(
-            name=f"{schedule.name[:200]}-{now:%Y%m%dT%H%M}Z",
-            instance_id=schedule.instance_id,
-            volume_id=schedule.volume_id,
-            memory=schedule.memory,
-        )
         try:
-            plan = take(self._ask(schedule), wish, schedule_id=ScheduleId(schedule.id))
+            plan = self._plan(schedule)
             self._usage.check(plan.changes, self._state, limits)
         except PileusError as refused:
             self._refused(schedule, refused)
@@ -106,10 +108,27 @@ class RunSchedules:
             due_at=schedule.next_run_at or now,
             at=now,
             result=RunResult.RUNNING,
-            snapshot_id=SnapshotId(plan.answers.id),
+            snapshot_id=SnapshotId(plan.answers.id) if schedule.makes is Makes.SNAPSHOTS else None,
+            backup_id=BackupId(plan.answers.id) if schedule.makes is Makes.BACKUPS else None,
         )
         changed = msgspec.structs.replace(schedule, next_run_at=schedule.due_after(now), last_run=run)
-        self._begin(changed, plan, "snapshot.create")
+        self._begin(changed, plan, _CREATES[schedule.makes])
+
+    def _plan(self, schedule: Schedule) -> Plan:
+        """What a person would be answered who asked for it.
+
+        Raises:
+            PileusError: it is refused.
+        """
+        ask, id = self._ask(schedule), ScheduleId(schedule.id)
+        name = f"{schedule.name[:200]}-{self._clock.now():%Y%m%dT%H%M}Z"
+        instance, volume = schedule.instance_id, schedule.volume_id
+        if schedule.makes is Makes.BACKUPS:
+            pool = schedule.storage_pool
+            backup = BackupCreate(name=name, instance_id=instance, volume_id=volume, storage_pool=pool)
+            return make(ask, backup, schedule_id=id)
+        snapshot = SnapshotCreate(name=name, instance_id=instance, volume_id=volume, memory=schedule.memory)
+        return take(ask, snapshot, schedule_id=id)
 
     def _refused(self, schedule: Schedule, refused: PileusError) -> None:
         now = self._clock.now()
@@ -120,27 +139,31 @@ class RunSchedules:
         after = due if now - first < PATIENCE else schedule.due_after(now)
         changed = msgspec.structs.replace(schedule, last_run=told, next_run_at=after)
         if changed != schedule:
-            self._put(changed, "snapshot.create")
+            self._put(changed, _CREATES[schedule.makes])
             log.info("schedule refused", schedule=schedule.id, reason=refused.detail)
 
     def _prune(self, schedule: Schedule) -> None:
         """Delete the oldest that is not to be kept: one at a time, as its volumes are held meanwhile."""
-        leaving = next((each for each in surplus(self._state, schedule) if each.state is SnapshotState.AVAILABLE), None)
+        leaving = next((each for each in surplus(self._state, schedule) if each.state in _AT_REST), None)
         if leaving is None:
             return
         try:
-            plan = delete(self._ask(schedule), leaving)
+            plan = (
+                delete_backup(self._ask(schedule), leaving)
+                if isinstance(leaving, Backup)
+                else delete(self._ask(schedule), leaving)
+            )
         except PileusError as refused:
-            log.info("snapshot kept for now", schedule=schedule.id, snapshot=leaving.id, reason=refused.detail)
+            log.info("kept for now", schedule=schedule.id, kept=leaving.id, reason=refused.detail)
             return
-        self._begin(schedule, plan, "snapshot.delete")
+        self._begin(schedule, plan, "backup.delete" if isinstance(leaving, Backup) else "snapshot.delete")
 
     def _ask(self, schedule: Schedule) -> Ask:
         nobody = Caller(user_id=UserId(""), user_name=schedule.name, project_id=schedule.project_id, role=Role.MEMBER)
         return Ask(state=self._state, caller=nobody, now=self._clock.now(), views=self._views)
 
     def _begin(self, schedule: Schedule, plan: Plan, operation: str) -> None:
-        """Commit what a planner decided with its task, and with the run that it is of if it takes a snapshot."""
+        """Commit what a planner decided with its task, and with the run that it is of if it makes something."""
         assert plan.begin is not None
         assert isinstance(plan.answers, Record)
         origin = _origin(schedule, operation)
