@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from cloud_host import CloudHost, cloud_host, missing, until
+from installer_iso import installer_iso
 from test_cloud import guest, instance, nbctl, virsh
 
 from pileus.agent.hypervisor.libvirt.domain import domain_name
@@ -148,3 +149,46 @@ def test_ports_snapshots_passwords_and_batches_show_in_guests(cloud: CloudHost) 
     assert {instance(cloud, name)["state"] for name in ("hello", "other")} == {"running"}
     assert mac not in virsh(cloud, "domiflist", domain), "a port that was made by itself is set free"
     hello.awake(within_s=240)
+
+
+def test_a_system_is_installed_from_an_iso_and_its_disk_becomes_an_image_and_a_snapshot_an_instance(
+    cloud: CloudHost,
+) -> None:
+    cloud.cli(f"keypair create installer --public-key @{cloud.data}/ssh/id_ed25519.pub")
+    cloud.cli("security-group create installer")
+    cloud.cli("security-rule create --group installer --protocol tcp --port-min 22 --port-max 22")
+    (cloud.folder / "installer.iso").write_bytes(installer_iso())
+    cloud.cli(f"image upload installer --file {cloud.folder}/installer.iso --format iso")
+    more = "--vcpus 1 --memory-mib 256 --keypair installer --security-group installer"
+    cloud.cli(f"instance create fresh --image installer {more} --disk-gib 1")
+    cloud.cli("floating-ip create --instance fresh")
+
+    # It has booted from the ISO, for there was nothing else; it installs itself, and does without from then on.
+    fresh = guest(cloud, "fresh").awake(within_s=300)
+    assert fresh.run("grep -c /srv /proc/mounts", accept=(1,)) == "0\n"
+    fresh.run("mount -t iso9660 /dev/sr0 /mnt && zcat /mnt/disk.gz > /dev/vda && sync && umount /mnt", within_s=120)
+    cloud.cli("instance eject fresh")
+    (cloud.folder / "known-fresh").unlink()
+    cloud.cli("instance reset fresh")
+    fresh.awake(within_s=300)
+    fresh.run("echo installed > /srv/mark; sync; grep /srv /proc/mounts")
+    boot = fresh.boot()
+
+    # Its disk becomes an image, and a snapshot, while it runs.
+    cloud.cli("image build golden --instance fresh")
+    image = next(each for each in cloud.records("images") if each["name"] == "golden")
+    assert (image["state"], image["consistency"], image["virtual_size_bytes"]) == ("active", "file-systems", GIB)
+    assert not any((cloud.data / "volumes/packed").glob("*")), "what was packed is gone from the host"
+    cloud.cli("snapshot create marked --instance fresh")
+    fresh.run("echo later > /srv/mark; sync")
+    (cloud.folder / "told").write_text('#!/bin/sh\nhostname > "/srv/told-$(hostname)"\n')
+    cloud.cli(f"instance create second --image golden {more} --user-data @{cloud.folder}/told")
+    cloud.cli("instance create third --snapshot marked --keypair installer --security-group installer")
+    for name in ("second", "third"):
+        cloud.cli(f"floating-ip create --instance {name}")
+        (cloud.folder / f"known-{name}").unlink(missing_ok=True)
+        assert guest(cloud, name).awake(within_s=300).run("cat /srv/mark; hostname") == f"installed\n{name}\n"
+    told = "until [ -e /srv/told-second ]; do sleep 1; done; cat /srv/told-second"
+    assert guest(cloud, "second").run(told) == "second\n", "its first boot is a first boot again"
+    assert fresh.run("cat /srv/mark") == "later\n"
+    assert fresh.boot() == boot, "it has not noticed"

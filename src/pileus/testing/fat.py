@@ -31,12 +31,12 @@ class Reader:
     def chain(self, cluster: int) -> bytes:
         """The content of the clusters from this one on."""
         size_bytes = self.per_cluster * 512
-        content = b""
+        content = bytearray()
         while cluster < 0xFFF8:
             at = self.data + (cluster - 2) * size_bytes
             content += self.image[at : at + size_bytes]
             cluster = self.table[cluster]
-        return content
+        return bytes(content)
 
     def files(self, folder: bytes | None = None, path: str = "") -> dict[str, bytes]:
         """All files below a folder, or the root, by their paths."""
