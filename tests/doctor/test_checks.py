@@ -23,6 +23,7 @@ from pileus.doctor.facts import (
     LogicalPort,
     Machine,
     Network,
+    NetworkSeen,
     Ovn,
     PortSeen,
     Process,
@@ -241,6 +242,12 @@ EXAMPLES: list[tuple[Check, Facts, Severity, str]] = [
     (network.external, having("network", external_addresses=None), Severity.BROKEN, "pileus up"),
     (network.external, having("network", external_addresses=()), Severity.BROKEN, "pileus up"),
     (network.external, having("network", masquerades=False), Severity.BROKEN, "pileus up"),
+    (
+        network.lines,
+        having("records", lines=(NetworkSeen(id="line-1", name="line", kind="external", in_service=False),)),
+        Severity.WARNING,
+        "network enable line-1",
+    ),
     (
         network.firewall,
         having("network", dropping=("ip filter FORWARD",)),

@@ -259,6 +259,15 @@ class PortSeen(msgspec.Struct, frozen=True, kw_only=True):
     host_id: str | None = None
 
 
+class NetworkSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A network, as the records have it."""
+
+    id: str
+    name: str
+    kind: str
+    in_service: bool = True
+
+
 class TaskSeen(msgspec.Struct, frozen=True, kw_only=True):
     """A task, as the records have it."""
 
@@ -279,6 +288,8 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
     volumes: tuple[VolumeSeen, ...]
     ports: tuple[PortSeen, ...]
     tasks: tuple[TaskSeen, ...]
+    lines: tuple[NetworkSeen, ...] = ()
+    """The external networks."""
     known: frozenset[str] = frozenset()
     """The ids of all that there was before or after, also of what is just being made or removed."""
 

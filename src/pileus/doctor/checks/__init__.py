@@ -33,6 +33,7 @@ CHECKS: Sequence[Check] = (
     secrets.first_password,
     network.forwarding,
     network.external,
+    network.lines,
     network.firewall,
     network.guards,
     network.chassis,

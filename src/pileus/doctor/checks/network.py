@@ -52,6 +52,21 @@ def external(facts: Facts) -> list[Finding]:
     return found or [ok("external network", f"{seen.external_address} on {seen.external_bridge}")]
 
 
+def lines(facts: Facts) -> list[Finding]:
+    """Whether all external networks are in service."""
+    if facts.records is None:
+        return []
+    return [
+        warning(
+            f"the external network {line.name} is out of service",
+            why="nobody sends out by it, and its floating addresses are not answered, until somebody puts it in again",
+            mend=facts.commands.cloud(f"network enable {line.id}"),
+        )
+        for line in facts.records.lines
+        if not line.in_service
+    ] or [ok("lines out", "all are in service")]
+
+
 def firewall(facts: Facts) -> list[Finding]:
     """Whether the machine's own firewall lets guests' packets through."""
     if facts.network is None or not facts.is_up:

@@ -10,8 +10,9 @@ import msgspec
 from pileus.client.client import Client
 from pileus.client.config import Config
 from pileus.cloud.instances.model import WITH_GUEST
+from pileus.cloud.networks.model import NetworkKind
 from pileus.cloud.volumes.model import VolumeState
-from pileus.doctor.facts import Api, HostSeen, InstanceSeen, PortSeen, Records, TaskSeen, VolumeSeen
+from pileus.doctor.facts import Api, HostSeen, InstanceSeen, NetworkSeen, PortSeen, Records, TaskSeen, VolumeSeen
 from pileus.doctor.gather.files import read_only
 from pileus.doctor.gather.site import Site
 from pileus.kernel.errors import PileusError
@@ -74,6 +75,7 @@ async def _asked(client: Client) -> Records:
         instances=await all_of("/v1/instances", InstanceSeen),
         volumes=await all_of("/v1/volumes", VolumeSeen),
         ports=await all_of("/v1/ports", PortSeen),
+        networks=msgspec.convert([each async for each in client.records("/v1/networks")], tuple[NetworkSeen, ...]),
         tasks=[task for state in sorted(UNFINISHED) for task in await tasks(state)],
     )
 
@@ -91,6 +93,7 @@ def _read(database: Path) -> Records:
             instances=all_of("instance", InstanceSeen),
             volumes=all_of("volume", VolumeSeen),
             ports=all_of("port", PortSeen),
+            networks=all_of("network", NetworkSeen),
             tasks=[each for each in all_of("task", TaskSeen) if each.state in UNFINISHED],
         )
 
@@ -102,6 +105,7 @@ def _records(
     instances: tuple[InstanceSeen, ...],
     volumes: tuple[VolumeSeen, ...],
     ports: tuple[PortSeen, ...],
+    networks: tuple[NetworkSeen, ...],
     tasks: Sequence[TaskSeen],
 ) -> Records:
     return Records(
@@ -111,6 +115,7 @@ def _records(
         volumes=volumes,
         ports=ports,
         tasks=tuple(tasks),
+        lines=tuple(each for each in networks if each.kind == NetworkKind.EXTERNAL),
         known=frozenset(each.id for each in (*instances, *volumes, *ports)),
     )
 
