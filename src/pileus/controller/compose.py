@@ -26,6 +26,7 @@ from pileus.cloud.identity.passwords import Guesses
 from pileus.cloud.identity.sealing import Sealer
 from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
 from pileus.cloud.identityproviders.port import Directory, OpenIdProviders
+from pileus.cloud.identityproviders.reconcilers import FollowDirectories
 from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
 from pileus.cloud.images.operations.delivery import arrival_url
@@ -235,6 +236,7 @@ async def composed(
         admissions = _Admissions(authority, settings, clock)
         consoles = LinkedConsoles(state, permissions, hosts, clock)
         await consoles.forget_former()
+        directory = directory or LdapDirectory()
         services: dict[type, Any] = {
             Engine: engine,
             TaskWatch: watch,
@@ -242,7 +244,7 @@ async def composed(
             Guesses: Guesses(clock.monotonic),
             SecondFactorGuesses: SecondFactorGuesses(clock.monotonic),
             Sealer: sealer,
-            Directory: directory or LdapDirectory(),
+            Directory: directory,
             OpenIdProviders: OpenIdConnect(public.address, clock),
             Attempts: Attempts(clock),
             ImageFiles: files,
@@ -269,6 +271,7 @@ async def composed(
                     tasks.create_task(ServePools(state, hosts, supplies).run(), name="storage pools"),
                     tasks.create_task(CopyKeeper(state, hosts).run(), name="copies"),
                     tasks.create_task(FollowShadows(state, hosts).run(), name="shadows"),
+                    tasks.create_task(FollowDirectories(state, directory, sealer, clock).run(), name="directories"),
                     tasks.create_task(_renew(identity, settings), name="certificates"),
                     tasks.create_task(_end_with_the_log(state), name="log watch"),
                 ]

@@ -149,6 +149,7 @@ def create(ask: Ask, wish: IdentityProviderCreate) -> Plan:
     provider = checked(
         IdentityProvider(id=ask.new_id(), created_at=ask.now, name=wish.name, kind=wish.kind, url=wish.url, **settings)
     )
+    _check_secret(provider, known=wish.secret is not None)
     return Plan(
         summary=f"let people sign in by {wish.name}",
         changes=(put(provider), *_sealed(ask, provider, wish.secret)),
@@ -162,8 +163,10 @@ def change(ask: Ask, provider: IdentityProvider, wish: IdentityProviderChange) -
     """Change how a provider is asked, or let nobody in by it (`enabled`): that counts at once, also for tokens."""
     not_by_a_token_with_a_scope(ask)
     changed = checked(msgspec.structs.replace(provider, url=wish.url or provider.url, **_said(ask, wish)))
+    has_one = ask.state[PROVIDER_SECRETS].find(provider.id) is not None
+    _check_secret(changed, known=has_one or wish.secret is not None)
     is_another = any(getattr(changed, name) != getattr(provider, name) for name in _WHO_IS_ASKED)
-    if is_another and wish.secret is None and ask.state[PROVIDER_SECRETS].find(provider.id) is not None:
+    if is_another and wish.secret is None and has_one:
         raise Invalid("some fields are wrong", fields={"secret": "is needed again, for it is sent to somebody else"})
     return Plan(
         summary=f"change identity provider {provider.name}",
@@ -238,6 +241,12 @@ def _said(ask: Ask, wish: _Described) -> dict[str, Any]:
     if wish.scopes is not None:
         said["scopes"] = tuple(wish.scopes)
     return said
+
+
+def _check_secret(provider: IdentityProvider, *, known: bool) -> None:
+    """To bind with a name and an empty password is to bind as nobody (RFC 4513, section 5.1.2)."""
+    if provider.bind_dn and not known:
+        raise Invalid("some fields are wrong", fields={"secret": "is missing: the password of bind_dn"})
 
 
 def _sealed(ask: Ask, provider: IdentityProvider, secret: str | None) -> list[Change]:

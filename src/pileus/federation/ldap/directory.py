@@ -149,7 +149,8 @@ class _Asking:
         entries = connection.search_ext_s(
             base, self._library.SCOPE_SUBTREE, filter, attributes, timeout=_ANSWER_S, sizelimit=most
         )
-        return [entry for entry in entries if entry[0] is not None]
+        # Those without a name are referrals; and to bind without one succeeds for everybody.
+        return [entry for entry in entries if entry[0]]
 
     def _introduce(self, connection: Connection) -> None:
         try:

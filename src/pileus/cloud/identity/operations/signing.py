@@ -48,7 +48,9 @@ class SignIn(Wire):
 async def sign_in(exchange: Exchange, wish: SignIn) -> Answer:
     """Get a token for a user name and password, good for 12 hours."""
     guesses: Guesses = exchange.services[Guesses]
-    who = (f"source:{exchange.caller.source}", f"user:{wish.user}" + (f" of {wish.provider}" if wish.provider else ""))
+    # A directory may know somebody however the name is written: they are guessed at all the same.
+    name = " ".join(wish.user.casefold().split())
+    who = (f"source:{exchange.caller.source}", f"user:{name}" + (f" of {wish.provider}" if wish.provider else ""))
     guesses.begin(*who)
     user = await (_by_password(exchange, wish) if wish.provider is None else _by_directory(exchange, wish))
     factor = confirmed(exchange.ask.state, user)
