@@ -203,6 +203,10 @@ async def grow(cloud: SimulatedCloud) -> None:
     await ask_volume(cloud, "POST", "/grow", {"size_gib": 3})
 
 
+async def limit_volume(cloud: SimulatedCloud) -> None:
+    await ask_volume(cloud, "PUT", "/limits", {"iops": 100})
+
+
 async def delete_volume(cloud: SimulatedCloud) -> None:
     await ask_volume(cloud, "DELETE", "")
 
@@ -464,6 +468,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "volume.detach": (attached, detach, 31),
     "volume.grow": (attached, grow, 38),
     "volume.grow detached": (attached_before, grow, 23),
+    "volume.set_limits": (attached, limit_volume, 34),
     "volume.delete": (attached_before, delete_volume, 19),
     "image.import": (on_the_web, import_image, 41),
     "image.finish": (uploaded, finish_upload, 30),

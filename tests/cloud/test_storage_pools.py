@@ -4,16 +4,20 @@ from typing import Any
 
 import pytest
 
+from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, STORAGE_BACKINGS, PoolOnHost, named
+from pileus.cloud.storagepools.reconcilers import wanted_on
+from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.kernel.clock import FrozenClock
-from pileus.kernel.ids import HostId, StoragePoolId, new_id
+from pileus.kernel.ids import HostId, InstanceId, StoragePoolId, new_id
 from pileus.kernel.units import GIB
-from pileus.link.records import PoolObserved, PoolUse
+from pileus.link.records import DiskLimits, Method, PoolObserved, PoolUse
+from pileus.link.storagepools import StoragePoolsObserved
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until
 from pileus.testing.people import People
-from pileus.testing.requests import made, refusal, shown
+from pileus.testing.requests import items, made, over, refusal, running, shown
 
 
 async def a_pool(cloud: SimulatedCloud, name: str = "fast", **more: Any) -> dict[str, Any]:
@@ -129,3 +133,133 @@ def test_promises_count_against_what_may_be_promised(overcommit: float, promised
     )
     seen = there.seen(PoolObserved(name="fast", use=use), overcommit, now)
     assert (seen.filled, seen.promised) == (False, promised)
+
+
+async def volume_of(cloud: SimulatedCloud, instance: str) -> Volume:
+    (volume,) = cloud.state[VOLUMES].by("instance", instance)
+    return volume
+
+
+async def test_an_instance_goes_where_the_class_is_that_it_asks_for(cloud: SimulatedCloud) -> None:
+    for name in ("host-1", "host-3"):
+        cloud.host(name).backings.away["fast"] = "no disk is mounted"
+    pool = await a_pool(cloud, storage_class="performance")
+    instance = await running(cloud, cloud.client, storage_class="performance")
+    volume = await volume_of(cloud, instance["id"])
+    assert (volume.storage_pool, volume.host_id) == ("fast", cloud.host("host-2").id)
+    host = cloud.host("host-2")
+    assert set(host.backings.pools[StoragePoolId(pool["id"])].volumes) == {volume.id}
+    assert volume.id not in host.storage.volumes
+
+
+async def test_the_default_of_a_resource_pool_is_where_its_disks_go(cloud: SimulatedCloud) -> None:
+    pool = await a_pool(cloud)
+    (default,) = await items(cloud.client, "pools")
+    path = f"/v1/pools/{default['id']}"
+    assert refusal(await cloud.client.patch(path, json={"storage_pool": "fats"})) == (
+        404,
+        "not-found",
+        {"storage_pool"},
+    )
+    assert (await cloud.client.patch(path, json={"storage_pool": "fast"})).is_success
+    assert (await volume_of(cloud, (await running(cloud, cloud.client))["id"])).storage_pool == "fast"
+    assert refusal(await cloud.client.delete(f"/v1/storage-pools/{pool['id']}"))[0] == 409
+    assert (await cloud.client.patch(path, json={"storage_pool": "local"})).is_success
+    assert refusal(await cloud.client.delete(f"/v1/storage-pools/{pool['id']}"))[0] == 409
+
+
+async def test_a_refusal_says_for_each_host_what_it_has_of_the_pool(cloud: SimulatedCloud) -> None:
+    cloud.host("host-1").backings.away["fast"] = "no disk is mounted"
+    pool = await a_pool(cloud, overcommit=1.5)
+    full = cloud.host("host-2").backings.pools[StoragePoolId(pool["id"])]
+    full.filled_bytes = 1000 * GIB
+    await reported(cloud)
+    image = (await items(cloud.client, "images"))[0]["id"]
+    wish = {"name": "x", "image_id": image, "vcpus": 1, "memory_mib": 256, "disk_gib": 1600, "storage_pool": "fast"}
+    answer = await cloud.client.post("/v1/instances", json=wish)
+    assert refusal(answer)[:2] == (507, "no-capacity")
+    because = answer.json()["because"]
+    assert because["host-1"] == "storage pool fast: no disk is mounted"
+    assert because["host-2"] == "storage pool fast: only 24 GiB of 1.0 TiB really free"
+    assert because["host-3"] == "too small: 32 vCPUs, 127.5 GiB of memory and 1.5 TiB of disk in all, " + (
+        "1 vCPU, 256 MiB of memory and 1.6 TiB of disk asked"
+    )
+    assert "in storage pool fast" in answer.json()["detail"]
+    assert (await cloud.client.post("/v1/instances?dry_run=true", json={**wish, "disk_gib": 1500})).is_success
+
+
+async def test_a_volume_of_a_class_finds_its_pool_where_it_is_first_attached(cloud: SimulatedCloud) -> None:
+    for name in ("host-1", "host-2", "host-3"):
+        cloud.host(name).backings.away["ssd-1" if name == "host-3" else "ssd-2"] = "not here"
+    for name in ("ssd-1", "ssd-2"):
+        await a_pool(cloud, name, storage_class="performance")
+    volume = await made(cloud.client, "volumes", name="data", size_gib=1, storage_class="performance")
+    assert (volume["storage_pool"], volume["storage_class"]) == ("", "performance")
+    instance = await running(cloud, cloud.client)
+    answer = await cloud.client.post(f"/v1/volumes/{volume['id']}/attach", json={"instance_id": instance["id"]})
+    assert answer.status_code == 202, answer.text
+    await until(lambda: cloud.state[VOLUMES].get(volume["id"]).state is VolumeState.IN_USE)
+    there = "ssd-2" if instance["host_id"] == cloud.host("host-3").id else "ssd-1"
+    assert cloud.state[VOLUMES].get(volume["id"]).storage_pool == there
+
+
+async def test_what_is_no_place_for_a_volume_is_refused_with_what_there_is(cloud: SimulatedCloud) -> None:
+    await a_pool(cloud, "vault", purposes=["backups"])
+    for wish, expected in (
+        ({"storage_pool": "fast"}, (404, {"storage_pool"})),
+        ({"storage_class": "gold"}, (404, {"storage_class"})),
+        ({"storage_pool": "vault"}, (409, {"storage_pool"})),
+        ({"storage_pool": "local", "storage_class": "standard"}, (400, {"storage_class"})),
+    ):
+        answer = await cloud.client.post("/v1/volumes", json={"name": "x", "size_gib": 1, **wish})
+        status, _, fields = refusal(answer)
+        assert (status, fields) == expected, wish
+
+
+async def test_nothing_is_kept_in_a_pool_that_is_really_full(cloud: SimulatedCloud) -> None:
+    pool = await a_pool(cloud, overcommit=2.0)
+    instance = await running(cloud, cloud.client, storage_pool="fast")
+    volume = await volume_of(cloud, instance["id"])
+    host = next(each for each in cloud.fleet.hosts if each.id == instance["host_id"])
+    host.backings.pools[StoragePoolId(pool["id"])].filled_bytes = 1000 * GIB
+    await reported(cloud)
+    snapshot = await cloud.client.post("/v1/snapshots", json={"name": "x", "volume_id": volume.id})
+    growth = await cloud.client.post(f"/v1/volumes/{volume.id}/grow", json={"size_gib": 20})
+    for answer, status in ((snapshot, 409), (growth, 507)):
+        assert answer.status_code == status
+        assert "only 24 GiB of 1.0 TiB really free" in answer.text
+
+
+async def reported(cloud: SimulatedCloud) -> None:
+    """Have every host look at its pools, and tell."""
+    for host in cloud.fleet.hosts:
+        wanted = wanted_on(cloud.state, HostId(host.id))
+        found = await cloud.controller.hosts.ask(
+            HostId(host.id), Method.STORAGE_POOLS, wanted, StoragePoolsObserved, timeout_s=5
+        )
+        cloud.controller.hosts.supplies.take(HostId(host.id), found.pools)
+
+
+async def test_of_the_limits_of_a_volume_and_its_storage_pool_the_lower_counts(cloud: SimulatedCloud) -> None:
+    pool = await made(cloud.client, "storage-pools", name="slow", path="/srv/slow", iops=500, bytes_per_s=10_000_000)
+    await until(lambda: len(cloud.state[POOLS_ON_HOSTS].by("storage_pool", pool["id"])) == 3)
+    instance = await running(cloud, cloud.client, storage_pool="slow")
+    (volume,) = cloud.state[VOLUMES].by("instance", instance["id"])
+    host = next(each for each in cloud.fleet.hosts if each.id == instance["host_id"])
+
+    def told() -> DiskLimits | None:
+        return host.hypervisor.guests[InstanceId(instance["id"])].spec.disks[0].limits
+
+    assert told() == DiskLimits(iops=500, bytes_per_s=10_000_000)
+    for wish, expected in (
+        ({"iops": 100}, DiskLimits(iops=100, bytes_per_s=10_000_000)),
+        ({"iops": 1000, "bytes_per_s": 1_000_000}, DiskLimits(iops=500, bytes_per_s=1_000_000)),
+        ({}, DiskLimits(iops=500, bytes_per_s=10_000_000)),
+    ):
+        answer = await cloud.client.put(f"/v1/volumes/{volume.id}/limits", json=wish)
+        assert answer.status_code == 202, answer.text
+        await over(cloud, answer.json()["task_id"])
+        assert told() == expected
+        assert not cloud.state[INSTANCES].get(instance["id"]).busy_with
+    answer = await cloud.client.put(f"/v1/volumes/{volume.id}/limits", json={"iops": 3, "bytes_per_s": 3})
+    assert refusal(answer) == (400, "invalid", {"iops", "bytes_per_s"})

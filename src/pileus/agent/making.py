@@ -89,7 +89,7 @@ class Making:
                 await self.hypervisor.change_disks(spec, disks)
                 await self.hypervisor.change_media(spec, media)
                 await self.hypervisor.change_nics(spec, plugs)
-                if spec.limits is not None:
+                if spec.limits is not None or any(disk.limits is not None for disk in spec.disks):
                     await self.hypervisor.change_limits(spec)
             for port in record.former_ports:
                 await self.network.unplug(port)

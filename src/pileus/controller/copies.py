@@ -30,6 +30,7 @@ from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SNAPSHOTS
+from pileus.cloud.storagepools.model import STORAGE_BACKINGS, STORAGE_POOLS
 from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.cloud.world import Hosts, Nothing
 from pileus.kernel.errors import PileusError
@@ -60,7 +61,7 @@ OF_PROJECTS: Sequence[Kind[Any]] = (
 )
 """What goes to every host on which its project has something."""
 _PLACED: Sequence[Kind[Any]] = (INSTANCES, VOLUMES)
-OF_EVERYBODY: Sequence[Kind[Any]] = (FLAVORS, POOLS)
+OF_EVERYBODY: Sequence[Kind[Any]] = (FLAVORS, STORAGE_POOLS, STORAGE_BACKINGS, POOLS)
 COPIED = frozenset(kind.name for kind in (*ON_HOSTS, *OF_PROJECTS, *OF_EVERYBODY, PROJECTS, HOSTS, IMAGES))
 
 _PAUSE_S = 1.0

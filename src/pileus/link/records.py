@@ -183,6 +183,14 @@ class VolumeObserved(Message, frozen=True, kw_only=True, omit_defaults=True):
     allocated_bytes: int = 0
 
 
+class DiskLimits(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What one disk may do, reads and writes together; 0 is as much as it can."""
+
+    iops: int = 0
+    """Operations per second."""
+    bytes_per_s: int = 0
+
+
 class GuestDisk(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A volume of a guest."""
 
@@ -193,6 +201,8 @@ class GuestDisk(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Where it is plugged in, also after the next start; what is in slot 0 is what the guest boots from."""
     size_bytes: int = 0
     """As large as the guest is to see it; 0 for as large as it is."""
+    limits: DiskLimits | None = None
+    """What it may do besides what its guest may; None for one that nobody has ever limited."""
 
 
 class MediumSpec(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -12,6 +12,7 @@ from pileus.scheduler.model import (
     HostView,
     Load,
     Placement,
+    StorageRoom,
     Weights,
 )
 from pileus.scheduler.verdicts import Hindrance, Obstacle, Verdict
@@ -32,6 +33,7 @@ __all__ = [
     "Load",
     "Obstacle",
     "Placement",
+    "StorageRoom",
     "Verdict",
     "Weights",
     "advise",

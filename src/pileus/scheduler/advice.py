@@ -132,7 +132,8 @@ def _add_host(demand: Demand) -> Advice:
     group = demand.group
     apart = group is not None and group.policy is GroupPolicy.ANTI_AFFINITY and group.domain is not Domain.HOST
     domain = f", in a {group.domain} that has none of group {group.name}" if group is not None and apart else ""
-    words = f"add a host{traits} to pool {demand.pool_name}{zone}{domain}, with at least {demand.size.words}"
+    storage = f", the disk in storage pool {demand.storage_pool}" if demand.storage_pool and demand.disk_mib else ""
+    words = f"add a host{traits} to pool {demand.pool_name}{zone}{domain}, with at least {demand.size.words}{storage}"
     return Advice(change=Change.ADD_HOST, words=words, capacity=demand.size)
 
 

@@ -50,7 +50,7 @@ _HOSTS_JUDGED = 200
 """A refusal and its advice look closely at no more hosts than this: it must be cheap in a large and full fleet, too."""
 
 
-ShapeKey = tuple[PoolId, str | None, frozenset[str], int, int, int]
+ShapeKey = tuple[PoolId, str | None, frozenset[str], str, int, int, int]
 
 
 class Shape:
@@ -65,7 +65,7 @@ class Shape:
     def __init__(self, hosts: int, demand: Demand) -> None:
         self.hosts = hosts
         self.full: set[HostLedger] = set()
-        self.size = demand.vcpus, demand.memory_mib, demand.disk_mib
+        self.size = demand.vcpus, demand.memory_mib, demand.disk_mib, demand.storage_pool
 
     def leave_out(self, host: HostLedger) -> None:
         self.hosts ^= host.bit
@@ -113,7 +113,7 @@ class Fleet:
         self._loads = BitSliced(0)
         self._unburdened = 0
         self._domains: dict[tuple[Domain, str], int] = {}
-        self._kinds: dict[tuple[PoolId, str | None, frozenset[str]], int] = {}
+        self._kinds: dict[tuple[PoolId, str | None, frozenset[str], str], int] = {}
         self._shapes: dict[ShapeKey, Shape] = {}
 
     def copy(self) -> "Fleet":
@@ -282,7 +282,7 @@ class Fleet:
         if not self._indexed:
             self._index()
         vcpus, memory_mib, disk_mib = demand.vcpus, demand.memory_mib, demand.disk_mib
-        key = (demand.pool, demand.zone, demand.traits, vcpus, memory_mib, disk_mib)
+        key = (demand.pool, demand.zone, demand.traits, demand.storage_pool, vcpus, memory_mib, disk_mib)
         shape = self._shapes.get(key) or self._shape(key, demand)
         family = self._projects.get(demand.project)
         group = demand.group
@@ -296,7 +296,7 @@ class Fleet:
                 best = family.numbers.least(best)
             best = self._loads.least(best)
             host = self._order[best.bit_length() - 1]
-            if host.has_room(vcpus, memory_mib, disk_mib):
+            if host.has_room(vcpus, memory_mib, disk_mib, demand.storage_pool):
                 return host
             shape.leave_out(host)
             misses += 1
@@ -430,7 +430,7 @@ class Fleet:
     def _shape(self, key: ShapeKey, demand: Demand) -> Shape:
         if len(self._shapes) >= _SHAPES_KEPT:
             del self._shapes[next(iter(self._shapes))]
-        kind = demand.pool, demand.zone, demand.traits
+        kind = demand.pool, demand.zone, demand.traits, demand.storage_pool
         if kind not in self._kinds:
             if len(self._kinds) >= _SHAPES_KEPT:
                 del self._kinds[next(iter(self._kinds))]
@@ -463,6 +463,7 @@ def _suits(view: HostView, demand: Demand) -> bool:
         and view.out_of_service is None
         and (demand.zone is None or view.zone == demand.zone)
         and demand.traits <= view.traits
+        and (not demand.storage_pool or demand.storage_pool in view.storage)
     )
 
 
@@ -471,7 +472,7 @@ def _misses_by(demand: Demand, host: HostLedger) -> float:
     view, whole = host.view, host.promisable
     vcpus = host.promised_vcpus + demand.vcpus - whole.vcpus
     memory_mib = host.promised_memory_mib + demand.memory_mib - whole.memory_mib
-    disk_mib = host.promised_disk_mib + demand.disk_mib - whole.disk_mib
+    disk_mib = demand.disk_mib - host.free(demand.storage_pool).disk_mib
     return (
         (view.out_of_service is not None)
         + (demand.zone is not None and view.zone != demand.zone)

@@ -40,6 +40,7 @@ class HostLedger:
         "promisable",
         "promised_disk_mib",
         "promised_memory_mib",
+        "promised_storage_mib",
         "promised_vcpus",
         "slot",
         "step",
@@ -50,6 +51,8 @@ class HostLedger:
         self.id = view.id
         self.claims: dict[str, Demand] = {}
         self.promised_vcpus = self.promised_memory_mib = self.promised_disk_mib = 0
+        self.promised_storage_mib: dict[str, int] = {}
+        """In storage pools besides its own disk."""
         self.last_report: Load | None = None
         self.load = 0.0
         self.step = 0
@@ -65,6 +68,7 @@ class HostLedger:
         for name in self.__slots__:
             setattr(twin, name, getattr(self, name))
         twin.claims = self.claims.copy()
+        twin.promised_storage_mib = self.promised_storage_mib.copy()
         twin.left_out = False
         return twin
 
@@ -96,7 +100,7 @@ class HostLedger:
             seen = (
                 (self.promised_vcpus - sum(demand.vcpus for demand in unseen)) * self._per_vcpu
                 + (self.promised_memory_mib - sum(demand.memory_mib for demand in unseen)) * self._per_mib_of_memory
-                + (self.promised_disk_mib - sum(demand.disk_mib for demand in unseen)) * self._per_mib_of_disk
+                + (self.promised_disk_mib - sum(_on_own_disk(demand) for demand in unseen)) * self._per_mib_of_disk
             )
             self._correction = (used / (weights.cpu + weights.memory + weights.disk) - seen) / 2
         self._weigh()
@@ -105,16 +109,26 @@ class HostLedger:
         self.claims[claim] = demand
         self.promised_vcpus += demand.vcpus
         self.promised_memory_mib += demand.memory_mib
-        self.promised_disk_mib += demand.disk_mib
+        self._count_disk(demand, demand.disk_mib)
         self._weigh_after(claim)
 
     def give_back(self, claim: str) -> Demand:
         demand = self.claims.pop(claim)
         self.promised_vcpus -= demand.vcpus
         self.promised_memory_mib -= demand.memory_mib
-        self.promised_disk_mib -= demand.disk_mib
+        self._count_disk(demand, -demand.disk_mib)
         self._weigh_after(claim)
         return demand
+
+    def _count_disk(self, demand: Demand, mib: int) -> None:
+        if demand.storage_pool:
+            self.promised_storage_mib[demand.storage_pool] = self.promised_in(demand.storage_pool) + mib
+        else:
+            self.promised_disk_mib += mib
+
+    def promised_in(self, storage_pool: str) -> int:
+        """What is promised in a storage pool, in MiB; on the host's own disk for the empty name."""
+        return self.promised_storage_mib.get(storage_pool, 0) if storage_pool else self.promised_disk_mib
 
     def _weigh_after(self, claim: str) -> None:
         """Weigh after a claim has come or gone."""
@@ -132,31 +146,44 @@ class HostLedger:
         )
         self.step = int(load * LOAD_STEPS) if load < 1 else LOAD_STEPS - 1
 
-    def has_room(self, vcpus: int, memory_mib: int, disk_mib: int) -> bool:
+    def has_room(self, vcpus: int, memory_mib: int, disk_mib: int, storage_pool: str = "") -> bool:
         """Whether so much is free. None of something always fits, also where more is promised than there is now."""
         whole, largest = self.promisable, self.largest
         return (
             (self.promised_vcpus + vcpus <= whole.vcpus or not vcpus)
             and (self.promised_memory_mib + memory_mib <= whole.memory_mib or not memory_mib)
-            and (self.promised_disk_mib + disk_mib <= whole.disk_mib or not disk_mib)
+            and (not disk_mib or self._has_disk(disk_mib, storage_pool))
             and vcpus <= largest.vcpus
             and memory_mib <= largest.memory_mib
         )
+
+    def _has_disk(self, mib: int, storage_pool: str) -> bool:
+        if not storage_pool:
+            return self.promised_disk_mib + mib <= self.promisable.disk_mib and not self.view.disk_closed
+        room = self.view.storage.get(storage_pool)
+        return room is not None and not room.closed and self.promised_in(storage_pool) + mib <= room.promisable_mib
 
     @property
     def bit(self) -> int:
         """The host as a set of one. Not kept: ten thousand such sets are seven megabytes."""
         return 1 << self.slot
 
-    @property
-    def free(self) -> Capacity:
-        """What may still be promised; negative where the host has shrunk below what it has promised."""
+    def free(self, storage_pool: str = "") -> Capacity:
+        """What may still be promised; negative where the host has shrunk below what it has promised.
+
+        Of disk, in a storage pool, or on its own disk for the empty name.
+        """
+        room = self.view.room_in(storage_pool)
         whole = self.promisable
         return Capacity(
             vcpus=whole.vcpus - self.promised_vcpus,
             memory_mib=whole.memory_mib - self.promised_memory_mib,
-            disk_mib=whole.disk_mib - self.promised_disk_mib,
+            disk_mib=room.promisable_mib - self.promised_in(storage_pool) if room is not None else 0,
         )
+
+
+def _on_own_disk(demand: Demand) -> int:
+    return 0 if demand.storage_pool else demand.disk_mib
 
 
 class Tally:

@@ -1,5 +1,6 @@
 """What placement talks about: the facts of a host, a demand, a choice. Plain data without I/O."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -22,6 +23,16 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         parts += [f"{size_text(self.memory_mib * MIB)} of memory"] if self.memory_mib else []
         parts += [f"{size_text(self.disk_mib * MIB)} of disk"] if self.disk_mib else []
         return " and ".join((", ".join(parts[:-1]), parts[-1]) if len(parts) > 1 else parts) or "nothing"
+
+
+class StorageRoom(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a host has of a storage pool besides its own disk."""
+
+    promisable_mib: int = 0
+    overcommit: float = 1.0
+    """How many times what there is that is."""
+    closed: str = ""
+    """Why nothing new may be placed there, in words."""
 
 
 class HostRole(StrEnum):
@@ -61,6 +72,11 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     cpu_overcommit: float = 1.0
     """vCPUs promised per thread at most: 2.0 promises 96 vCPUs on 48 threads. Set by the pool, as is the next one."""
     memory_overcommit: float = 1.0
+    disk_overcommit: float = 1.0
+    disk_closed: str = ""
+    """Why nothing new may be placed on its own disk, in words."""
+    storage: Mapping[str, StorageRoom] = {}
+    """Storage pools besides its own disk, by name."""
     zone: str = ""
     room: str = ""
     rack: str = ""
@@ -71,12 +87,19 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def promisable(self) -> Capacity:
-        """What may be promised in all. Disk is never overcommitted."""
+        """What may be promised in all; of disk, on its own one."""
         return Capacity(
             vcpus=_times(self.physical.vcpus, self.cpu_overcommit),
             memory_mib=_times(self.physical.memory_mib, self.memory_overcommit),
-            disk_mib=self.physical.disk_mib,
+            disk_mib=_times(self.physical.disk_mib, self.disk_overcommit),
         )
+
+    def room_in(self, storage_pool: str) -> StorageRoom | None:
+        """What it has of a storage pool, or of its own disk for the empty name; None if nothing."""
+        if storage_pool:
+            return self.storage.get(storage_pool)
+        own = self.promisable.disk_mib
+        return StorageRoom(promisable_mib=own, overcommit=self.disk_overcommit, closed=self.disk_closed)
 
     def domain(self, kind: Domain) -> str:
         """The failure domain that the host is in, as a path, because racks of two rooms may have the same name.
@@ -125,6 +148,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     vcpus: int
     memory_mib: int
     disk_mib: int = 0
+    storage_pool: str = ""
+    """Where its disk is to be; empty for the host's own."""
     project: ProjectId
     pool: PoolId
     pool_name: str

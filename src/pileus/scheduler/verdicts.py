@@ -20,6 +20,7 @@ class Hindrance(StrEnum):
     NOT_ASKED_FOR = "not-asked-for"
     EXCLUDED = "excluded"
     GROUP = "group"
+    STORAGE = "storage"
     TOO_SMALL = "too-small"
     VCPUS = "vcpus"
     MEMORY = "memory"
@@ -125,9 +126,17 @@ def as_the_group_wants(demand: Demand, _: HostLedger, kin: Kin) -> Obstacle | No
     return None
 
 
+def with_the_storage(demand: Demand, host: HostLedger, _: Kin) -> Obstacle | None:
+    room = host.view.room_in(demand.storage_pool)
+    if not demand.disk_mib or (room is not None and not room.closed):
+        return None
+    why = room.closed if room is not None else "not on it"
+    return Obstacle(kind=Hindrance.STORAGE, words=f"{_place(demand)}: {why}")
+
+
 def large_enough(demand: Demand, host: HostLedger, _: Kin) -> Obstacle | None:
     """Whether the host would do if it were empty."""
-    largest = host.largest
+    largest = msgspec.structs.replace(host.largest, disk_mib=_whole_disk(demand, host))
     if (
         demand.vcpus <= largest.vcpus
         and demand.memory_mib <= largest.memory_mib
@@ -155,13 +164,24 @@ def memory_free(demand: Demand, host: HostLedger, _: Kin) -> Obstacle | None:
 
 
 def disk_free(demand: Demand, host: HostLedger, _: Kin) -> Obstacle | None:
-    asked, promised, whole = demand.disk_mib, host.promised_disk_mib, host.promisable.disk_mib
-    if promised + asked <= whole or asked > host.largest.disk_mib or not asked:
+    room = host.view.room_in(demand.storage_pool)
+    asked, promised = demand.disk_mib, host.promised_in(demand.storage_pool)
+    if room is None or promised + asked <= room.promisable_mib or asked > room.promisable_mib or not asked:
         return None
-    taken = _promised(1.0, _size(promised), _size(whole))
-    return Obstacle(
-        kind=Hindrance.DISK, words=f"{_size(max(whole - promised, 0))} of {_size(asked)} of disk free ({taken})"
-    )
+    whole = room.promisable_mib
+    taken = _promised(room.overcommit, _size(promised), _size(whole))
+    words = f"{_size(max(whole - promised, 0))} of {_size(asked)} of {_place(demand)} free ({taken})"
+    return Obstacle(kind=Hindrance.DISK, words=words)
+
+
+def _place(demand: Demand) -> str:
+    return f"storage pool {demand.storage_pool}" if demand.storage_pool else "disk"
+
+
+def _whole_disk(demand: Demand, host: HostLedger) -> int:
+    room = host.view.room_in(demand.storage_pool)
+    # Where there is nothing of a pool, that is what is said, and not that it is too small.
+    return room.promisable_mib if room is not None and not room.closed else demand.disk_mib
 
 
 FILTERS: tuple[Filter, ...] = (
@@ -172,6 +192,7 @@ FILTERS: tuple[Filter, ...] = (
     among_those_asked_for,
     not_excluded,
     as_the_group_wants,
+    with_the_storage,
     large_enough,
     vcpus_free,
     memory_free,
@@ -184,7 +205,7 @@ def judge(demand: Demand, host: HostLedger, kin: Kin, *, in_project: int) -> Ver
     return Verdict(
         host=host.view,
         obstacles=tuple(found for each in FILTERS if (found := each(demand, host, kin)) is not None),
-        free=host.free,
+        free=host.free(demand.storage_pool),
         load=host.load,
         in_project=in_project,
         in_group=kin.here,

@@ -23,6 +23,7 @@ from msgspec import structs
 
 from pileus.agent.backup.store import BackupStore
 from pileus.agent.hypervisor.port import GuestState
+from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.backups.model import SETTLED as BACKUP_SETTLED
 from pileus.cloud.hosts.model import HOSTS
@@ -34,6 +35,7 @@ from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.snapshots.model import SETTLED as SNAPSHOT_SETTLED
 from pileus.cloud.snapshots.model import SNAPSHOTS
+from pileus.cloud.storagepools.model import LOCAL, STORAGE_POOLS
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.compose import Settings
@@ -41,6 +43,7 @@ from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import PortId, ProjectId, VolumeId
 from pileus.kernel.units import GIB
+from pileus.link.records import VolumeObserved
 from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
 from pileus.testing.fleet import SimulatedAgent, SimulatedFleet
 from pileus.testing.links import until
@@ -261,8 +264,12 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
         guests = await host.hypervisor.list()
         wanted = {id for id, each in instances.items() if each.state is not InstanceState.DELETED}
         found += _differ(f"guests of {host.name}", set(guests), wanted)
-        volumes = await host.storage.list()
-        found += _differ(f"volumes of {host.name}", set(volumes), set(state[VOLUMES].ids_by("host", host.id)))
+        volumes: dict[VolumeId, VolumeObserved] = {}
+        for name, storage in _pools(cloud, host).items():
+            there = await storage.list()
+            in_pool = {each.id for each in state[VOLUMES].by("host", host.id) if each.storage_pool == name}
+            found += _differ(f"volumes of {host.name} in {name}", set(there), in_pool)
+            volumes |= there
         found += [
             f"volume {each.id} has {volumes[VolumeId(each.id)].size_bytes} bytes instead of {each.size_gib} GiB"
             for each in state[VOLUMES].by("host", host.id)
@@ -294,10 +301,17 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
     return found
 
 
+def _pools(cloud: SimulatedCloud, host: SimulatedAgent) -> dict[str, SimulatedStorage]:
+    """The storage pools of a host, by name."""
+    others = {cloud.state[STORAGE_POOLS].get(id).name: pool for id, pool in host.backings.pools.items()}
+    return {LOCAL: host.storage, **others}
+
+
 async def _layers_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[str]:
     """Where the snapshots of a host's volumes are others than the records', or guests write where they should not."""
     state, found = cloud.state, list[str]()
-    layers = {id: await host.storage.layering.layers(id) for id in await host.storage.list()}
+    places = {id: pool for pool in _pools(cloud, host).values() for id in await pool.list()}
+    layers = {id: await pool.layering.layers(id) for id, pool in places.items()}
     for id, each in layers.items():
         wanted = {*state[SNAPSHOTS].ids_by("volume", id), *state[BACKUPS].ids_by("based", id)}
         found += _differ(f"snapshots of volume {id}", set(each.frozen), wanted)
@@ -305,7 +319,7 @@ async def _layers_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[st
             found.append(f"volume {id} has layers that nobody needs: {each}")
     for guest in host.hypervisor.guests.values():
         if guest.state is not GuestState.SHUT_DOWN:
-            active = {id: (await host.storage.source(id)).path for id in guest.written if id in layers}
+            active = {id: (await places[id].source(id)).path for id in guest.written if id in layers}
             found += _differ(f"files of guest {guest.spec.id}", set(guest.written.items()), set(active.items()))
     if host.hypervisor.layers.frozen:
         found.append(f"guests are held still: {host.hypervisor.layers.frozen}")

@@ -13,11 +13,12 @@ from pileus.cloud.hosts.model import HOSTS, INVITATIONS, Host, HostState, Invite
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
+from pileus.cloud.storagepools.supply import Supplies
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
 from pileus.kernel.ids import HostId, PoolId
 from pileus.link.join import Admission, Invitation, JoinRequest
-from pileus.link.records import Load
+from pileus.link.records import Load, PoolObserved
 from pileus.link.tokens import hashed
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
@@ -64,6 +65,8 @@ class HostLoad(msgspec.Struct, frozen=True, kw_only=True):
     promised_vcpus: int
     promised_memory_mib: int
     promised_disk_gib: int
+    storage: list[PoolObserved]
+    """Its storage pools, as it last reported them."""
 
 
 class Admissions(Protocol):
@@ -135,7 +138,8 @@ async def load(exchange: Exchange, host: Host) -> Answer:
         instances=len(instances),
         promised_vcpus=sum(each.vcpus for each in instances),
         promised_memory_mib=sum(each.memory_mib for each in instances),
-        promised_disk_gib=sum(each.disk_gib for each in instances),
+        promised_disk_gib=sum(each.size_gib for each in exchange.ask.state[VOLUMES].by("host", host.id)),
+        storage=list(exchange.services[Supplies].of(HostId(host.id)).values()),
     )
     return Answer(status=200, body=msgspec.json.encode(shown))
 

@@ -9,17 +9,20 @@ from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
 from pileus.cloud.networks.model import Network
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
-from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume
+from pileus.cloud.storagepools.model import LOCAL, Purpose, StoragePool
+from pileus.cloud.volumes.model import VOLUMES, Volume
+from pileus.kernel.errors import Conflict, NoCapacity
 from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
-from pileus.kernel.units import GIB, MIB
+from pileus.kernel.units import GIB, MIB, size_text
 from pileus.link.records import PoolObserved
 from pileus.link.templates import FRAMES, GuestTemplate
 from pileus.operations.plan import Reason
-from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostRole, HostView, Load
+from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostRole, HostView, Load, Placement, StorageRoom
 from pileus.state.records import Record
 from pileus.state.state import State
 
 _GIB_IN_MIB = GIB // MIB
+_STEP = 256 * MIB
 _OWN_MEMORY_MIB = 512
 """What a host needs for itself."""
 
@@ -31,6 +34,7 @@ class Placer:
         self.fleet = Fleet()
         self._pools: dict[str, Pool] = {}
         self._hosts: dict[str, Host] = {}
+        self._storage_pools: dict[str, StoragePool] = {}
         self._supplies: dict[HostId, Mapping[str, PoolObserved]] = {}
 
     def changed(self, kind: str, before: Record | None, after: Record | None) -> None:
@@ -43,6 +47,8 @@ class Placer:
                 self._instance_changed(before, after)
             case "volume":
                 self._volume_changed(before, after)
+            case "storage_pool":
+                self._storage_pool_changed(before, after)
             case _:
                 pass
 
@@ -53,6 +59,8 @@ class Placer:
     def supply(self, host: HostId, pools: Mapping[str, PoolObserved]) -> None:
         """Take what a host has of storage pools."""
         self._supplies[host] = pools
+        if (known := self._hosts.get(host)) is not None:
+            self._describe(known)
 
     def _host_changed(self, before: Record | None, after: Record | None) -> None:
         if isinstance(after, Host):
@@ -75,7 +83,7 @@ class Placer:
         # Kinds load in no particular order: a host that is there before its pool is described again with the pool.
         pool = self._pools.get(host.pool_id)
         if pool is not None:
-            self.fleet.put_host(view_of(host, pool))
+            self.fleet.put_host(view_of(host, pool, self.storage_of(HostId(host.id))))
 
     def _instance_changed(self, before: Record | None, after: Record | None) -> None:
         if not isinstance(after, Instance):
@@ -85,22 +93,37 @@ class Placer:
             self.fleet.promise(after.id, after.host_id, self.demand_of(after))
 
     def _volume_changed(self, before: Record | None, after: Record | None) -> None:
-        # What an instance boots from is in the instance's own demand.
-        if isinstance(after, Volume) and after.host_id is not None and after.slot != BOOT_SLOT:
-            self.fleet.promise(after.id, after.host_id, _disk_demand(after.size_gib, None))
+        if isinstance(after, Volume) and after.host_id is not None:
+            self.fleet.promise(after.id, after.host_id, _disk_demand(after.size_gib, None, after.storage_pool))
         elif before is not None:
             self.fleet.release(before.id)
 
+    def _storage_pool_changed(self, before: Record | None, after: Record | None) -> None:
+        if isinstance(after, StoragePool):
+            self._storage_pools[after.name] = after
+        elif isinstance(before, StoragePool):
+            del self._storage_pools[before.name]
+        for host in self._hosts.values():
+            self._describe(host)
+
+    def storage_of(self, host: HostId) -> Mapping[str, StorageRoom]:
+        """What a host has of each storage pool for volumes, its own disk included."""
+        found = self._supplies.get(host, {})
+        return {
+            name: _room(found[name], pool)
+            for name, pool in self._storage_pools.items()
+            if name in found and Purpose.VOLUMES in pool.purposes
+        }
+
     def demand_of(self, instance: Instance) -> Demand:
-        """What an instance takes of its host; of one that is deleted only its disk is left."""
-        if instance.state is InstanceState.DELETED:
-            return _disk_demand(instance.disk_gib, self._pools.get(instance.pool_id))
+        """What an instance takes of its host besides its disk, which is a volume; nothing if it is deleted."""
         pool = self._pools.get(instance.pool_id)
+        if instance.state is InstanceState.DELETED:
+            return _disk_demand(0, pool)
         group = instance.server_group_id
         return Demand(
             vcpus=instance.vcpus,
             memory_mib=instance.promised_memory_mib,
-            disk_mib=instance.disk_gib * _GIB_IN_MIB,
             project=instance.project_id,
             pool=instance.pool_id,
             pool_name=pool.name if pool else "",
@@ -115,19 +138,20 @@ def _takes(instance: Instance) -> tuple[object, ...]:
         instance.host_id,
         instance.vcpus,
         instance.promised_memory_mib,
-        instance.disk_gib,
         instance.server_group_id,
         deleted,
     )
 
 
-def view_of(host: Host, pool: Pool) -> HostView:
-    """A host as the scheduler sees it."""
+def view_of(host: Host, pool: Pool, storage: Mapping[str, StorageRoom]) -> HostView:
+    """A host as the scheduler sees it, with what it has of storage pools."""
     facts = host.facts
     physical = Capacity()
+    own = storage.get(LOCAL)
     if facts is not None:
         memory = max(facts.memory_mib - _OWN_MEMORY_MIB, 0)
-        physical = Capacity(vcpus=facts.vcpus, memory_mib=memory, disk_mib=facts.disk_mib)
+        disk_mib = facts.disk_mib if own is None else int(own.promisable_mib / own.overcommit)
+        physical = Capacity(vcpus=facts.vcpus, memory_mib=memory, disk_mib=disk_mib)
     return HostView(
         id=HostId(host.id),
         name=host.name,
@@ -136,6 +160,9 @@ def view_of(host: Host, pool: Pool) -> HostView:
         physical=physical,
         cpu_overcommit=pool.cpu_overcommit,
         memory_overcommit=pool.memory_overcommit,
+        disk_overcommit=own.overcommit if own is not None else 1.0,
+        disk_closed=own.closed if own is not None else "",
+        storage={name: room for name, room in storage.items() if name != LOCAL},
         zone=host.zone,
         room=host.room,
         rack=host.rack,
@@ -160,6 +187,7 @@ def demand_for(
     zone: str | None,
     server_group_id: str | None,
     template: GuestTemplate,
+    storage_pool: str = LOCAL,
     networks: Iterable[Network] = (),
 ) -> Demand:
     """What a new instance of this size (vCPUs, memory in MiB, disk in GiB) needs, to be connected to these networks."""
@@ -169,6 +197,7 @@ def demand_for(
         vcpus=vcpus,
         memory_mib=memory_mib,
         disk_mib=disk_gib * _GIB_IN_MIB,
+        storage_pool=in_scheduler(storage_pool),
         project=project,
         pool=PoolId(pool.id),
         pool_name=pool.name,
@@ -183,22 +212,83 @@ def wire_trait(physical_network: str) -> str:
     return f"physical network {physical_network}"
 
 
-def _disk_demand(size_gib: int, pool: Pool | None) -> Demand:
+def _room(found: PoolObserved, pool: StoragePool) -> StorageRoom:
+    use = found.use
+    if use is None:
+        return StorageRoom(closed=found.reason)
+    full = f"only {size_text(use.free_bytes)} of {size_text(use.total_bytes)} really free"
+    return StorageRoom(
+        # In steps, so that not each byte that is written makes the scheduler think anew.
+        promisable_mib=use.promisable_bytes(pool.overcommit) // _STEP * (_STEP // MIB),
+        overcommit=pool.overcommit,
+        closed=full if pool.overcommit > 1 and not use.has_room else "",
+    )
+
+
+def in_scheduler(storage_pool: str) -> str:
+    """What the scheduler calls a storage pool: it takes a host's own disk for granted."""
+    return "" if storage_pool == LOCAL else storage_pool
+
+
+def _disk_demand(size_gib: int, pool: Pool | None, storage_pool: str = LOCAL) -> Demand:
     """What a volume needs. It is of no project: where a project's volumes are says nothing of its instances."""
     return Demand(
         vcpus=0,
         memory_mib=0,
         disk_mib=size_gib * _GIB_IN_MIB,
+        storage_pool=in_scheduler(storage_pool),
         project=ProjectId(""),
         pool=PoolId(pool.id if pool else ""),
         pool_name=pool.name if pool else "",
     )
 
 
-def room_for_volume(state: State, fleet: Fleet, host: HostId, size_gib: int) -> None:
-    """See to it that a host can promise so much more disk. Raises NoCapacity with the reason."""
+def room_for_volume(state: State, fleet: Fleet, host: HostId, size_gib: int, storage_pool: str = LOCAL) -> None:
+    """See to it that a host can promise so much more of a storage pool. Raises NoCapacity with the reason."""
     pool = state[POOLS].get(state[HOSTS].get(host).pool_id)
-    fleet.place(msgspec.structs.replace(_disk_demand(size_gib, pool), only=frozenset({host})))
+    fleet.place(msgspec.structs.replace(_disk_demand(size_gib, pool, storage_pool), only=frozenset({host})))
+
+
+def placed(fleet: Fleet, demand: Demand, storage_pools: Sequence[StoragePool]) -> tuple[Placement, Demand, StoragePool]:
+    """The host to take, with the first of these storage pools that has room on any; the demand as it was then.
+
+    Raises:
+        NoCapacity: no host fits, with the disk in none of them.
+    """
+    refusals: list[NoCapacity] = []
+    for pool in storage_pools:
+        with_it = msgspec.structs.replace(demand, storage_pool=in_scheduler(pool.name))
+        try:
+            return fleet.place(with_it), with_it, pool
+        except NoCapacity as refused:
+            refusals.append(refused)
+    first, *others = refusals
+    also = {
+        f"{host}, storage pool {pool.name}": why
+        for pool, each in zip(storage_pools[1:], others, strict=True)
+        for host, why in each.because.items()
+    }
+    raise NoCapacity(first.detail, because={**first.because, **also})
+
+
+def room_on(
+    placer: Placer, state: State, host: HostId, size_gib: int, storage_pools: Sequence[StoragePool]
+) -> StoragePool:
+    """The first of these storage pools that can promise so much more on a host. Raises NoCapacity."""
+    pool = state[POOLS].get(state[HOSTS].get(host).pool_id)
+    demand = msgspec.structs.replace(_disk_demand(size_gib, pool), only=frozenset({host}))
+    return placed(placer.fleet, demand, storage_pools)[2]
+
+
+def check_real_room(placer: Placer, host: HostId, storage_pool: str) -> None:
+    """See to it that a storage pool on a host is not so full that nothing new is kept there.
+
+    Raises:
+        Conflict: it is; with the figures.
+    """
+    room = placer.storage_of(host).get(storage_pool)
+    if room is not None and room.closed:
+        raise Conflict(f"storage pool {storage_pool}: {room.closed}; grow it, or delete or move what is in it")
 
 
 def reasons(fleet: Fleet, demand: Demand, chosen: HostId) -> Sequence[Reason]:
@@ -209,14 +299,21 @@ def reasons(fleet: Fleet, demand: Demand, chosen: HostId) -> Sequence[Reason]:
     ]
 
 
-def refitted(placer: Placer, instance: Instance, changed: Instance) -> Sequence[Reason]:
-    """What its host says to an instance that is to take more of it. Raises NoCapacity if it has no room."""
+def refitted(placer: Placer, instance: Instance, changed: Instance, *, storage_pool: str = LOCAL) -> Sequence[Reason]:
+    """What its host says to an instance that is to take more of it. Raises NoCapacity if it has no room.
+
+    `storage_pool` is where the disk is that it boots from.
+    """
     has_it = instance.state is not InstanceState.DELETED
     if has_it and all(
         getattr(changed, of) <= getattr(instance, of) for of in ("vcpus", "promised_memory_mib", "disk_gib")
     ):
         return ()
-    verdict = placer.fleet.refit(instance.id, placer.demand_of(changed))
+    grown_gib = max(0, changed.disk_gib - instance.disk_gib) if has_it else 0
+    demand = msgspec.structs.replace(
+        placer.demand_of(changed), disk_mib=grown_gib * _GIB_IN_MIB, storage_pool=in_scheduler(storage_pool)
+    )
+    verdict = placer.fleet.refit(instance.id, demand)
     return [Reason(about=verdict.host.name, says=verdict.words, chosen=True)]
 
 

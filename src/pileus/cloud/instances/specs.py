@@ -7,10 +7,12 @@ import msgspec
 from pileus.cloud.images.model import IMAGES, Image
 from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState, Limits
 from pileus.cloud.networks.model import NETWORKS, PORTS, Port, PortState, in_slots
-from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
+from pileus.cloud.storagepools.model import named
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeLimits, VolumeState
 from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
 from pileus.kernel.units import GIB
 from pileus.link.records import (
+    DiskLimits,
     FirstBoot,
     GuestDisk,
     GuestLimits,
@@ -68,6 +70,7 @@ def guest_spec(
                 serial=serial_of(VolumeId(volume.id)),
                 slot=volume.slot or BOOT_SLOT,
                 size_bytes=volume.size_gib * GIB,
+                limits=_disk_limits(state, volume),
             )
             for volume in volumes
         ),
@@ -93,6 +96,20 @@ def _guest_limits(limits: Limits) -> GuestLimits:
     # What its ports pass, the switches see to.
     told = {name: value for name, value in msgspec.structs.asdict(limits).items() if name != "network_mbit"}
     return GuestLimits(**told)
+
+
+def _disk_limits(state: State, volume: Volume) -> DiskLimits | None:
+    """The lower of what the volume may do and what its storage pool lets any of its volumes do."""
+    own, pool = volume.limits, named(state, volume.storage_pool)
+    ceilings = (pool.iops, pool.bytes_per_s) if pool is not None else (0, 0)
+    if own is None and not any(ceilings):
+        return None
+    own = own or VolumeLimits()
+    iops, bytes_per_s = (
+        min(each for each in pair if each) if any(pair) else 0
+        for pair in ((own.iops, ceilings[0]), (own.bytes_per_s, ceilings[1]))
+    )
+    return DiskLimits(iops=iops, bytes_per_s=bytes_per_s)
 
 
 def root_volume(state: State, instance: Instance) -> Volume:

@@ -1,5 +1,7 @@
 """What a resource pool is: hosts that belong together. No I/O."""
 
+from typing import Any
+
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
@@ -14,10 +16,18 @@ class Pool(Record, frozen=True, kw_only=True):
     memory_overcommit: float = 1.0
     is_default: bool = False
     """Whether instances go here that name no pool."""
+    storage_pool: str = "local"
+    """Where disks are of which nobody says where."""
+
+
+def _pool_2(pool: dict[str, Any]) -> dict[str, Any]:
+    """Since version 2 a pool has a storage pool of its own."""
+    return {**pool, "storage_pool": "local"}
 
 
 POOLS = Kind(
     "pool",
     Pool,
     unique={"name": lambda pool: pool.name, "default": lambda pool: True if pool.is_default else None},
+    upgrades=(_pool_2,),
 )

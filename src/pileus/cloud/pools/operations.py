@@ -7,7 +7,8 @@ from pydantic import Field
 
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.pools.model import POOLS, Pool
-from pileus.cloud.storagepools.model import STORAGE_POOLS
+from pileus.cloud.storagepools.choosing import candidates
+from pileus.cloud.storagepools.model import LOCAL, STORAGE_POOLS
 from pileus.kernel.errors import Conflict
 from pileus.operations.caller import Role
 from pileus.operations.declare import Noun
@@ -23,6 +24,8 @@ class PoolCreate(Wire):
     description: Description = ""
     cpu_overcommit: Overcommit = 2.0
     memory_overcommit: Overcommit = 1.0
+    storage_pool: Name = LOCAL
+    """Where disks are of which nobody says where."""
 
 
 class PoolChange(Wire):
@@ -30,6 +33,8 @@ class PoolChange(Wire):
     description: Description | None = None
     cpu_overcommit: Overcommit | None = None
     memory_overcommit: Overcommit | None = None
+    storage_pool: Name | None = None
+    """Where disks are from now on of which nobody says where."""
 
 
 pools = Noun(
@@ -52,7 +57,9 @@ def create(ask: Ask, wish: PoolCreate) -> Plan:
         description=wish.description,
         cpu_overcommit=wish.cpu_overcommit,
         memory_overcommit=wish.memory_overcommit,
+        storage_pool=wish.storage_pool,
     )
+    candidates(ask.state, pool, name=wish.storage_pool, storage_class=None)
     return Plan(summary=f"create pool {wish.name}", changes=(put(pool),), answers=pool, undo="delete the pool")
 
 
@@ -60,6 +67,7 @@ def create(ask: Ask, wish: PoolCreate) -> Plan:
 def change(ask: Ask, pool: Pool, wish: PoolChange) -> Plan:
     """Change a resource pool. Less overcommitment moves nothing: it only refuses what comes."""
     changed = msgspec.structs.replace(pool, **wish.model_dump(exclude_none=True))
+    candidates(ask.state, changed, name=changed.storage_pool, storage_class=None)
     return Plan(summary=f"change pool {pool.name}", changes=(put(changed),), answers=changed, undo="change it back")
 
 

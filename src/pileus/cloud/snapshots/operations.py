@@ -6,6 +6,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
+from pileus.cloud.instances.placement import Placer, check_real_room
 from pileus.cloud.instances.specs import volumes_of
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
 from pileus.cloud.snapshots.workflows import (
@@ -79,6 +80,8 @@ def take(ask: Ask, wish: SnapshotCreate, *, schedule_id: ScheduleId | None = Non
         )
     project, host = volumes[0].project_id, volumes[0].host_id
     assert host is not None
+    for volume in volumes:
+        check_real_room(ask.view(Placer), host, volume.storage_pool)
     boots = ask.state[INSTANCES].find(volumes[0].instance_id or "") if volumes[0].slot == BOOT_SLOT else None
     snapshot = Snapshot(
         id=ask.new_id(),

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.pools.model import POOLS
+from pileus.cloud.storagepools.choosing import check_suits
 from pileus.cloud.storagepools.model import (
     LOCAL,
     POOLS_ON_HOSTS,
@@ -163,6 +164,8 @@ def delete(ask: Ask, pool: StoragePool) -> Plan:
         raise Conflict(f"the storage pool has {kept} volumes: move or delete them first")
     if kept := ask.state[BACKUPS].count_by("storage_pool", pool.name):
         raise Conflict(f"the storage pool has {kept} backups: delete them first")
+    if by := [each.name for each in ask.state[POOLS] if each.storage_pool == pool.name]:
+        raise Conflict(f"disks of pool {by[0]} go here unless somebody says otherwise: change that pool first")
     behind = ask.state[STORAGE_BACKINGS].find(pool.id)
     there = ask.state[POOLS_ON_HOSTS].by("storage_pool", pool.id)
     return Plan(
@@ -216,6 +219,9 @@ def _check_limits(pool: StoragePool) -> None:
 
 def _check_use(ask: Ask, pool: StoragePool, changed: StoragePool) -> None:
     """Raises Conflict if volumes that are in the pool would be where they may not."""
+    for each in ask.state[POOLS]:
+        if each.storage_pool == pool.name:
+            check_suits(changed, each)
     volumes = ask.state[VOLUMES].by("storage_pool", pool.name)
     if volumes and Purpose.VOLUMES not in changed.purposes:
         raise Conflict(f"the storage pool has {len(volumes)} volumes", fields={"purposes": "volumes are in it"})

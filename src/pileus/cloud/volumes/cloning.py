@@ -39,7 +39,7 @@ def clone(ask: Ask, volume: Volume, wish: VolumeClone) -> Plan:
     if wish.size_gib is not None and wish.size_gib < volume.size_gib:
         raise Invalid("some fields are wrong", fields={"size_gib": f"the volume has {volume.size_gib} GiB"})
     size_gib = wish.size_gib or volume.size_gib
-    room_for_volume(ask.state, ask.view(Placer).fleet, volume.host_id, size_gib)
+    room_for_volume(ask.state, ask.view(Placer).fleet, volume.host_id, size_gib, volume.storage_pool)
     copy = Volume(
         id=ask.new_id(),
         created_at=ask.now,

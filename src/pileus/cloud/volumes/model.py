@@ -46,6 +46,14 @@ BOOT_SLOT = 0
 """Where the disk is plugged in that an instance boots from: it was made with the instance, and goes with it."""
 
 
+class VolumeLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a volume may do, reads and writes together; 0 is as much as it can."""
+
+    iops: int = 0
+    """Operations per second."""
+    bytes_per_s: int = 0
+
+
 class Volume(Record, frozen=True, kw_only=True):
     """A block device."""
 
@@ -56,6 +64,9 @@ class Volume(Record, frozen=True, kw_only=True):
     size_gib: int
     state: VolumeState = VolumeState.CREATING
     storage_pool: str = "local"
+    """Where its disk is; empty while that is to be one of a class, and it was never attached."""
+    storage_class: str = ""
+    """The class of storage pool that was asked for; empty if a pool was named, or nothing."""
     image_id: ImageId | None = None
     """What it was made from."""
     instance_id: InstanceId | None = None
@@ -67,6 +78,8 @@ class Volume(Record, frozen=True, kw_only=True):
     """Whether it is refused to be deleted."""
     secure_delete: bool = False
     """Whether its data is overwritten when its disk is removed."""
+    limits: VolumeLimits | None = None
+    """None for one that nobody has ever limited."""
     generation: int = 1
     """Of what the host was told; every change of it adds one."""
 
@@ -87,8 +100,8 @@ def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_secure_delete(volume: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 knows volumes whose data is overwritten when they go."""
-    return {**volume, "secure_delete": False}
+    """Version 3 knows volumes whose data is overwritten when they go, classes of storage pools, limits."""
+    return {**volume, "secure_delete": False, "storage_class": "", "limits": None}
 
 
 VOLUMES = Kind(
@@ -99,7 +112,7 @@ VOLUMES = Kind(
         "instance": lambda volume: volume.instance_id,
         "host": lambda volume: volume.host_id,
         "image": lambda volume: volume.image_id,
-        "storage_pool": lambda volume: volume.storage_pool,
+        "storage_pool": lambda volume: volume.storage_pool or None,
     },
     counts=lambda volume: {"volumes": 1, "volume_gib": volume.size_gib},
     upgrades=(_with_slots, _with_secure_delete),

@@ -8,8 +8,10 @@ from pydantic import Field
 from pileus.cloud.images.operations.noun import usable_image
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.operations.hardware import check_plugging
-from pileus.cloud.instances.placement import Placer, host_name, room_for_volume
+from pileus.cloud.instances.placement import Placer, default_pool, host_name, room_for_volume, room_on
+from pileus.cloud.pools.model import POOLS
 from pileus.cloud.snapshots.model import must_have_none
+from pileus.cloud.storagepools.choosing import candidates
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.volumes.workflows import (
     AttachVolume,
@@ -42,6 +44,10 @@ class VolumeCreate(Wire):
     protected: bool = False
     secure_delete: bool = False
     """Whether its data is overwritten when it is deleted."""
+    storage_pool: Name | None = None
+    """Where its disk is to be, by name; by default where the default pool has its disks."""
+    storage_class: Name | None = None
+    """Instead, the class of storage pool that it is to be in."""
 
 
 class VolumeChange(Wire):
@@ -62,15 +68,22 @@ class VolumeGrow(Wire):
 
 
 volumes = Noun(
-    VOLUMES, plural="volumes", columns=("name", "size_gib", "state", "instance_id"), about="Volumes: block devices."
+    VOLUMES,
+    plural="volumes",
+    columns=("name", "size_gib", "state", "storage_pool", "instance_id"),
+    about="Volumes: block devices.",
 )
-volumes.list(filters=("name", "state", "instance_id", "host_id", "labels"), sorts=("name", "size_gib"))
+volumes.list(filters=("name", "state", "instance_id", "host_id", "storage_pool", "labels"), sorts=("name", "size_gib"))
 volumes.show()
 
 
 @volumes.post()
 def create(ask: Ask, wish: VolumeCreate) -> Plan:
-    """Create a volume. Where its disk is made is decided when it is first attached."""
+    """Create a volume. The host on which its disk is made is decided when it is first attached."""
+    pool = default_pool(ask.state)
+    if pool is None:
+        raise Conflict("there is no default pool: name a storage pool", fields={"storage_pool": "missing"})
+    chosen = candidates(ask.state, pool, name=wish.storage_pool, storage_class=wish.storage_class)
     volume = Volume(
         id=ask.new_id(),
         created_at=ask.now,
@@ -83,6 +96,8 @@ def create(ask: Ask, wish: VolumeCreate) -> Plan:
         image_id=ImageId(wish.image_id) if wish.image_id else None,
         protected=wish.protected,
         secure_delete=wish.secure_delete,
+        storage_pool="" if wish.storage_class else chosen[0].name,
+        storage_class=wish.storage_class or "",
     )
     return Plan(
         summary=f"create volume {volume.name} of {volume.size_gib} GiB",
@@ -114,7 +129,12 @@ def attach(ask: Ask, volume: Volume, wish: VolumeAttach) -> Plan:
     check_plugging(instance, "attaching a volume")
     is_new = volume.host_id is None
     if is_new:
-        room_for_volume(ask.state, ask.view(Placer).fleet, instance.host_id, volume.size_gib)
+        pool = ask.state[POOLS].get(instance.pool_id)
+        chosen = candidates(
+            ask.state, pool, name=volume.storage_pool or None, storage_class=volume.storage_class or None
+        )
+        there = room_on(ask.view(Placer), ask.state, instance.host_id, volume.size_gib, chosen)
+        changed = msgspec.structs.replace(changed, storage_pool=there.name)
     changed = msgspec.structs.replace(
         changed, instance_id=InstanceId(instance.id), host_id=instance.host_id, slot=_free_slot(ask, instance)
     )
@@ -153,7 +173,8 @@ def grow(ask: Ask, volume: Volume, wish: VolumeGrow) -> Plan:
             fields={"size_gib": f"more than {volume.size_gib}"},
         )
     if volume.host_id is not None:
-        room_for_volume(ask.state, ask.view(Placer).fleet, volume.host_id, wish.size_gib - volume.size_gib)
+        grown_gib = wish.size_gib - volume.size_gib
+        room_for_volume(ask.state, ask.view(Placer).fleet, volume.host_id, grown_gib, volume.storage_pool)
     changed = msgspec.structs.replace(
         volume.to(VolumeState.GROWING), size_gib=wish.size_gib, generation=volume.generation + 1
     )

@@ -12,7 +12,7 @@ from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.specs import volumes_of
 from pileus.cloud.instances.workflows.hosting import GUEST_S, ensure_disk, ensure_guest, remove_disk
 from pileus.cloud.schedules.model import gone_with
-from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeLimits, VolumeState
 from pileus.cloud.world import World
 from pileus.kernel.ids import VolumeId
 from pileus.state.state import Change, State, put, remove
@@ -55,7 +55,8 @@ def not_attached(state: State, wish: AttachVolume) -> list[Change]:
     released = volume.released()
     if wish.is_new:
         # Its host remembers that this generation was taken away again.
-        released = msgspec.structs.replace(released, host_id=None, generation=volume.generation + 1)
+        pool = "" if volume.storage_class else volume.storage_pool
+        released = msgspec.structs.replace(released, host_id=None, storage_pool=pool, generation=volume.generation + 1)
     return [put(released), put(_at_rest(_reverted(_instance(state, volume))))]
 
 
@@ -164,6 +165,48 @@ async def tell_guest(world: World, wish: GrowVolume) -> None:
         await ensure_guest(world, _instance_of(world, wish.volume))
 
 
+class LimitVolume(msgspec.Struct, frozen=True):
+    """Which volume, and how it was limited before."""
+
+    volume: VolumeId
+    before: VolumeLimits
+
+
+@workflow("volume.set_limits")
+async def limit_volume(run: Run[World], wish: LimitVolume) -> None:
+    """Tell the host of the instance that has the volume."""
+    await run(tell_limits, wish)
+
+
+@limit_volume.finish
+def limited(state: State, wish: LimitVolume) -> list[Change]:
+    volume = state[VOLUMES].get(wish.volume)
+    return [] if volume.instance_id is None else [put(_at_rest(_instance(state, volume)))]
+
+
+@limit_volume.withdraw
+def not_limited(state: State, wish: LimitVolume) -> list[Change]:
+    volume = state[VOLUMES].get(wish.volume)
+    before = put(_limited_before(volume, wish))
+    return [before] if volume.instance_id is None else [before, put(_at_rest(_reverted(_instance(state, volume))))]
+
+
+@step
+async def tell_limits(world: World, wish: LimitVolume) -> None:
+    if world.state[VOLUMES].get(wish.volume).instance_id is not None:
+        await ensure_guest(world, _instance_of(world, wish.volume))
+
+
+@tell_limits.undo
+async def tell_former_limits(world: World, wish: LimitVolume) -> None:
+    if world.state[VOLUMES].get(wish.volume).instance_id is None:
+        return
+    instance = _instance_of(world, wish.volume)
+    there = volumes_of(world.state, instance)
+    before = [_limited_before(each, wish) if each.id == wish.volume else each for each in there]
+    await ensure_guest(world, _reverted(instance), before)
+
+
 @workflow("volume.delete")
 async def delete_volume(run: Run[World], wish: OfVolume) -> None:
     """Remove the disk from its host."""
@@ -182,7 +225,12 @@ async def take_away(world: World, wish: OfVolume) -> None:
         await remove_disk(world, volume)
 
 
-WORKFLOWS: tuple[Workflow[World, Any], ...] = (attach_volume, detach_volume, grow_volume, delete_volume)
+WORKFLOWS: tuple[Workflow[World, Any], ...] = (attach_volume, detach_volume, grow_volume, limit_volume, delete_volume)
+
+
+def _limited_before(volume: Volume, wish: LimitVolume) -> Volume:
+    # Never None again: a guest that was told of limits has to be told that they are gone.
+    return msgspec.structs.replace(volume, limits=wish.before)
 
 
 def _instance(state: State, volume: Volume) -> Instance:

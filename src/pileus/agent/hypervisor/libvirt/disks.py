@@ -68,7 +68,7 @@ def disk_element(
     add(element, "serial", text=disk.serial or disk.volume[:20])
     if boot is not None:
         add(element, "boot", order=str(boot))
-    add_disk_limit(element, limits)
+    add_disk_limit(element, disk, limits)
     add(element, "alias", name=disk_alias(disk.volume))
     if is_virtio:
         put_on(element, FIRST_DISK_BUS + disk.slot)

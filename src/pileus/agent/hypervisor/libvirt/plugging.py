@@ -101,13 +101,14 @@ class Plugging:
     async def change_limits(self, guest: GuestSpec) -> None:
         """Have the guest take no more than is specified; see the port."""
         limits, live = guest.limits or GuestLimits(), self._library.VIR_DOMAIN_AFFECT_LIVE
+        own = {disk.volume: disk.limits for disk in guest.disks}
 
         def change(domain: VirDomain) -> None:
             if not domain.isActive():
                 return
             domain.setSchedulerParametersFlags(cpu_parameters(limits), live)
-            for target in disks_of(domain.XMLDesc(0)).values():
-                domain.setBlockIoTune(target, disk_parameters(limits), live)
+            for volume, target in disks_of(domain.XMLDesc(0)).items():
+                domain.setBlockIoTune(target, disk_parameters(limits, own.get(volume)), live)
 
         await self._do_to("limit the guest", guest.id, change)
 

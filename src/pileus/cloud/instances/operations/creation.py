@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 import msgspec
@@ -14,7 +15,7 @@ from pileus.cloud.instances.model import FirstBootData, Instance
 from pileus.cloud.instances.operations.hardware import BootOrder, check_nics, loaded
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.operations.origin import Origin, check_disks, origin_of
-from pileus.cloud.instances.placement import Placer, default_pool, demand_for, host_name, reasons
+from pileus.cloud.instances.placement import Placer, default_pool, demand_for, host_name, placed, reasons
 from pileus.cloud.instances.workflows import create_instance, create_instance_from_snapshot
 from pileus.cloud.instances.workflows.creation import CreateFromSnapshot
 from pileus.cloud.instances.workflows.hosting import OfInstance
@@ -23,6 +24,8 @@ from pileus.cloud.networks.connecting import network_for, new_port, security_gro
 from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, Port, PortState
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
+from pileus.cloud.storagepools.choosing import candidates
+from pileus.cloud.storagepools.model import StoragePool
 from pileus.cloud.volumes.model import BOOT_SLOT, Volume
 from pileus.kernel.errors import Conflict, Invalid, NoCapacity, NotFound
 from pileus.kernel.ids import (
@@ -70,6 +73,10 @@ class InstanceCreate(Wire):
     disk_gib: DiskGib | None = None
     secure_delete: bool = False
     """Whether the data on the disk that it boots from is overwritten when that is removed."""
+    storage_pool: Name | None = None
+    """Where its disk is to be, by name; by default where its pool has its disks."""
+    storage_class: Name | None = None
+    """Instead, the class of storage pool that its disk is to be in."""
     network_ids: Annotated[tuple[Annotated[Id, ref("network")], ...], Field(max_length=NIC_SLOTS)] = ()
     """It gets a port of its own in each; without any and without ports, in the project's only or default one."""
     port_ids: Annotated[tuple[Annotated[Id, ref("port")], ...], Field(max_length=NIC_SLOTS)] = ()
@@ -161,7 +168,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     if origin.snapshot is not None:
         demand = msgspec.structs.replace(demand, only=frozenset({origin.snapshot.host_id}))
     groups = security_groups_of(ask, wish.security_group_ids, project)
-    placement = _placed(ask, fleet, demand, origin)
+    placement, demand, storage_pool = _placed(ask, fleet, demand, origin, _storage_pools(ask, wish, origin, pool))
     id = InstanceId(ask.new_id())
     hostname = hostname_of(wish.name)
     ports = _ports(ask, id, networks, groups, hostname)
@@ -208,6 +215,8 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         slot=BOOT_SLOT,
         host_id=placement.host,
         secure_delete=wish.secure_delete,
+        storage_pool=storage_pool.name,
+        storage_class=wish.storage_class or "",
     )
     volumes = [volume, *_further(ask, volume, origin)]
     told = FirstBootData(
@@ -236,10 +245,22 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     )
 
 
-def _placed(ask: Ask, fleet: Fleet, demand: Demand, origin: Origin) -> Placement:
-    """The host that it goes to. Raises NoCapacity."""
+def _storage_pools(ask: Ask, wish: InstanceCreate, origin: Origin, pool: Pool) -> Sequence[StoragePool]:
+    """Where its disk may be, the likeliest first. Raises Invalid, NotFound or Conflict."""
+    if not origin.volumes:
+        return candidates(ask.state, pool, name=wish.storage_pool, storage_class=wish.storage_class)
+    if wrong := [each for each in ("storage_pool", "storage_class") if getattr(wish, each) is not None]:
+        copied = "copies of a snapshot are made where its volumes are"
+        raise Invalid("some fields are wrong", fields=dict.fromkeys(wrong, copied))
+    return candidates(ask.state, pool, name=origin.volumes[0].storage_pool, storage_class=None)
+
+
+def _placed(
+    ask: Ask, fleet: Fleet, demand: Demand, origin: Origin, storage_pools: Sequence[StoragePool]
+) -> tuple[Placement, Demand, StoragePool]:
+    """The host and the storage pool that it goes to, and the demand as it was then. Raises NoCapacity."""
     try:
-        return fleet.place(demand)
+        return placed(fleet, demand, storage_pools)
     except NoCapacity as full:
         if origin.snapshot is None:
             raise
@@ -257,6 +278,7 @@ def _further(ask: Ask, boots: Volume, origin: Origin) -> list[Volume]:
             name=f"{boots.name[:_SHORT]}-{volume.name[:_SHORT]}",
             size_gib=volume.size_gib,
             slot=slot,
+            storage_pool=volume.storage_pool,
         )
         for slot, volume in enumerate(origin.volumes[1:], BOOT_SLOT + 1)
     ]

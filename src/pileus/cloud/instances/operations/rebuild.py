@@ -45,7 +45,7 @@ def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
     if old.protected:
         raise Conflict(f"volume {old.name}, which it boots from, is protected; take the protection away first")
     must_have_none(ask.state, old, "replaced")
-    room_for_volume(ask.state, ask.view(Placer).fleet, instance.host_id, old.size_gib)
+    room_for_volume(ask.state, ask.view(Placer).fleet, instance.host_id, old.size_gib, old.storage_pool)
     new = msgspec.structs.replace(
         old,
         id=ask.new_id(),

@@ -75,7 +75,7 @@ def resize(ask: Ask, instance: Instance, wish: InstanceResize) -> Plan:
         changes=(put(changed), put(root), *ports_limited(ask.state, changed)),
         begin=begin(resize_instance, _former(instance)),
         answers=changed,
-        because=refitted(ask.view(Placer), instance, changed),
+        because=refitted(ask.view(Placer), instance, changed, storage_pool=root.storage_pool),
         undo="resize it back; its disk stays as large",
     )
 
