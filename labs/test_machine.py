@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
@@ -271,6 +272,64 @@ async def test_a_guard_hides_a_port_from_the_machine_until_it_is_taken_away(engi
         await run(*ping)
     finally:
         await run("ip", "netns", "delete", other)
+
+
+async def test_a_card_and_a_bridge_of_the_machines_own_become_physical_networks_and_the_machine_is_reached_as_before(
+    engines: Engines, at: EngineAddresses
+) -> None:
+    """A card that the machine does not use, and a Linux bridge with its address; beyond each there is a neighbour."""
+    neighbour = fresh_name()
+    await run("ip", "netns", "add", neighbour)
+    links = [
+        *("link add nic0 type veth peer name far0", "link add nic1 type veth peer name far1"),
+        *("link add br0 type bridge", "link set nic1 master br0", "address add 10.77.1.1/24 dev br0"),
+        *(f"link set {each} up" for each in ("br0", "nic1")),
+        *(f"link set far{each} netns {neighbour}" for each in (0, 1)),
+    ]
+    beyond = [f"address add 10.77.{each}.9/24 dev far{each}\nlink set far{each} up" for each in (0, 1)]
+    said: list[str] = []
+
+    async def up(**wires: str) -> str:
+        settings = EngineSettings(physical_networks=wires)
+        await Engines(engines.layout.data, say=said.append, settings=settings).up()
+        return (await vsctl(at, "get", "Open_vSwitch", ".", "external_ids:ovn-bridge-mappings")).strip().strip('"')
+
+    async def is_reached(address: str) -> bool:
+        try:
+            await run("ip", "netns", "exec", neighbour, "busybox", "ping", "-c1", "-W1", address)
+        except PileusError:
+            return False
+        return True
+
+    try:
+        await run("ip", "-batch", "-", stdin="\n".join(links).encode())
+        await run("ip", "-netns", neighbour, "-batch", "-", stdin="\n".join(beyond).encode())
+        assert await is_reached("10.77.1.1")
+        await run("ip", "address", "add", "10.77.0.1/24", "dev", "nic0")
+        with pytest.raises(Conflict, match="would no longer be"):
+            await up(lan="nic0")
+        await run("ip", "address", "delete", "10.77.0.1/24", "dev", "nic0")
+        assert await up(lan="nic0", office="br0") == "external:br-ex,lan:br-lan,office:br-office"
+        assert await is_reached("10.77.1.1"), "the machine's own address stays where it was"
+        for each, bridge in ((0, "br-lan"), (1, "br-office")):
+            # What a guest is on the wire, a port of the bridge is as well.
+            await run("ip", "address", "add", f"10.77.{each}.5/24", "dev", bridge)
+            await run("ip", "link", "set", bridge, "up")
+            assert await until(lambda each=each: is_reached(f"10.77.{each}.5"), within_s=10)
+        said.clear()
+        assert await up() == "external:br-ex,lan:br-lan,office:br-office", "what was asked for once is kept"
+        assert said == []
+        await engines.down()
+        assert await is_reached("10.77.1.1")
+        assert [each for each in await engines.leftovers() if each.startswith("link ")] == []
+        assert await up() == "external:br-ex,lan:br-lan,office:br-office"
+        assert await up(lan="", office="") == "external:br-ex"
+        left = {name for _, name in socket.if_nameindex()}
+        assert not left & {"br-lan", "br-office", "pi-office", "po-office"}
+        assert await is_reached("10.77.1.1")
+    finally:
+        await run("ip", "netns", "delete", neighbour)
+        await run("ip", "link", "delete", "br0", accept=(0, 1))
 
 
 async def test_a_network_that_the_machine_already_has_is_refused(engines: Engines) -> None:

@@ -265,3 +265,33 @@ async def test_a_host_that_is_rewired_while_it_runs_says_so(cloud: SimulatedClou
     host.kill_agent()
     await until(lambda: known() == ())
     assert cloud.state[HOSTS].get(host.id).connected, "a host whose switch is away is there all the same"
+
+
+async def test_a_pool_has_a_network_for_instances_that_name_none(cloud: SimulatedCloud, people: People) -> None:
+    lan = await flat(cloud.client)
+    pool = (await items(cloud.client, "pools"))[0]["id"]
+    own = await made(cloud.client, "networks", name="own")
+    for network in (own["id"], (await external(cloud, direct=False))["id"]):
+        answer = await cloud.client.patch(f"/v1/pools/{pool}", json={"default_network_id": network})
+        assert refusal(answer) == (409, "conflict", {"default_network_id"})
+    changed = await cloud.client.patch(f"/v1/pools/{pool}", json={"default_network_id": lan["id"]})
+    assert changed.json()["default_network_id"] == lan["id"]
+    subnet = await made(cloud.client, "subnets", **POOL, network_id=lan["id"])
+    first = await running(cloud, cloud.client)
+    assert first["addresses"] == ["192.168.20.1"]
+    named = (await items(cloud.client, "networks?name=default"))[0]["id"]
+    assert (await running(cloud, cloud.client, network_ids=[named]))["addresses"] == ["10.0.0.2"]
+    member = await people.person(Role.ADMIN, await people.project("shop"))
+    elsewhere = await running(cloud, member.client)
+    assert elsewhere["addresses"] == ["10.0.0.2"], "their project may not use the pool's"
+    assert (await cloud.client.patch(f"/v1/networks/{lan['id']}", json={"shared": True})).status_code == 200
+    second = await running(cloud, member.client)
+    assert second["addresses"] == ["192.168.20.2"]
+    for instance in (first, second):
+        await gone(cloud, cloud.client, instance["id"])
+    assert refusal(await cloud.client.delete(f"/v1/networks/{lan['id']}"))[:2] == (409, "conflict")
+    changed = await cloud.client.patch(f"/v1/pools/{pool}", json={"default_network_id": None})
+    assert changed.json()["default_network_id"] is None
+    answer = await cloud.client.delete(f"/v1/networks/{lan['id']}")
+    assert answer.status_code == 204, answer.text
+    assert (await cloud.client.get(f"/v1/subnets/{subnet['id']}")).status_code == 404

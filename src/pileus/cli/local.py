@@ -61,6 +61,14 @@ def up(arguments: Sequence[str]) -> int:
         external: Annotated[
             str, Parameter(help="This machine's address on the external network, with the network's size.")
         ] = "172.31.255.1/24",
+        physical_network: Annotated[
+            tuple[str, ...],
+            Parameter(
+                negative="",
+                help="NAME=DEVICE: a LAN that instances can be on, by a network card without addresses or a Linux"
+                " bridge; kept until NAME= takes it back. Repeatable.",
+            ),
+        ] = (),
         api_port: Annotated[int, Parameter(help="Of a simulated cloud; 0 takes a free one.")] = 5870,
     ) -> None:
         if simulated is not None:
@@ -75,7 +83,8 @@ def up(arguments: Sequence[str]) -> int:
         from pileus.installation.up import up as bring_up
         from pileus.machine.engines import EngineSettings
 
-        settings, say = EngineSettings(external=_interface(external)), _Teller()
+        wires = dict(_pair(each) for each in physical_network)
+        settings, say = EngineSettings(external=_interface(external), physical_networks=wires), _Teller()
         if purge:
             asyncio.run(take_away(data, say, settings))
         elif down:
@@ -243,6 +252,13 @@ def _interface(text: str) -> IPv4Interface:
         return IPv4Interface(text)
     except ValueError as wrong:
         raise Invalid(f"--external: {wrong}") from wrong
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, device = text.partition("=")
+    if not name or not equals:
+        raise Invalid(f"--physical-network: {text!r} is not NAME=DEVICE")
+    return name, device
 
 
 def _run_on_uvloop(work: Coroutine[None, None, None]) -> None:

@@ -107,6 +107,7 @@ class _Rebuilding:
             self._take_all(kind)
         self._take_all(NETWORKS, (PROJECTS, "project_id"))
         self._take_all(SUBNETS, (NETWORKS, "network_id"))
+        self._pools_without_networks_that_are_gone()
         self._take_all(SERVER_GROUPS, (PROJECTS, "project_id"))
         self._take_all(SECURITY_GROUPS, (PROJECTS, "project_id"))
         self._take_all(SECURITY_RULES, (SECURITY_GROUPS, "group_id"), (SECURITY_GROUPS, "remote_group_id"))
@@ -185,6 +186,11 @@ class _Rebuilding:
                 self._put(kind, record)
             else:
                 self._missing.append(f"{_called(kind, record)}: what it belongs to is not known")
+
+    def _pools_without_networks_that_are_gone(self) -> None:
+        for pool in self._read(POOLS):
+            if pool.default_network_id is not None and not self._has(NETWORKS, pool.default_network_id):
+                self._put(POOLS, msgspec.structs.replace(pool, default_network_id=None))
 
     def _hosts(self) -> None:
         for id in self._kept:

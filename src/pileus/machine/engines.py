@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from pileus.machine.processes import end, identify, processes_below
 from pileus.machine.supervised import Supervised
 from pileus.machine.systemd import Systemd
 from pileus.machine.tunnel import Tunnel, tunnel_up
+from pileus.machine.wires import Wires
 
 _GUEST_ENDS_WITHIN_S = 5.0
 _ALONE = "127.0.0.1"
@@ -47,6 +48,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The address on which OVN's databases listen for other hosts; None: on this machine only."""
     southbound: str | None = None
     """OVN's southbound database, if another host has OVN's central part: `tcp:ADDRESS:6642`."""
+    physical_networks: Mapping[str, str] = {}
+    """Further wires that the host is on: by name, the device that leads there; an empty one takes it back."""
 
 
 class EngineAddresses(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +98,7 @@ class Engines:
         self._say = say
         self._settings = settings
         self._external = ExternalNetwork(self.layout, settings.external, say)
+        self._wires = Wires(self.layout, settings.physical_networks, say)
         self.daemons = self._daemons()
         """What keeps daemons running on this machine; the controller and the agent may be kept by it as well."""
 
@@ -107,13 +111,15 @@ class Engines:
 
         Raises:
             Forbidden: we are not root.
-            Conflict: the machine uses the external network's addresses for something else.
+            Conflict: the machine uses the external network's addresses, or the device of a physical network, for
+                something else.
             Unavailable: a package cannot be had, or a daemon does not become ready; the detail says which and why.
         """
         if os.geteuid() != 0:
             raise Forbidden("the engines of a host need root")
         await packages.install(await packages.missing(), self._say)
         await self._external.check()
+        await self._wires.check()
         self.layout.make()
         programs = await ovn_programs(self.layout.cache, self._say)
         accelerator = await kvm.accelerator(self.layout.run)
@@ -170,10 +176,12 @@ class Engines:
                 southbound=self._southbound(switch),
                 tunnel_address=_ALONE if self._settings.tunnel is None else str(self._settings.tunnel.address.ip),
                 datapath=datapath,
+                mappings={EXTERNAL_NETWORK: EXTERNAL_BRIDGE, **self._wires.mappings()},
             )
         )
         await self.daemons.keep(switch.forwarding())
         await switch.make_bridges(datapath)
+        await self._wires.up(switch, datapath)
         if self._settings.tunnel is not None:
             await tunnel_up(switch, self._settings.tunnel, datapath)
         if central and self._settings.listen is not None:
@@ -209,10 +217,11 @@ class Engines:
             switch = self._switch(programs)
             links = await switch.internal_links()
             if switch.by_units:
-                await switch.remove_bridges()
+                await switch.remove_bridges(*self._wires.mappings().values())
         await self.daemons.drop_all()
         if programs is not None and not self._switch(programs).by_units:
             await self._switch(programs).remove_datapath(links)
+        await self._wires.down()
         await self._external.down()
 
     async def purge(self) -> None:
@@ -235,6 +244,7 @@ class Engines:
         return [
             *(f"process {pid}" for pid in sorted(pids)),
             *(f"link {name}" for name in await switch_links()),
+            *await self._wires.leftovers(),
             *await self._external.leftovers(),
             *(f"control group {folder}" for folder in await cgroups.folders(group, remove=False)),
             *(f"mount {each}" for each in _mounts() if Path(each).is_relative_to(layout.data)),

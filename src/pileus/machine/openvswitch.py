@@ -7,7 +7,7 @@ northbound and southbound databases and what translates the one into the other (
 import contextlib
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -60,6 +60,8 @@ class SwitchSettings(msgspec.Struct, frozen=True, kw_only=True):
     tunnel_address: str
     """The address of this host to which others send tunnelled frames."""
     datapath: Datapath
+    mappings: Mapping[str, str]
+    """By the name of a physical network, the bridge that is on it."""
 
 
 class OpenVSwitch:
@@ -223,7 +225,7 @@ class OpenVSwitch:
             "ovn-encap-ip": settings.tunnel_address,
             "ovn-bridge": INTEGRATION_BRIDGE,
             "ovn-bridge-datapath-type": settings.datapath.value,
-            "ovn-bridge-mappings": f"{EXTERNAL_NETWORK}:{EXTERNAL_BRIDGE}",
+            "ovn-bridge-mappings": ",".join(f"{name}:{bridge}" for name, bridge in settings.mappings.items()),
         }
         config = {"n-handler-threads": "1", "n-revalidator-threads": "1"} if settings.datapath == "netdev" else {}
         if settings.datapath is Datapath.NETDEV:
@@ -255,7 +257,7 @@ class OpenVSwitch:
         )
 
         async def made() -> bool:
-            return bridge in await switch_links()
+            return bridge in {name for _, name in socket.if_nameindex()}
 
         # ovs-vsctl waits for new bridges only; those that the database knew are made when ovs-vswitchd comes to it.
         if not await until(made, within_s=_BRIDGES_WITHIN_S):
@@ -300,10 +302,10 @@ class OpenVSwitch:
             return []
         return (await self.vsctl("--bare", "--columns=name", "find", "Interface", "type=internal")).split()
 
-    async def remove_bridges(self) -> None:
-        """Take our bridges from a switch that is the machine's."""
+    async def remove_bridges(self, *more: str) -> None:
+        """Take our bridges, and these besides, from a switch that is the machine's."""
         if await answers(self.sockets.switch):
-            bridges = (("--", "--if-exists", "del-br", each) for each in (INTEGRATION_BRIDGE, EXTERNAL_BRIDGE))
+            bridges = (("--", "--if-exists", "del-br", each) for each in (INTEGRATION_BRIDGE, EXTERNAL_BRIDGE, *more))
             await self.vsctl(*[word for each in bridges for word in each][1:])
 
     async def remove_datapath(self, links: Sequence[str]) -> None:

@@ -134,6 +134,7 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (HOSTS, "pool_id", POOLS),
     (SHADOWS, "host_id", HOSTS),
     (INVITATIONS, "pool_id", POOLS),
+    (POOLS, "default_network_id", NETWORKS),
     (STORAGE_POOLS, "pool_ids", POOLS),
     (STORAGE_BACKINGS, "id", STORAGE_POOLS),
     (POOLS_ON_HOSTS, "storage_pool_id", STORAGE_POOLS),

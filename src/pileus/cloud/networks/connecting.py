@@ -23,6 +23,16 @@ from pileus.kernel.ids import NetworkId, ProjectId, SecurityGroupId, SubnetId
 from pileus.operations.plan import Ask
 
 
+def may_use(network: Network, project: ProjectId) -> bool:
+    """Whether the network is for ports of this project."""
+    return (network.shared or network.project_id == project) and not is_closed(network)
+
+
+def is_closed(network: Network) -> bool:
+    """Whether no guest may be on it: floating IPs and routers alone have its addresses."""
+    return network.kind is NetworkKind.EXTERNAL and not network.direct
+
+
 def network_for(ask: Ask, id: str, field: str, project: ProjectId) -> Network:
     """The network that a wish's `field` names, for a port of this project.
 
@@ -33,7 +43,7 @@ def network_for(ask: Ask, id: str, field: str, project: ProjectId) -> Network:
     network = ask.state[NETWORKS].find(id)
     if network is None or not (network.shared or network.project_id == project):
         raise NotFound(f"there is no network {id}", fields={field: "not found"})
-    if network.kind is NetworkKind.EXTERNAL and not network.direct:
+    if is_closed(network):
         raise Conflict(
             f"network {network.name} is external, and not for guests' own interfaces: use a floating IP",
             fields={field: "external"},

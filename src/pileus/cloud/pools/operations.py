@@ -6,14 +6,17 @@ import msgspec
 from pydantic import Field
 
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
+from pileus.cloud.networks.connecting import is_closed
+from pileus.cloud.networks.model import NETWORKS
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.storagepools.choosing import candidates
 from pileus.cloud.storagepools.model import LOCAL, STORAGE_POOLS
 from pileus.kernel.errors import Conflict
+from pileus.kernel.ids import NetworkId
 from pileus.operations.caller import Role
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
-from pileus.operations.wire import Description, Name, Wire
+from pileus.operations.wire import Description, Id, Name, Wire, ref
 from pileus.state.state import put, remove
 
 Overcommit = Annotated[float, Field(ge=0.1, le=64, allow_inf_nan=False)]
@@ -35,6 +38,8 @@ class PoolChange(Wire):
     memory_overcommit: Overcommit | None = None
     storage_pool: Name | None = None
     """Where disks are from now on of which nobody says where."""
+    default_network_id: Annotated[Id, ref("network")] | None = None
+    """A physical network that its instances are on that name none; null for their project's own."""
 
 
 pools = Noun(
@@ -68,7 +73,22 @@ def change(ask: Ask, pool: Pool, wish: PoolChange) -> Plan:
     """Change a resource pool. Less overcommitment moves nothing: it only refuses what comes."""
     changed = msgspec.structs.replace(pool, **wish.model_dump(exclude_none=True))
     candidates(ask.state, changed, name=changed.storage_pool, storage_class=None)
+    if "default_network_id" in wish.model_fields_set:
+        network = _for_everybody(ask, wish.default_network_id) if wish.default_network_id else None
+        changed = msgspec.structs.replace(changed, default_network_id=network)
     return Plan(summary=f"change pool {pool.name}", changes=(put(changed),), answers=changed, undo="change it back")
+
+
+def _for_everybody(ask: Ask, id: str) -> NetworkId:
+    """The network that a pool's instances are on by default."""
+    network = ask.see(NETWORKS, id, "default_network_id")
+    if not network.is_physical or is_closed(network):
+        raise Conflict(
+            f"network {network.name} cannot be the default of a pool: that is a flat network, or an external one on"
+            " which guests may be",
+            fields={"default_network_id": "of another kind"},
+        )
+    return NetworkId(network.id)
 
 
 @pools.delete(least=Role.PLATFORM)

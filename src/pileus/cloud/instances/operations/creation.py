@@ -20,7 +20,7 @@ from pileus.cloud.instances.workflows import create_instance, create_instance_fr
 from pileus.cloud.instances.workflows.creation import CreateFromSnapshot
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.keypairs.model import KEYPAIRS, Keypair
-from pileus.cloud.networks.connecting import network_for, new_port, security_groups_of
+from pileus.cloud.networks.connecting import may_use, network_for, new_port, security_groups_of
 from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, Port, PortState
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
@@ -78,7 +78,8 @@ class InstanceCreate(Wire):
     storage_class: Name | None = None
     """Instead, the class of storage pool that its disk is to be in."""
     network_ids: Annotated[tuple[Annotated[Id, ref("network")], ...], Field(max_length=NIC_SLOTS)] = ()
-    """It gets a port of its own in each; without any and without ports, in the project's only or default one."""
+    """It gets a port of its own in each; without any and without ports, in its pool's default one if the project may
+    use that, or in the project's only or default one."""
     port_ids: Annotated[tuple[Annotated[Id, ref("port")], ...], Field(max_length=NIC_SLOTS)] = ()
     """Ports that there are already: they keep their security groups, and stay when the instance is deleted."""
     security_group_ids: Annotated[tuple[Annotated[Id, ref("security-group")], ...], Field(max_length=16)] = ()
@@ -152,7 +153,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     template = wish.template or origin.template
     check_disks(origin, template)
     promised = size[0], wish.max_memory_mib or size[1], size[2] + origin.more_gib
-    networks = _networks(ask, wish.network_ids) if wish.network_ids or not wish.port_ids else []
+    networks = _networks(ask, wish.network_ids, pool) if wish.network_ids or not wish.port_ids else []
     named = [_free_port(ask, id) for id in dict.fromkeys(wish.port_ids)]
     check_nics(template, len(networks) + len(named))
     demand = demand_for(
@@ -339,9 +340,12 @@ def _keypair(ask: Ask, id: str) -> Keypair:
     return keypair
 
 
-def _networks(ask: Ask, wanted: tuple[str, ...]) -> list[Network]:
-    """The networks to connect to; by default the project's only one."""
+def _networks(ask: Ask, wanted: tuple[str, ...], pool: Pool) -> list[Network]:
+    """The networks to connect to; by default the pool's, if the project may use that, or the project's only one."""
     state = ask.state
+    of_pool = state[NETWORKS].find(pool.default_network_id or "")
+    if not wanted and of_pool is not None and may_use(of_pool, ask.caller.project_id):
+        return [of_pool]
     if wanted:
         return [network_for(ask, id, "network_ids", ask.caller.project_id) for id in wanted]
     found = [each for each in state[NETWORKS].by("project", ask.caller.project_id) if each.kind is NetworkKind.VPC]

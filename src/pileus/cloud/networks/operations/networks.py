@@ -23,6 +23,7 @@ from pileus.cloud.networks.model import (
 )
 from pileus.cloud.networks.operations.fields import Address, Cidr, can_be_had
 from pileus.cloud.networks.operations.uplinks import with_uplinks
+from pileus.cloud.pools.model import POOLS
 from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.kernel.errors import Conflict, Forbidden, Invalid
 from pileus.kernel.ids import NetworkId, ProjectId, SubnetId
@@ -134,6 +135,8 @@ def delete(ask: Ask, network: Network) -> Plan:
         raise Conflict(f"the network has {floating} floating IPs")
     if delegated := ask.state[SUBNETS].by("delegated_by", network.id):
         raise Conflict(f"subnet {delegated[0].cidr} has a prefix of the network")
+    if pools := ask.state[POOLS].by("default_network", network.id):
+        raise Conflict(f"it is the default network of pool {pools[0].name}")
     changes: list[Change] = [remove(network)]
     gone = set(ask.state[SUBNETS].ids_by("network_id", network.id))
     for id in gone:
