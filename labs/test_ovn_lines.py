@@ -19,7 +19,7 @@ from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import HostId, NetworkId, PortId
 from pileus.link.records import NicSpec
 from pileus.ovn.ovsdb import Ovsdb
-from pileus.ovn.rows import TABLES
+from pileus.ovn.rows import TABLES, facts_read, selections
 from pileus.ovn.view import NetworkRecord
 from pileus.testing.contracts.network import Echo
 from pileus.testing.networks import floating_ip, forwarding, group, port, router, rule, snat_rule, subnet, vpc
@@ -207,8 +207,15 @@ async def test_groups_hold_for_what_comes_in_by_ipv6(made: Cloud) -> None:
 
 async def test_an_emptied_database_gets_the_ways_out_back(made: Cloud) -> None:
     other = await Ovsdb.connect(made.lab.database.remote, "OVN_Northbound")
+    wanted = facts_read(await other.transact(selections()))
     await other.transact([{"op": "delete", "table": table, "where": []} for table in TABLES])
+
+    async def back() -> bool:
+        return facts_read(await other.transact(selections())) == wanted
+
+    await until(back, "everything is back")
     await other.close()
+    await made.northbound.realized()
     await is_seen_as(made, "a", ROUTER["a"][0])
     await is_seen_as(made, "b", FLOATING)
     await is_seen_as(made, "c", addresses("c")[1], 6)

@@ -158,6 +158,11 @@ async def test_lists_can_be_made_empty(pileus: CommandLine) -> None:
     await pileus.ok("router", "change", "lonely", "--subnet", "apart", "--routes", route)
     shown = (await pileus.ok("router", "show", "lonely", "-o", "json")).json
     assert shown["routes"] == [{"destination": "192.0.2.0/24", "next_hop": "10.9.0.1"}]
+    source = "source=10.9.0.0/24,network_id=external"
+    await pileus.ok("router", "change", "lonely", "--external-network", "external", "--source-routes", source)
+    shown = (await pileus.ok("router", "show", "lonely", "-o", "json")).json
+    assert [each["network_id"] for each in shown["source_routes"]] == [shown["external_network_id"]], "by its name"
+    assert shown["external_address"] in (await pileus.ok("router", "uplinks", "lonely")).out
     await pileus.ok("router", "change", "lonely", "--empty-routes", "--empty-subnet")
     shown = (await pileus.ok("router", "show", "lonely", "-o", "json")).json
     assert (shown["routes"], shown["subnet_ids"]) == ([], [])

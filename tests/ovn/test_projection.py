@@ -288,3 +288,58 @@ def test_the_difference_makes_the_one_out_of_the_other(one: list[NetworkRecord],
     apply(rows, difference(rows, rows_of(*other)))
     assert rows == rows_of(*other)
     assert not difference(rows, rows_of(*other))
+
+
+# Ways out
+
+
+def a_line(name: str, plan: str, *, in_service: bool = True) -> list[NetworkRecord]:
+    return [
+        vpc(name, kind=NetworkKind.EXTERNAL, physical=name, in_service=in_service),
+        subnet(f"{name}-4", of=name, cidr=f"{plan}.0/24", gateway=f"{plan}.1", dhcp=False),
+    ]
+
+
+def with_lines(*lines: NetworkRecord, further: bool = True) -> list[NetworkRecord]:
+    made = router(
+        "edge",
+        subnets=["inside"],
+        outside=("a", "192.0.2.9"),
+        further=[("b", "198.51.100.9")] if further else [],
+        sources=[("10.0.0.0/24", "b")] if further else [],
+    )
+    return [*lines, vpc("net"), subnet("inside", of="net", cidr="10.0.0.0/24", gateway="10.0.0.1"), made]
+
+
+def by_default(rows: dict[Key, Fact]) -> set[str]:
+    """Where logical routers send what they have no other route for."""
+    routes = only(rows, "Logical_Router_Static_Route")
+    return {str(row.columns["nexthop"]) for row in routes if row.columns["ip_prefix"] == "0.0.0.0/0"}
+
+
+def test_a_router_with_one_line_has_no_policies_and_one_with_two_names_first_what_stays_inside() -> None:
+    one, two = a_line("a", "192.0.2"), a_line("b", "198.51.100")
+    assert only(rows_of(*with_lines(*one, *two, further=False)), "Logical_Router_Policy") == []
+    policies = only(rows_of(*with_lines(*one, *two)), "Logical_Router_Policy")
+    first, second = sorted(policies, key=lambda row: str(row.columns["action"]))
+    assert (first.columns["match"], first.columns["action"]) == ("ip4.dst == 10.0.0.0/24", "allow")
+    assert (second.columns["match"], second.columns["action"]) == ("ip4.src == 10.0.0.0/24", "reroute")
+    priorities = [int(str(policy.columns["priority"])) for policy in (first, second)]
+    assert priorities[0] > priorities[1]
+
+
+def test_a_line_that_comes_leaves_the_rows_of_the_first_one_as_they_were() -> None:
+    lines = [*a_line("a", "192.0.2"), *a_line("b", "198.51.100")]
+    one, two = rows_of(*with_lines(*lines, further=False)), rows_of(*with_lines(*lines))
+    assert not difference(one, two).gone
+    assert not difference(one, two).changed
+
+
+def test_what_a_line_out_of_service_carried_goes_by_the_next() -> None:
+    one, two = a_line("a", "192.0.2"), a_line("b", "198.51.100")
+    both = rows_of(*with_lines(*one, *two))
+    assert by_default(both) == {"192.0.2.1", "198.51.100.1"}
+    without = rows_of(*with_lines(*a_line("a", "192.0.2", in_service=False), *two))
+    assert by_default(without) == {"169.254.64.2", "198.51.100.1"}, "across the link, and on from there"
+    neither = rows_of(*with_lines(*one, *a_line("b", "198.51.100", in_service=False)))
+    assert [row.columns["action"] for row in only(neither, "Logical_Router_Policy")] == ["allow"]

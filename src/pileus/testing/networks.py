@@ -232,7 +232,7 @@ def default_group(id: str) -> list[NetworkRecord]:
 
 
 def small_cloud() -> list[NetworkRecord]:
-    """Two VPCs that overlap, one with two subnets, a router, a way out and a peer; a group with every sort of rule."""
+    """Two VPCs that overlap, one with subnets, a router, two ways out and a peer; a group with every sort of rule."""
     web = [
         group("web"),
         rule("web-http", of="web", direction=Direction.INGRESS, protocol="tcp", port_min=80, port_max=80),
@@ -244,6 +244,9 @@ def small_cloud() -> list[NetworkRecord]:
     return [
         vpc("outside", kind=NetworkKind.EXTERNAL, physical="provider", vlan=7),
         subnet("outside-4", of="outside", cidr="172.24.0.0/24", gateway="172.24.0.1", dhcp=False),
+        vpc("line", kind=NetworkKind.EXTERNAL, physical="line"),
+        subnet("line-4", of="line", cidr="172.25.0.0/24", gateway="172.25.0.1", dhcp=False),
+        subnet("line-6", of="line", cidr="2001:db8:1::/64", gateway="2001:db8:1::1", dhcp=False),
         vpc("blue"),
         subnet("blue-0", of="blue", cidr="10.0.0.0/24", gateway="10.0.0.1"),
         subnet("blue-1", of="blue", cidr="10.0.1.0/24", gateway="10.0.1.1", dns=["192.0.2.53"]),
@@ -255,7 +258,9 @@ def small_cloud() -> list[NetworkRecord]:
             "edge",
             subnets=["blue-0", "blue-1", "blue-6", "blue-7"],
             outside=("outside", "172.24.0.100"),
-            routes=[("10.9.0.0/16", "10.0.0.9")],
+            further=[("line", "172.25.0.100", "2001:db8:1::100")],
+            routes=[("10.9.0.0/16", "10.0.0.9"), ("192.0.2.0/24", "172.25.0.9")],
+            sources=[("10.0.0.0/25", "line")],
         ),
         *default_group("default"),
         *web,
@@ -282,6 +287,8 @@ def small_cloud() -> list[NetworkRecord]:
         floating_ip("fip-free", of="outside", address="172.24.0.112", mbit=20),
         forwarding("pf-ssh", at="172.24.0.112", outside=2222, to="10.0.1.12", inside=22, by="edge", port="p-two"),
         snat_rule("snat-1", at="172.24.0.112", source="10.0.1.0/24", by="edge"),
+        floating_ip("fip-line", of="line", address="172.25.0.113"),
+        forwarding("pf-line", of="line", at="172.25.0.113", outside=80, to="10.0.1.12", inside=80, by="edge"),
         vpc("red"),
         subnet("red-0", of="red", cidr="10.5.0.0/24", gateway="10.5.0.1"),
         subnet("red-6", of="red", cidr="fd00:5::/64", gateway="fd00:5::1", mode=Ipv6Mode.SLAAC),
