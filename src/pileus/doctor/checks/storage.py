@@ -3,11 +3,12 @@
 import shlex
 from datetime import timedelta
 
+from pileus.cloud.storagepools.model import WARN_AT
 from pileus.doctor.facts import Facts, FileSystem
 from pileus.doctor.findings import Finding, broken, ok, warning
 from pileus.kernel.units import GIB, size_text
 
-WARN_AT, BREAK_AT = 0.80, 0.95
+BREAK_AT = 0.95
 EVENT_LOG_IS_LARGE_BYTES = 10 * GIB
 BACKUP_IS_OLD = timedelta(days=7)
 
