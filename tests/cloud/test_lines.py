@@ -160,6 +160,19 @@ async def test_subnets_are_given_prefixes_of_an_external_network_until_it_has_no
     assert (await cloud.client.post("/v1/subnets", json=wish)).json()["cidr"] == first["cidr"], "it was given back"
 
 
+async def test_a_prefix_that_another_subnet_has_by_now_does_not_come_back(cloud: SimulatedCloud) -> None:
+    line = await delegating(cloud, "2001:db8:7::/60")
+    subnet = await with_a_prefix(cloud, line, "one")
+    await cloud.client.delete(f"/v1/subnets/{subnet['id']}")
+    deleted = (await items(cloud.client, f"events?id={subnet['id']}&limit=1000"))[-1]["sequence"]
+    other = await with_a_prefix(cloud, line, "two")
+    assert other["cidr"] == subnet["cidr"]
+    answer = await cloud.client.post("/v1/events/undo", json={"sequence": deleted})
+    assert refusal(answer)[:2] == (409, "conflict")
+    assert (await cloud.client.delete(f"/v1/subnets/{other['id']}")).status_code == 204
+    assert (await cloud.client.post("/v1/events/undo", json={"sequence": deleted})).status_code == 200
+
+
 async def test_an_external_network_keeps_the_prefixes_that_subnets_have(cloud: SimulatedCloud) -> None:
     line = await delegating(cloud, "2001:db8:7::/60")
     subnet = await with_a_prefix(cloud, line, "one")

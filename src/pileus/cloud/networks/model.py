@@ -334,6 +334,7 @@ SUBNETS = Kind(
         "network_id": lambda subnet: subnet.network_id,
         "delegated_by": lambda subnet: subnet.delegated_by,
     },
+    unique={"prefix": lambda subnet: subnet.delegated_by and (subnet.delegated_by, subnet.cidr)},
     counts=lambda _: {"subnets": 1},
     upgrades=(_subnet_of_version_2,),
 )
