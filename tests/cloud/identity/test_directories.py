@@ -306,6 +306,20 @@ async def test_a_role_that_a_mapping_gives_is_not_deleted(cloud: SimulatedCloud,
     assert refusal(await cloud.client.delete(f"/v1/roles/{role['id']}"))[:2] == (409, "conflict")
 
 
+async def test_what_users_are_known_by_stays_what_it_is(cloud: SimulatedCloud, people: People) -> None:
+    provider = await staff(cloud)
+    path = f"/v1/identity-providers/{provider['id']}"
+    assert (await cloud.client.patch(path, json={"subject_attribute": "uid"})).status_code == 200
+    await gives(cloud, provider, OPERATORS, project_id=await people.project("shop"), role="member")
+    ann = (await sign_in(cloud)).json()["user_id"]
+    refused = await cloud.client.patch(path, json={"subject_attribute": "mail"})
+    assert refusal(refused) == (409, "conflict", {"subject_attribute"})
+    elsewhere = {"url": "ldaps://other.example.com", "secret": "searching"}
+    assert (await cloud.client.patch(path, json=elsewhere)).status_code == 200, "a directory may move"
+    assert (await cloud.client.delete(f"/v1/users/{ann}")).status_code == 204
+    assert (await cloud.client.patch(path, json={"subject_attribute": "mail"})).status_code == 200
+
+
 async def test_a_second_factor_is_asked_for_here_too(cloud: SimulatedCloud, people: People) -> None:
     provider = await staff(cloud)
     await gives(cloud, provider, OPERATORS, project_id=await people.project("shop"), role="member")

@@ -250,6 +250,16 @@ async def test_nobody_fills_the_memory_with_attempts(cloud: SimulatedCloud, keyc
     assert {answer.status_code for answer in answers} == {200, 429}
 
 
+async def test_an_issuer_does_not_become_another_one_under_its_users(
+    cloud: SimulatedCloud, keycloak: SimulatedOpenIdProvider
+) -> None:
+    """Its subjects would be somebody else's there."""
+    path = f"/v1/identity-providers/{(await federated(cloud, keycloak))['id']}"
+    assert (await sign_in(cloud, keycloak)).status_code == 201
+    elsewhere = {"url": "https://evil.example.com", "secret": SECRET}
+    assert refusal(await cloud.client.patch(path, json=elsewhere)) == (409, "conflict", {"url"})
+
+
 async def test_a_wrong_client_secret_is_told_to_the_audit(
     cloud: SimulatedCloud, keycloak: SimulatedOpenIdProvider, people: People
 ) -> None:

@@ -163,6 +163,7 @@ def change(ask: Ask, provider: IdentityProvider, wish: IdentityProviderChange) -
     """Change how a provider is asked, or let nobody in by it (`enabled`): that counts at once, also for tokens."""
     not_by_a_token_with_a_scope(ask)
     changed = checked(msgspec.structs.replace(provider, url=wish.url or provider.url, **_said(ask, wish)))
+    _check_subjects(ask, provider, changed)
     has_one = ask.state[PROVIDER_SECRETS].find(provider.id) is not None
     _check_secret(changed, known=has_one or wish.secret is not None)
     is_another = any(getattr(changed, name) != getattr(provider, name) for name in _WHO_IS_ASKED)
@@ -241,6 +242,17 @@ def _said(ask: Ask, wish: _Described) -> dict[str, Any]:
     if wish.scopes is not None:
         said["scopes"] = tuple(wish.scopes)
     return said
+
+
+def _check_subjects(ask: Ask, before: IdentityProvider, after: IdentityProvider) -> None:
+    """What somebody is known by is theirs at one issuer, and by one attribute: elsewhere it may be another's."""
+    fixed = ("subject_attribute", "url") if before.kind is ProviderKind.OIDC else ("subject_attribute",)
+    changed = [name for name in fixed if getattr(before, name) != getattr(after, name)]
+    if changed and any(user.subject for user in ask.state[USERS].by("provider", before.id)):
+        raise Conflict(
+            "its users are known by this: make another provider, or delete its users first",
+            fields=dict.fromkeys(changed, "cannot change while there are users"),
+        )
 
 
 def _check_secret(provider: IdentityProvider, *, known: bool) -> None:
