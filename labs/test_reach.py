@@ -5,7 +5,7 @@ import random
 import re
 from collections.abc import AsyncGenerator, Iterator
 from ipaddress import ip_address, ip_network
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ovn_lab import Database, Processes, missing
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
-from pileus.cloud.networks.model import PORTS, ROUTERS, SUBNETS, NetworkKind, Port
+from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, NetworkKind, Port
 from pileus.cloud.networks.reach import Packet, Trace, Verdict, from_port
 from pileus.cloud.securitygroups.model import Direction
 from pileus.controller.nouns import KINDS
@@ -38,6 +38,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(LACKS is not None, reason=LACK
 CLOUDS = 4
 OUTSIDE = {"outside": "172.24.0", "second": "172.25.0"}
 """External networks, and the beginning of their addresses."""
+SOMEBODY_ELSE = "02:00:00:00:ff:01"
+"""A machine on the wire."""
 PACKETS = 60
 """Of each cloud."""
 
@@ -103,7 +105,35 @@ async def central(tmp_path: Path) -> AsyncGenerator[Central]:
 @pytest.mark.parametrize("seed", range(CLOUDS))
 async def test_what_is_said_agrees_with_ovn(central: Central, seed: int) -> None:
     dice = random.Random(seed)
-    records = list(a_cloud(dice))
+    state = await projected(central, list(a_cloud(dice)))
+    await central.know_neighbours(state)
+    said: set[Verdict] = set()
+    for sender, packet in islice(packets(dice, state), PACKETS):
+        trace = from_port(state, sender, packet, lambda _: True)
+        traced = await central.traced(sender.network_id, flow(state, sender, packet))
+        assert ends(traced) in expected(state, trace), f"{packet}\n{trace}\n{traced}"
+        said.add(trace.verdict)
+    assert said >= {Verdict.YES, Verdict.NO}, "a cloud in which everything is the same shows nothing"
+
+
+async def test_what_is_said_of_guests_on_physical_wires_agrees_with_ovn(central: Central) -> None:
+    state = await projected(central, a_cloud_on_wires())
+    senders = [port for port in state[PORTS] if port.addresses]
+    addresses = [each.addresses[0].address for each in senders] + ["192.168.20.66", "172.24.0.66", "192.0.2.80"]
+    said: set[Verdict] = set()
+    for sender, to, number in product(senders, addresses, (80, 443)):
+        source = sender.addresses[0].address
+        if source != to and next_hop(state, sender, to) is not None:
+            packet = Packet(source=source, destination=to, protocol="tcp", port=number)
+            trace = from_port(state, sender, packet, lambda _: True)
+            traced = await central.traced(sender.network_id, flow(state, sender, packet))
+            assert ends(traced) in expected(state, trace), f"{packet}\n{trace}\n{traced}"
+            said.add(trace.verdict)
+    assert said == set(Verdict)
+
+
+async def projected(central: Central, records: list[NetworkRecord]) -> State:
+    """A state of these records, and OVN's flows for them."""
     state = State(KINDS, MemoryStore(), FrozenClock())
     state.apply([put(record) for record in records], Origin(actor="system", operation="test"))
     northbound = OvnNorthbound(central.database.remote)
@@ -115,14 +145,35 @@ async def test_what_is_said_agrees_with_ovn(central: Central, seed: int) -> None
         task.cancel()
         await asyncio.wait((task,))
     await central.follows()
-    await central.know_neighbours(state)
-    said: set[Verdict] = set()
-    for sender, packet in islice(packets(dice, state), PACKETS):
-        trace = from_port(state, sender, packet, lambda _: True)
-        traced = await central.traced(sender.network_id, flow(state, sender, packet))
-        assert ends(traced) in expected(state, trace), f"{packet}\n{trace}\n{traced}"
-        said.add(trace.verdict)
-    assert said >= {Verdict.YES, Verdict.NO}, "a cloud in which everything is the same shows nothing"
+    return state
+
+
+def a_cloud_on_wires() -> list[NetworkRecord]:
+    """A flat network with an address pool, one without a gateway, and guests on an external network themselves."""
+    to_web = {"protocol": "tcp", "port_min": 80, "port_max": 80}
+    places = (
+        ("desk", "office", "192.168.20.11"),
+        ("chair", "office", "192.168.20.12"),
+        ("shelf", "cellar", "192.168.20.11"),
+        ("edge", "outside", "172.24.0.50"),
+        ("mail", "outside", "172.24.0.51"),
+    )
+    return [
+        vpc("office", kind=NetworkKind.FLAT, physical="lan", vlan=20),
+        subnet("office-4", of="office", cidr="192.168.20.0/24", gateway="192.168.20.1"),
+        vpc("cellar", kind=NetworkKind.FLAT, physical="lan", vlan=30),
+        subnet("cellar-4", of="cellar", cidr="192.168.20.0/24", gateway=None),
+        vpc("outside", kind=NetworkKind.EXTERNAL, physical="provider"),
+        subnet("outside-4", of="outside", cidr="172.24.0.0/24", gateway="172.24.0.1"),
+        group("web"),
+        rule("web-out", of="web", direction=Direction.EGRESS),
+        rule("web-in", of="web", direction=Direction.INGRESS, **to_web),
+        *(
+            port(name, of=of, mac=f"02:00:00:00:01:{at:02x}", at=[(f"{of}-4", address)], groups=["web"])
+            for at, (name, of, address) in enumerate(places)
+        ),
+        port("shut", of="office", mac="02:00:00:00:01:99", at=[("office-4", "192.168.20.13")]),
+    ]
 
 
 def a_cloud(dice: random.Random) -> Iterator[NetworkRecord]:  # noqa: C901 - one thing after another
@@ -258,12 +309,15 @@ def packets(dice: random.Random, state: State) -> Iterator[tuple[Port, Packet]]:
 def next_hop(state: State, sender: Port, destination: str) -> str | None:
     """The MAC address that a guest sends to, if anybody has one."""
     own = state[SUBNETS].get(sender.addresses[0].subnet_id)
+    on_wire = state[NETWORKS].get(sender.network_id).is_physical
     if ip_address(destination) in ip_network(own.cidr):
         for each in state[PORTS].by("subnet", own.id):
             if each.addresses[0].address == destination:
                 return each.mac
         if destination != own.gateway:
-            return None
+            return SOMEBODY_ELSE if on_wire else None
+    if on_wire:
+        return SOMEBODY_ELSE if own.gateway is not None else None
     for each in state[ROUTERS].by("subnet", own.id):
         return mac_of(each.id, own.id)
     return None

@@ -10,7 +10,7 @@ from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
-from pileus.cloud.networks.model import NETWORKS, PORTS
+from pileus.cloud.networks.model import NETWORKS, PORTS, NetworkKind
 from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
 from pileus.cloud.volumes.model import VOLUMES
@@ -31,6 +31,20 @@ async def nothing(cloud: SimulatedCloud) -> None:
 async def create(cloud: SimulatedCloud) -> None:
     image = cloud.state[IMAGES].ids[0]
     await ask(cloud, "POST", "", {"name": "hello", "image_id": image, "vcpus": 1, "memory_mib": 256})
+
+
+async def with_one_address(cloud: SimulatedCloud) -> None:
+    lan = await cloud.client.post("/v1/networks/flat", json={"name": "lan", "physical_network": "lan"})
+    only = {"first": "192.168.7.7", "last": "192.168.7.7"}
+    wish = {"name": "lan", "network_id": lan.json()["id"], "cidr": "192.168.7.0/24", "ranges": [only]}
+    assert (await cloud.client.post("/v1/subnets", json=wish)).status_code == 201
+
+
+async def create_on_lan(cloud: SimulatedCloud) -> None:
+    lan = cloud.state[NETWORKS].by("kind", NetworkKind.FLAT)[0].id
+    image = cloud.state[IMAGES].ids[0]
+    wish = {"name": "desk", "image_id": image, "vcpus": 1, "memory_mib": 256, "network_ids": [lan]}
+    await ask(cloud, "POST", "", wish)
 
 
 async def running(cloud: SimulatedCloud) -> None:
@@ -437,6 +451,7 @@ async def ask(cloud: SimulatedCloud, method: str, path: str, body: dict[str, Any
 
 DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.create": (nothing, create, 42),
+    "instance.create on a LAN": (with_one_address, create_on_lan, 42),
     "instance.create_from_snapshot": (snapshotted, create_from_snapshot, 39),
     "instance.start": (stopped, start, 25),
     "instance.stop": (running, stop, 25),
