@@ -3,7 +3,8 @@
     PYTHONPATH=src python benchmarks/backups.py [--mib 512] [--folder /var/tmp]
 
 A volume is filled with blocks of which half are random and half are text. Then it is backed up, changed, and backed up
-again: by 16 MiB at one place, and by 64 KiB at 64 places, as a database does it. It needs qemu-img and qemu-io.
+again: by 16 MiB of one byte at one place, and by 64 KiB at 64 places in what is random, as a database does it. It needs
+qemu-img and qemu-io.
 """
 
 import argparse
@@ -97,7 +98,10 @@ async def measured(folder: Path, size_mib: int) -> None:
     for name, writes in (
         ("full backup", []),
         ("after 16 MiB at one place", [(MIB, 16 * MIB)]),
-        (f"after 64 KiB at {PLACES} places", [(each * (size_mib // PLACES) * MIB, 64 * KIB) for each in range(PLACES)]),
+        (
+            f"after 64 KiB at {PLACES} places",
+            [((each * (size_mib // PLACES) + 1) * MIB, 64 * KIB) for each in range(PLACES)],
+        ),
         ("after nothing", []),
     ):
         for at, length in writes:

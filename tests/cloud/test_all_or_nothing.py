@@ -377,6 +377,10 @@ async def restore_backup(cloud: SimulatedCloud) -> None:
     await ask_backup(cloud, "POST", "/restore")
 
 
+async def create_from_backup(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", "", {"name": "again", "backup_id": cloud.state[BACKUPS].ids[0]})
+
+
 async def delete_backup(cloud: SimulatedCloud) -> None:
     await ask_backup(cloud, "DELETE")
 
@@ -504,6 +508,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "backup.restore": (backed_up_and_stopped, restore_backup, 42),
     "backup.verify": (backed_up, verify_backup, 24),
     "backup.delete": (backed_up, delete_backup, 61),
+    "instance.create_from_backup": (backed_up, create_from_backup, 45),
     "backup.restore_volume": (backed_up, restore_volume, 22),
     "instance.delete with a volume": (attached, delete, 32),
     "instance.delete with a port": (with_a_port_attached, purge, 35),

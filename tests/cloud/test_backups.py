@@ -17,6 +17,8 @@ from pileus.testing.links import until
 from pileus.testing.requests import gone, made, refusal, running, shown
 from pileus.workflow.task import TASKS, UNFINISHED
 
+_KEPT = ("host_id", "image_id")
+
 
 async def at_rest(cloud: SimulatedCloud) -> None:
     await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
@@ -214,6 +216,23 @@ async def test_a_stopped_instance_becomes_what_it_was_all_of_it_or_nothing(cloud
     assert not storage.prepared
     await asked(cloud, "POST", f"instances/{instance['id']}/start")
     assert (await kept(cloud, instance_id=instance["id"]))["volumes"][0]["since"] is None
+
+
+async def test_a_new_instance_is_what_one_was_with_all_its_volumes(cloud: SimulatedCloud) -> None:
+    instance, volume = await with_data(cloud)
+    storage = host_of(cloud, instance).storage
+    storage.contents[VolumeId(volume["id"])] = b"of some worth"
+    backup = await kept(cloud, instance_id=instance["id"])
+    await asked(cloud, "POST", f"volumes/{volume['id']}/detach")
+    await gone(cloud, cloud.client, instance["id"])
+    begun = await asked(cloud, "POST", "instances", name="again", backup_id=backup["id"])
+    again = await shown(cloud.client, f"instances/{begun['instance']['id']}")
+    assert (again["state"], again["host_id"], again["image_id"]) == ("running", *(instance[each] for each in _KEPT))
+    assert [again[each] for each in ("vcpus", "memory_mib", "disk_gib")] == [1, 256, instance["disk_gib"]]
+    (data,) = again["attached_volume_ids"]
+    assert storage.contents[VolumeId(data)].startswith(b"of some worth")
+    assert cloud.state[VOLUMES].get(data).name == "again-data"
+    assert cloud.state[BACKUPS].get(backup["id"]).state == "available"
 
 
 async def test_what_has_snapshots_or_has_changed_its_volumes_is_not_restored_in_place(cloud: SimulatedCloud) -> None:

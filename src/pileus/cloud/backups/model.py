@@ -10,7 +10,7 @@ from pileus.cloud.volumes.model import Volume
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import BackupId, FlavorId, HostId, ImageId, InstanceId, ProjectId, ScheduleId, VolumeId
 from pileus.kernel.units import GIB
-from pileus.link.records import BOOT_ORDER, BootDevice, Restart, Watchdog
+from pileus.link.records import BOOT_ORDER, BootDevice, Restart, VolumeBackup, Watchdog
 from pileus.link.templates import GuestTemplate
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -122,6 +122,10 @@ class Backup(Record, frozen=True, kw_only=True):
 
     def made_by(self, schedule: ScheduleId | None) -> "Backup":
         return msgspec.structs.replace(self, schedule_id=schedule)
+
+    def content_of(self, volume: VolumeId) -> VolumeBackup:
+        """Where its host finds what a volume was."""
+        return VolumeBackup(id=BackupId(self.id), place=self.storage_pool, project=self.project_id, volume=volume)
 
     @property
     def volume_ids(self) -> tuple[VolumeId, ...]:

@@ -27,7 +27,7 @@ from pileus.link.backups import (
     VolumeRestore,
     VolumeToBackUp,
 )
-from pileus.link.records import Method, VolumeBackup
+from pileus.link.records import Method
 from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotSpec, VolumeOf
 from pileus.state.state import Change, Origin, State, put, remove
 from pileus.workflow.workflow import Changes, Run, Workflow, step_with, workflow
@@ -219,7 +219,7 @@ def not_restored(state: State, wish: RestoreVolume) -> Changes:
 async def make_volume(world: World, wish: RestoreVolume) -> None:
     backup = world.state[BACKUPS].get(wish.backup)
     volume = world.state[VOLUMES].get(wish.volume)
-    await ensure_disk(world, volume, backup=volume_in(backup, wish.source), timeout_s=COPY_S)
+    await ensure_disk(world, volume, backup=backup.content_of(wish.source), timeout_s=COPY_S)
 
 
 @make_volume.undo
@@ -295,15 +295,10 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
 async def _of_restore(world: World, wish: RestoreBackup, method: Method) -> None:
     backup = world.state[BACKUPS].get(wish.backup)
     volumes = tuple(
-        VolumeRestore(volume=each, backup=volume_in(backup, each.id)) for each in _named(world.state, backup.volume_ids)
+        VolumeRestore(volume=each, backup=backup.content_of(each.id)) for each in _named(world.state, backup.volume_ids)
     )
     body = BackupRestore(to=wish.to, volumes=volumes)
     await world.hosts.ask(backup.host_id, method, body, Nothing, timeout_s=COPY_S)
-
-
-def volume_in(backup: Backup, volume: VolumeId) -> VolumeBackup:
-    """Where a host finds what a volume was."""
-    return VolumeBackup(id=BackupId(backup.id), place=backup.storage_pool, project=backup.project_id, volume=volume)
 
 
 def _data_of(backup: Backup) -> BackupOf:

@@ -16,9 +16,10 @@ from pileus.cloud.instances.operations.hardware import BootOrder, check_nics, lo
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.operations.origin import Origin, check_disks, origin_of
 from pileus.cloud.instances.placement import Placer, default_pool, demand_for, host_name, placed, reasons
-from pileus.cloud.instances.workflows import create_instance, create_instance_from_snapshot
+from pileus.cloud.instances.workflows import create_instance, create_instance_from_backup, create_instance_from_snapshot
 from pileus.cloud.instances.workflows.creation import CreateFromSnapshot
 from pileus.cloud.instances.workflows.hosting import OfInstance
+from pileus.cloud.instances.workflows.restoring import CreateFromBackup
 from pileus.cloud.keypairs.model import KEYPAIRS, Keypair
 from pileus.cloud.networks.connecting import may_use, network_for, new_port, security_groups_of
 from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, Port, PortState
@@ -29,6 +30,7 @@ from pileus.cloud.storagepools.model import StoragePool
 from pileus.cloud.volumes.model import BOOT_SLOT, Volume
 from pileus.kernel.errors import Conflict, Invalid, NoCapacity, NotFound
 from pileus.kernel.ids import (
+    BackupId,
     FlavorId,
     InstanceId,
     KeypairId,
@@ -49,6 +51,7 @@ from pileus.workflow.workflow import Begin, begin
 MAX_USER_DATA = 64 * 1024
 _MAX_BASE64 = 96 * 1024
 """Room for that much in base64, in lines."""
+_ALL_BUT_ONE = 2
 _SHORT = 120
 """Of two names that become one."""
 MAX_BODY = 512 * 1024
@@ -61,6 +64,8 @@ class InstanceCreate(Wire):
     """What its disk is a copy of; or the ISO that it is installed from, on an empty disk of disk_gib."""
     snapshot_id: Annotated[Id, ref("snapshot")] | None = None
     """Instead of an image: what its disks are copies of, on the host that has it. Its size is what that was, too."""
+    backup_id: Annotated[Id, ref("backup")] | None = None
+    """Instead of an image: what its disks are restored from, on the host that has it; also its size."""
     media_ids: Annotated[tuple[Annotated[Id, ref("image")], ...], Field(max_length=8)] = ()
     """ISO images for its drives, besides the one that it is installed from."""
     flavor_id: Annotated[Id, ref("flavor")] | None = None
@@ -104,7 +109,7 @@ class InstanceCreate(Wire):
     @model_validator(mode="after")
     def _has_one_size(self) -> Self:
         given = [name for name in ("vcpus", "memory_mib") if getattr(self, name) is not None]
-        if self.flavor_id is None and len(given) != 2 and self.snapshot_id is None:
+        if self.flavor_id is None and len(given) != 2 and self.image_id is not None:
             raise ValueError("name a flavor, or give vcpus and memory_mib")
         if self.flavor_id is not None and given:
             raise ValueError("a flavor and a size of its own exclude each other")
@@ -112,8 +117,8 @@ class InstanceCreate(Wire):
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> Self:
-        if (self.image_id is None) == (self.snapshot_id is None):
-            raise ValueError("name either an image or a snapshot")
+        if [self.image_id, self.snapshot_id, self.backup_id].count(None) != _ALL_BUT_ONE:
+            raise ValueError("name either an image, a snapshot or a backup")
         return self
 
     @model_validator(mode="after")
@@ -139,7 +144,7 @@ class InstanceCreate(Wire):
 @instances.post(starts=create_instance, max_body=MAX_BODY)
 def create(ask: Ask, wish: InstanceCreate) -> Plan:
     """Create an instance and start it."""
-    origin = origin_of(ask, wish.image_id, wish.snapshot_id)
+    origin = origin_of(ask, wish.image_id, wish.snapshot_id, wish.backup_id)
     media = [usable_medium(ask, id, "media_ids") for id in dict.fromkeys(wish.media_ids)]
     flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id") if wish.flavor_id is not None else None
     size = _size(wish, flavor, origin)
@@ -166,8 +171,8 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         template=template,
         networks=[*networks, *(ask.state[NETWORKS].get(port.network_id) for port in named)],
     )
-    if origin.snapshot is not None:
-        demand = msgspec.structs.replace(demand, only=frozenset({origin.snapshot.host_id}))
+    if origin.kept is not None:
+        demand = msgspec.structs.replace(demand, only=frozenset({origin.kept.host_id}))
     groups = security_groups_of(ask, wish.security_group_ids, project)
     placement, demand, storage_pool = _placed(ask, fleet, demand, origin, _storage_pools(ask, wish, origin, pool))
     id = InstanceId(ask.new_id())
@@ -248,12 +253,14 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
 
 def _storage_pools(ask: Ask, wish: InstanceCreate, origin: Origin, pool: Pool) -> Sequence[StoragePool]:
     """Where its disk may be, the likeliest first. Raises Invalid, NotFound or Conflict."""
-    if not origin.volumes:
+    if origin.snapshot is None:
         return candidates(ask.state, pool, name=wish.storage_pool, storage_class=wish.storage_class)
     if wrong := [each for each in ("storage_pool", "storage_class") if getattr(wish, each) is not None]:
         copied = "copies of a snapshot are made where its volumes are"
         raise Invalid("some fields are wrong", fields=dict.fromkeys(wrong, copied))
-    return candidates(ask.state, pool, name=origin.volumes[0].storage_pool, storage_class=None)
+    boots = origin.volumes[0]
+    assert isinstance(boots, Volume), "what a snapshot has are volumes"
+    return candidates(ask.state, pool, name=boots.storage_pool, storage_class=None)
 
 
 def _placed(
@@ -263,15 +270,15 @@ def _placed(
     try:
         return placed(fleet, demand, storage_pools)
     except NoCapacity as full:
-        if origin.snapshot is None:
+        if origin.kept is None:
             raise
-        where = host_name(ask.state, origin.snapshot.host_id)
+        where = host_name(ask.state, origin.kept.host_id)
         detail = f"{origin.words} is on host {where}, and can be copied only there: {full.detail}"
         raise NoCapacity(detail, because=full.because) from full
 
 
 def _further(ask: Ask, boots: Volume, origin: Origin) -> list[Volume]:
-    """The copies of the volumes that a snapshot is of besides the one to boot from, which the instance has as well."""
+    """The copies of what a snapshot or backup has besides the volume to boot from, which the instance has as well."""
     return [
         msgspec.structs.replace(
             boots,
@@ -279,16 +286,18 @@ def _further(ask: Ask, boots: Volume, origin: Origin) -> list[Volume]:
             name=f"{boots.name[:_SHORT]}-{volume.name[:_SHORT]}",
             size_gib=volume.size_gib,
             slot=slot,
-            storage_pool=volume.storage_pool,
+            storage_pool=volume.storage_pool if isinstance(volume, Volume) else boots.storage_pool,
         )
         for slot, volume in enumerate(origin.volumes[1:], BOOT_SLOT + 1)
     ]
 
 
 def _task(id: InstanceId, origin: Origin, volumes: list[Volume]) -> Begin:
-    if origin.snapshot is None:
+    if origin.kept is None:
         return begin(create_instance, OfInstance(id))
     copies = tuple((VolumeId(new.id), VolumeId(source.id)) for new, source in zip(volumes, origin.volumes, strict=True))
+    if origin.snapshot is None:
+        return begin(create_instance_from_backup, CreateFromBackup(id, BackupId(origin.kept.id), copies))
     return begin(create_instance_from_snapshot, CreateFromSnapshot(id, SnapshotId(origin.snapshot.id), copies))
 
 

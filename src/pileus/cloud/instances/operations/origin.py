@@ -1,7 +1,8 @@
-"""What a new instance's disks are made from: an image, the ISO that it is installed from, or a snapshot."""
+"""What a new instance's disks are made from: an image, the ISO that it is installed from, a snapshot, or a backup."""
 
 import msgspec
 
+from pileus.cloud.backups.model import BACKUPS, BackedUpVolume, Backup, BackupState
 from pileus.cloud.images.model import Image
 from pileus.cloud.images.operations.noun import image_with_data
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
@@ -24,18 +25,24 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """How large the disk has to be that the instance boots from."""
     min_memory_mib: int = 0
     vcpus: int | None = None
-    """As many as the instance had that the snapshot is of; None if nobody knows."""
+    """As many as the instance had that the snapshot or backup is of; None if nobody knows."""
     memory_mib: int | None = None
     medium: Image | None = None
     """The ISO that it is installed from, on an empty disk."""
     snapshot: Snapshot | None = None
-    volumes: tuple[Volume, ...] = ()
-    """Those of the snapshot, the one to boot from first: each is copied."""
+    backup: Backup | None = None
+    volumes: tuple[Volume | BackedUpVolume, ...] = ()
+    """Those of the snapshot or backup, the one to boot from first: each is copied."""
 
     @property
     def disk_image_id(self) -> ImageId | None:
         """The image that the disk is a copy of, if it is one of an image."""
-        return self.image_id if self.medium is None and self.snapshot is None else None
+        return self.image_id if self.medium is None and self.kept is None else None
+
+    @property
+    def kept(self) -> Snapshot | Backup | None:
+        """What it is a copy of, which is on one host."""
+        return self.snapshot or self.backup
 
     @property
     def more_gib(self) -> int:
@@ -45,11 +52,15 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def changes(self) -> tuple[Change, ...]:
         """What it is held for the instance with."""
+        if self.backup is not None:
+            return (put(self.backup.to(BackupState.RESTORING)),)
         return (put(self.snapshot.to(SnapshotState.COPYING)),) if self.snapshot is not None else ()
 
 
-def origin_of(ask: Ask, image_id: str | None, snapshot_id: str | None) -> Origin:
-    """The image or the snapshot of which one is named. Raises NotFound, or Conflict if it cannot be used."""
+def origin_of(ask: Ask, image_id: str | None, snapshot_id: str | None, backup_id: str | None) -> Origin:
+    """The image, snapshot or backup of which one is named. Raises NotFound, or Conflict if it cannot be used."""
+    if backup_id is not None:
+        return _of_backup(ask.see(BACKUPS, backup_id, "backup_id", of=ProjectId(ask.caller.project_id)))
     if snapshot_id is not None:
         return _of_snapshot(ask, ask.see(SNAPSHOTS, snapshot_id, "snapshot_id", of=ProjectId(ask.caller.project_id)))
     image = image_with_data(ask, image_id or "")
@@ -75,6 +86,21 @@ def _of_snapshot(ask: Ask, snapshot: Snapshot) -> Origin:
         memory_mib=snapshot.memory_mib or None,
         snapshot=snapshot,
         volumes=volumes,
+    )
+
+
+def _of_backup(backup: Backup) -> Origin:
+    backup.to(BackupState.RESTORING)
+    was = backup.instance
+    return Origin(
+        words=f"backup {backup.name}",
+        image_id=was.image_id if was is not None else backup.volumes[0].image_id,
+        template=was.template if was is not None else GuestTemplate.LINUX,
+        least_gib=backup.volumes[0].size_gib,
+        vcpus=was.vcpus if was is not None else None,
+        memory_mib=was.memory_mib if was is not None else None,
+        backup=backup,
+        volumes=backup.volumes,
     )
 
 

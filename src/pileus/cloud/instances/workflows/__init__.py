@@ -18,6 +18,7 @@ from pileus.cloud.instances.workflows.power import (
 from pileus.cloud.instances.workflows.rebuild import rebuild_instance
 from pileus.cloud.instances.workflows.recovery import set_recovery
 from pileus.cloud.instances.workflows.resize import resize_instance, resize_running_instance
+from pileus.cloud.instances.workflows.restoring import create_instance_from_backup
 from pileus.cloud.instances.workflows.together import batch_instances
 from pileus.cloud.world import World
 from pileus.workflow.workflow import Workflow
@@ -25,6 +26,7 @@ from pileus.workflow.workflow import Workflow
 WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     create_instance,
     create_instance_from_snapshot,
+    create_instance_from_backup,
     start_instance,
     stop_instance,
     pause_instance,
