@@ -96,7 +96,7 @@ class Agent:
         contents = BackupContents(self._pools)
         self._volumes = Volumes(self._pools, records.volumes, engines.fetch, contents, clock)
         self._media = Media(self._pools, engines.fetch, clock, lambda: specs_of(records.guests))
-        self._cache = ImageCache(engines.pools, clock)
+        self.image_cache = ImageCache(engines.pools, clock)
         self.packing = ImagePacking(self._pools, engines.send)
         self._guests = Guests(
             engines.hypervisor,
@@ -279,7 +279,7 @@ class Agent:
             await self._guests.settle()
             await self._media.settle()
             await self._backups.settle()
-            await self._cache.settle()
+            await self.image_cache.settle()
             await self._engines.hypervisor.appliance.sweep()
         except PileusError as why:
             log.warning("round not finished", why=str(why), internal=why.internal)

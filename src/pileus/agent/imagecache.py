@@ -13,6 +13,7 @@ from pileus.agent.storage.port import CachedImage, PoolUse, StoragePool
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import ImageId
+from pileus.link.images import ImageCopies, ImageCopy
 
 UNUSED: Final = timedelta(days=7)
 """What no volume was made from for so long goes; so do, in the end, images that are deleted."""
@@ -32,6 +33,25 @@ class ImageCache:
     def __init__(self, pools: Mapping[str, StoragePool], clock: Clock) -> None:
         self._pools = pools
         self._clock = clock
+
+    async def told(self) -> ImageCopies:
+        """All that is here.
+
+        Raises:
+            Unavailable: a pool cannot be reached.
+        """
+        images = [
+            ImageCopy(
+                image=id,
+                pool=name,
+                allocated_bytes=image.allocated_bytes,
+                used_at=image.used_at,
+                in_drives=image.offered,
+            )
+            for name, pool in self._pools.items()
+            for id, image in (await pool.cached()).items()
+        ]
+        return ImageCopies(images=tuple(images))
 
     async def settle(self) -> None:
         """Let those go that are to."""

@@ -9,8 +9,8 @@ from pileus.cloud.events.audit import events
 from pileus.cloud.flavors.operations import flavors
 from pileus.cloud.floatingips.operations import floating_ips
 from pileus.cloud.foreign.operations import foreign_guests
+from pileus.cloud.hosts.images import hosts
 from pileus.cloud.hosts.model import INVITATIONS
-from pileus.cloud.hosts.operations import hosts
 from pileus.cloud.identity.model import PASSWORDS, SECOND_FACTORS, TOKEN_SECRETS
 from pileus.cloud.identity.operations import grants, groups, policy, roles, tokens, users
 from pileus.cloud.identityproviders.model import PROVIDER_SECRETS

@@ -1,8 +1,10 @@
-"""What controller and agent say to each other of images that are made of volumes.
+"""What controller and agent say to each other of images that are made of volumes, and of those that hosts keep.
 
 The host packs a volume as it was at a snapshot, and sends what it packed to the controller by HTTPS, with a ticket.
 What is packed stays on the host until it is forgotten: whoever dies meanwhile, it is sent on where it stopped.
 """
+
+from datetime import datetime
 
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
 from pileus.link.records import Message
@@ -39,3 +41,21 @@ class ImageForget(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     image: ImageId
     pool: str = "local"
+
+
+class ImageCopy(Message, frozen=True, kw_only=True):
+    """An image that a host keeps a copy of."""
+
+    image: ImageId
+    pool: str
+    allocated_bytes: int
+    used_at: datetime
+    """When it was brought, or a volume was last made from it."""
+    in_drives: bool
+    """Whether guests may have it in their drives."""
+
+
+class ImageCopies(Message, frozen=True, kw_only=True):
+    """All that a host keeps copies of."""
+
+    images: tuple[ImageCopy, ...]
