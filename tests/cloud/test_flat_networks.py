@@ -147,6 +147,22 @@ async def test_flat_networks_are_for_administrators_to_make_and_for_whom_they_sa
     assert (await cloud.client.patch(path, json={"shared": False})).status_code == 200
 
 
+async def test_a_flat_network_is_made_for_one_project(cloud: SimulatedCloud, people: People) -> None:
+    member = await people.person(Role.ADMIN, await people.project("shop"))
+    other = await people.person(Role.ADMIN, await people.project("other"))
+    wish = {"name": "cellar", "physical_network": "lan"}
+    answer = await cloud.client.post("/v1/networks/flat", json=wish, headers={"pileus-project": "shop"})
+    assert answer.status_code == 201, answer.text
+    lan = answer.json()
+    assert lan["project_id"] == member.project_id
+    await made(cloud.client, "subnets", **POOL, network_id=lan["id"])
+    assert (await running(cloud, member.client, network_ids=[lan["id"]]))["addresses"] == ["192.168.20.1"]
+    denied = await other.client.post("/v1/ports", json={"name": "x", "network_id": lan["id"]})
+    assert refusal(denied) == (404, "not-found", {"network_id"})
+    mine = await member.client.post("/v1/subnets", json={**POOL, "network_id": lan["id"], "cidr": "192.168.21.0/24"})
+    assert refusal(mine)[:2] == (403, "forbidden"), "the wire is the administrators'"
+
+
 async def test_an_external_address_is_for_a_guests_own_interface_only_if_administrators_say_so(
     cloud: SimulatedCloud, people: People
 ) -> None:
