@@ -21,7 +21,8 @@ def test_shapes_know_what_they_refer_to() -> None:
     found = document.load()
     fields = {field.name: field for field in found.nouns["instance"].operations["create"].body}
     assert fields["image_id"].shape.noun == "image"
-    assert fields["image_id"].required
+    assert fields["name"].required
+    assert not fields["image_id"].required
     items = fields["network_ids"].shape.items
     assert items is not None
     assert items.noun == "network"
