@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 
 from pileus.cloud.backups.model import BACKUPS
+from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.model import NETWORKS, PORTS, NetworkKind
+from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.nouns import WORKFLOWS
 from pileus.testing.cloud import KEEPING, SETTINGS, SimulatedCloud
 from pileus.testing.diskimages import iso, vmdk
+from pileus.testing.foreignguests import DATA, DISK, other, shadows
 from pileus.testing.links import until
 from pileus.testing.prover import Deed, Prover
 from pileus.workflow.task import TASKS, UNFINISHED
@@ -444,6 +447,28 @@ async def build(cloud: SimulatedCloud, **what: str) -> None:
     assert answer.status_code in (202, 503), answer.text
 
 
+async def with_a_guest_of_others(cloud: SimulatedCloud) -> None:
+    host = cloud.fleet.hosts[0]
+    other(host, disks=(DISK, DATA))
+    await shadows(cloud, host)
+
+
+async def adopt(cloud: SimulatedCloud) -> None:
+    wish = {"project_id": next(each.id for each in cloud.state[PROJECTS] if each.name == "default")}
+    answer = await cloud.client.post(f"/v1/foreign-guests/{cloud.state[SHADOWS].ids[0]}/adopt", json=wish)
+    assert answer.status_code in (202, 503), answer.text
+
+
+async def adopted(cloud: SimulatedCloud) -> None:
+    await with_a_guest_of_others(cloud)
+    await adopt(cloud)
+    await at_rest(cloud)
+
+
+async def leave(cloud: SimulatedCloud) -> None:
+    await ask(cloud, "POST", f"/{the_instance(cloud)}/leave", {"without_network": True})
+
+
 def the_instance(cloud: SimulatedCloud) -> str:
     return cloud.state[INSTANCES].ids[0]
 
@@ -513,6 +538,11 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "instance.delete with a volume": (attached, delete, 32),
     "instance.delete with a port": (with_a_port_attached, purge, 35),
     "instance.soft_delete with a port": (with_a_port_attached, delete, 28),
+    "foreign_guest.adopt": (with_a_guest_of_others, adopt, 32),
+    "instance.leave": (attached, leave, 29),
+    "instance.leave one that was taken over": (adopted, leave, 23),
+    "instance.delete_but_disks": (adopted, delete, 19),
+    "instance.stop one that was taken over": (adopted, stop, 22),
     "port.attach": (with_a_port, attach_port, 38),
     "port.detach": (with_a_port_attached, detach_port, 34),
     "port.move": (with_a_port_and_two_instances, move_port, 60),

@@ -2,45 +2,23 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from pileus.agent.hypervisor.libvirt.foreign import foreign_guest
 from pileus.cloud.foreign.model import GONE
 from pileus.cloud.foreign.reconcilers import FollowShadows
 from pileus.kernel.ids import new_id
-from pileus.link.foreign import ForeignDisk, ForeignGuest, ForeignNic
+from pileus.link.foreign import ForeignDisk
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
-from pileus.testing.fleet import SimulatedAgent
+from pileus.testing.foreignguests import DISK, become, other, shadows
 from pileus.testing.people import People
-from pileus.testing.requests import items, made, refusal, running, shown
+from pileus.testing.requests import items, refusal, running, shown
 
-DISK = ForeignDisk(target="vda", bus="virtio", path="/srv/old.qcow2", format="qcow2", size_bytes=1 << 30)
-NIC = ForeignNic(mac="52:54:00:00:00:01", kind="bridge", source="br0", model="virtio")
 FOUND = Path(__file__).parents[1] / "golden" / "domain" / "foreign.xml"
-
-
-def other(host: SimulatedAgent, name: str = "old", **more: Any) -> ForeignGuest:
-    """A guest that somebody made on a host without us."""
-    guest = ForeignGuest(
-        id=new_id(), name=name, running=True, vcpus=2, memory_mib=2048, disks=(DISK,), nics=(NIC,), **more
-    )
-    host.hypervisor.others[guest.id] = guest
-    return guest
-
-
-def become(host: SimulatedAgent, guest: ForeignGuest, **changes: Any) -> None:
-    host.hypervisor.others[guest.id] = msgspec.structs.replace(guest, **changes)
 
 
 async def look(cloud: SimulatedCloud) -> None:
     await FollowShadows(cloud.state, cloud.controller.hosts).once()
-
-
-async def shadows(cloud: SimulatedCloud, host: SimulatedAgent, **more: Any) -> list[dict[str, Any]]:
-    return (await made(cloud.client, "foreign-guests", host_id=host.id, **more))["items"]
 
 
 async def test_a_host_tells_of_guests_that_are_not_ours_and_of_no_others(cloud: SimulatedCloud) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from msgspec import structs
 
 from pileus.agent.backup.contents import BackupContents
 from pileus.agent.backups import Backups
+from pileus.agent.comparing import generation_of
 from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.consoles import GuestConsoles
 from pileus.agent.copies import Copies
@@ -23,16 +25,18 @@ from pileus.agent.network.port import HostNetwork
 from pileus.agent.packing import ImagePacking, Send
 from pileus.agent.pools import Pools
 from pileus.agent.records import AgentRecords, specs_of
+from pileus.agent.storage.found import FilesAsFound, FoundDisks
 from pileus.agent.storage.mounted import MountedFolders
 from pileus.agent.storage.port import Backings, Fetch, StoragePool
 from pileus.agent.volumes import Tell, Volumes, tell_nobody
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError, Unavailable
-from pileus.kernel.ids import PortId
+from pileus.kernel.ids import InstanceId, PortId
 from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupRestore, BackupSpec
 from pileus.link.foreign import ForeignGuests
 from pileus.link.records import (
     DiskPassword,
+    FoundDisk,
     GuestObserved,
     GuestPassword,
     GuestReboot,
@@ -79,6 +83,7 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True):
     """Opens the other ones."""
     config_drives: Path | None = None
     """The folder for config drives, to which QEMU's user is let through."""
+    found_disks: FoundDisks = FilesAsFound()
 
 
 class Agent:
@@ -92,9 +97,10 @@ class Agent:
         self._wake = asyncio.Event()
         self._hypervisor_facts: HypervisorFacts | None = None
         self.copies = Copies(records)
+        self._records = records
         self._pools = Pools(engines.pools, records.pools, engines.backings)
         contents = BackupContents(self._pools)
-        self._volumes = Volumes(self._pools, records.volumes, engines.fetch, contents, clock)
+        self._volumes = Volumes(self._pools, records.volumes, engines.fetch, contents, engines.found_disks, clock)
         self._media = Media(self._pools, engines.fetch, clock, lambda: specs_of(records.guests))
         self.image_cache = ImageCache(engines.pools, clock)
         self.packing = ImagePacking(self._pools, engines.send)
@@ -119,6 +125,8 @@ class Agent:
         return StoragePoolsObserved(pools=await self._pools.serve(wanted))
 
     async def ensure_volume(self, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
+        if spec.found is not None and self._records.volumes.get(spec.id) is None:
+            await self._must_be_a_disk(spec.found)
         return await self._volumes.ensure(spec, tell)
 
     async def remove_volume(self, removal: VolumeRemoval, tell: Tell = tell_nobody) -> None:
@@ -194,7 +202,17 @@ class Agent:
         Raises:
             Unavailable: the hypervisor does not answer.
         """
-        return ForeignGuests(guests=tuple(await self._engines.hypervisor.foreign()))
+        found = await self._engines.hypervisor.foreign()
+        known = {id: generation_of(record) for id, record in self._records.guests.items()}
+        return ForeignGuests(
+            guests=tuple(structs.replace(each, generation=known.get(InstanceId(each.id), 0)) for each in found)
+        )
+
+    async def _must_be_a_disk(self, disk: FoundDisk) -> None:
+        """Raises Conflict unless a guest of others has this disk: no other file of this host is anybody's volume."""
+        guests = await self._engines.hypervisor.foreign()
+        if not any((each.kind, each.path) == (disk.kind, disk.path) for guest in guests for each in guest.disks):
+            raise Conflict(f"{disk.path} is not a disk of a guest on this host that is not of Pileus")
 
     async def hello(self) -> Hello:
         """What is said on a new connection; of a hypervisor that is away just now, what was last seen.

@@ -100,7 +100,7 @@ class Guests:
                 raise
 
     async def remove(self, removal: GuestRemoval) -> None:
-        """Have the guest no more; it is stopped at once. Its volumes stay.
+        """Have the guest no more; it is stopped at once, unless it is to go on without us. Its volumes stay.
 
         Raises:
             Stale: a later generation is known.
@@ -116,6 +116,7 @@ class Guests:
                     generation=max(known, removal.generation),
                     at=self._clock.now(),
                     ports=before.ports if before else (),
+                    leaving=removal.leaving,
                 )
                 await self._records.put(removal.id, removed)
                 self._keeping.forgive(removal.id)

@@ -21,7 +21,8 @@ from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, NotFound, PileusError
 from pileus.kernel.ids import InstanceId, NetworkId
-from pileus.link.records import GuestObserved, GuestSpec, Power, Progress
+from pileus.link.records import GuestObserved, GuestSpec, Leaving, Power, Progress
+from pileus.link.templates import GuestTemplate
 
 AT_ONCE: Final = 8
 """Guests that are made or removed at the same time."""
@@ -191,7 +192,11 @@ class Making:
     async def undo(self, record: GuestRecord) -> None:
         """Leave nothing of a guest that could not be made, but let the same wish come again."""
         id = record.spec.id
-        removed = Removed(generation=record.spec.generation - 1, at=self.clock.now(), ports=record.ports)
+        # One that was to be taken over stays whose it was.
+        leaving = Leaving() if record.spec.template == GuestTemplate.AS_FOUND else None
+        removed = Removed(
+            generation=record.spec.generation - 1, at=self.clock.now(), ports=record.ports, leaving=leaving
+        )
         try:
             await self.records.put(id, removed)
             await self.finish_removal(id, removed)
@@ -202,8 +207,11 @@ class Making:
         if removed.finished:
             return removed
         async with self._slots:
-            with suppress(NotFound):
-                await self.hypervisor.undefine(id)
+            if removed.leaving is not None:
+                await self.hypervisor.leave(id, removed.leaving)
+            else:
+                with suppress(NotFound):
+                    await self.hypervisor.undefine(id)
             await self._config_drives.remove(id)
             for port in removed.ports:
                 await self.network.unplug(port)

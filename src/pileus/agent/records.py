@@ -17,7 +17,7 @@ from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import InstanceId, PortId, SnapshotId, StoragePoolId, VolumeId, check_id, is_id
 from pileus.link.copies import Copy
-from pileus.link.records import GuestSpec, Power, VolumeSpec
+from pileus.link.records import FoundDisk, GuestSpec, Leaving, Power, VolumeSpec
 from pileus.link.snapshots import SnapshotObserved, SnapshotSpec
 from pileus.link.storagepools import StoragePoolSpec
 
@@ -74,6 +74,12 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """Where it is, if it is a volume."""
     secure: bool = False
     """Whether its data is overwritten, if it is a volume."""
+    leaving: Leaving | None = None
+    """How it goes on without us, if it is a guest that does."""
+    found: FoundDisk | None = None
+    """Where it was found, if it is a volume that is in no pool."""
+    left: bool = False
+    """Whether its data stays, if it is a volume: then this is kept for good, or it would count as ours again."""
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="snapshot"):

@@ -11,13 +11,22 @@ from msgspec import structs
 from pileus.agent.backup.contents import BackupContents
 from pileus.agent.pools import Pools
 from pileus.agent.records import Records, Removed, VolumeRecord
+from pileus.agent.storage import found
+from pileus.agent.storage.found import FoundDisks
 from pileus.agent.storage.port import DiskSource, Fetch, Layering, StoragePool
 from pileus.agent.turns import Turns
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError, Stale, Unavailable
 from pileus.kernel.ids import VolumeId
 from pileus.kernel.units import size_text
-from pileus.link.records import Progress, VolumeBackup, VolumeObserved, VolumeRemoval, VolumeSpec
+from pileus.link.records import (
+    FoundDisk,
+    Progress,
+    VolumeBackup,
+    VolumeObserved,
+    VolumeRemoval,
+    VolumeSpec,
+)
 from pileus.link.snapshots import VolumeOf
 
 Tell = Callable[[Progress], None]
@@ -42,12 +51,14 @@ class Volumes:
         records: Records[VolumeId, VolumeRecord | Removed],
         fetch: Fetch,
         contents: BackupContents,
+        found_disks: FoundDisks,
         clock: Clock,
     ) -> None:
         self._pools = pools
         self._records = records
         self._fetch = fetch
         self._contents = contents
+        self._found_disks = found_disks
         self._clock = clock
         self._turns = Turns()
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -62,7 +73,8 @@ class Volumes:
             Conflict: the pool has no room, or the image is not what it claims to be.
             Unavailable: the pool, or where the image comes from, cannot be reached.
         """
-        pool = self.pool(spec.pool)
+        if spec.found is None:
+            self.pool(spec.pool)
         async with self._turns.of(spec.id):
             before = self._records.get(spec.id)
             if isinstance(before, Removed):
@@ -75,7 +87,7 @@ class Volumes:
             await self._records.put(spec.id, record)
             try:
                 async with self._slots:
-                    observed = await self._make(pool, spec, tell)
+                    observed = await self._make(spec, tell)
                 await self._records.put(spec.id, structs.replace(record, made=True))
             except Exception:
                 if isinstance(before, VolumeRecord) and used:
@@ -85,7 +97,10 @@ class Volumes:
                 raise
             return observed
 
-    async def _make(self, pool: StoragePool, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
+    async def _make(self, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
+        if spec.found is not None:
+            return found.observed(spec)
+        pool = self.pool(spec.pool)
         # A volume that is there needs its image no more, which may be gone.
         if spec.image is not None and spec.id not in await pool.list():
             await pool.ensure_image(spec.image, self._fetch, lambda part: tell(Progress(step="image", fraction=part)))
@@ -106,14 +121,18 @@ class Volumes:
     async def remove(self, removal: VolumeRemoval, tell: Tell) -> None:
         """Have the volume no more; one that is once to be overwritten is, also if it is asked for again without.
 
+        One that is left keeps its data, where it is, and is nobody's of ours.
+
         Raises:
             Stale: a later generation is known.
             NotFound: there is no such storage pool here.
             Unavailable: the pool cannot be reached; the removal goes on by itself.
         """
-        self.pool(removal.pool)
         async with self._turns.of(removal.id):
             before = self._records.get(removal.id)
+            place = _found(before)
+            if place is None:
+                self.pool(removal.pool)
             known = removal.generation if before is None else _generation(before)
             if isinstance(before, VolumeRecord) and known > removal.generation:
                 raise Stale(f"volume {removal.id} is at generation {known} on this host")
@@ -122,13 +141,21 @@ class Volumes:
                 at=self._clock.now(),
                 pool=removal.pool,
                 secure=removal.secure or (isinstance(before, Removed) and before.secure),
+                found=place,
+                left=removal.left or (isinstance(before, Removed) and before.left),
             )
             await self._records.put(removal.id, removed)
             await self._finish_removal(removal.id, removed, tell)
 
     async def _undo(self, spec: VolumeSpec) -> None:
         """Leave nothing of a volume that could not be made, but let the same wish come again."""
-        removed = Removed(generation=spec.generation - 1, at=self._clock.now(), pool=spec.pool)
+        removed = Removed(
+            generation=spec.generation - 1,
+            at=self._clock.now(),
+            pool=spec.pool,
+            found=spec.found,
+            left=spec.found is not None,
+        )
         try:
             await self._records.put(spec.id, removed)
             await self._finish_removal(spec.id, removed, tell_nobody)
@@ -138,13 +165,17 @@ class Volumes:
     async def _finish_removal(self, id: VolumeId, removed: Removed, tell: Tell) -> Removed:
         if removed.finished:
             return removed
-        pool = self.pool(removed.pool)
-        if removed.secure:
+        if removed.left:
+            log.info("volume left where it is", volume=id)
+        elif removed.found is not None:
+            await self._found_disks.remove(removed.found, secure=removed.secure)
+        elif removed.secure:
+            pool = self.pool(removed.pool)
             async with self._wiping:
                 await pool.wipe(id, lambda part: tell(Progress(step="overwriting", fraction=part)))
             log.info("volume overwritten and removed", volume=id)
         else:
-            await pool.remove(id)
+            await self.pool(removed.pool).remove(id)
         finished = structs.replace(removed, finished=True, at=self._clock.now())
         await self._records.put(id, finished)
         return finished
@@ -162,11 +193,15 @@ class Volumes:
 
     async def _settle(self, id: VolumeId) -> None:
         match self._records.get(id):
+            case Removed(left=True, found=None, finished=True):
+                pass  # its files are among those of our pool
             case Removed(finished=True) as removed:
                 if self._clock.now() - removed.at > REMEMBERED:
                     await self._records.forget(id)
             case Removed() as removed:
                 await self._finish_removal(id, removed, tell_nobody)
+            case VolumeRecord(made=False, spec=VolumeSpec(found=FoundDisk())) as record:
+                await self._records.put(id, structs.replace(record, made=True))
             case VolumeRecord(made=False, spec=spec) as record:
                 pool = self.pool(spec.pool)
                 if id in await pool.list():
@@ -185,10 +220,12 @@ class Volumes:
             NotFound: there is no such volume or pool.
             Unavailable: it cannot be used at this moment.
         """
-        found = self.pool(pool)
-        if (await found.layering.layers(id)).merging:
+        if (place := self._found_at(id)) is not None:
+            return found.source_of(place)
+        holder = self.pool(pool)
+        if (await holder.layering.layers(id)).merging:
             raise Unavailable("the volume's snapshots are being merged")
-        return await found.source(id)
+        return await holder.source(id)
 
     def layering(self, pool: str) -> Layering:
         """The snapshots of a pool's volumes.
@@ -200,7 +237,7 @@ class Volumes:
 
     async def has(self, id: VolumeId, pool: str) -> bool:
         """Whether the volume is here."""
-        return id in await self.pool(pool).list()
+        return self._found_at(id) is not None or id in await self.pool(pool).list()
 
     async def in_layers(self) -> list[VolumeOf]:
         """Every volume that has snapshots, or had some whose space is not given back yet."""
@@ -208,18 +245,27 @@ class Volumes:
             VolumeOf(id=id, pool=name)
             for name, pool in self._pools.items()
             for id in await pool.list()
-            if (await pool.layering.layers(id)).below
+            if not self._is_left(id) and (await pool.layering.layers(id)).below
         ]
 
     async def observe(self) -> list[VolumeObserved]:
         """Every volume in every pool that can be reached, with or without a record."""
-        found: list[VolumeObserved] = []
+        every = (record for _, record in self._records.items() if isinstance(record, VolumeRecord))
+        seen = [found.observed(record.spec) for record in every if record.spec.found is not None]
         for name, pool in self._pools.items():
             try:
-                found += (await pool.list()).values()
+                seen += [each for id, each in (await pool.list()).items() if not self._is_left(id)]
             except PileusError as why:
                 log.warning("storage pool not listed", pool=name, why=str(why), internal=why.internal)
-        return found
+        return seen
+
+    def _found_at(self, id: VolumeId) -> FoundDisk | None:
+        record = self._records.get(id)
+        return record.spec.found if isinstance(record, VolumeRecord) else None
+
+    def _is_left(self, id: VolumeId) -> bool:
+        record = self._records.get(id)
+        return isinstance(record, Removed) and record.left
 
     def pool(self, name: str) -> StoragePool:
         """The pool of this name.
@@ -237,6 +283,17 @@ def tell_nobody(_: Progress) -> None:
 
 def _generation(record: VolumeRecord | Removed) -> int:
     return record.spec.generation if isinstance(record, VolumeRecord) else record.generation
+
+
+def _found(record: VolumeRecord | Removed | None) -> FoundDisk | None:
+    """Where a volume was found that is in no pool of ours."""
+    match record:
+        case VolumeRecord(spec=spec):
+            return spec.found
+        case Removed():
+            return record.found
+        case None:
+            return None
 
 
 def _without_ticket(spec: VolumeSpec) -> VolumeSpec:

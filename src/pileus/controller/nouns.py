@@ -8,7 +8,8 @@ from pileus.cloud.backups.restoring import volumes
 from pileus.cloud.events.audit import events
 from pileus.cloud.flavors.operations import flavors
 from pileus.cloud.floatingips.operations import floating_ips
-from pileus.cloud.foreign.operations import foreign_guests
+from pileus.cloud.foreign.adoption import foreign_guests
+from pileus.cloud.foreign.workflows import WORKFLOWS as OF_FOREIGN_GUESTS
 from pileus.cloud.hosts.images import hosts
 from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.identity.model import PASSWORDS, SECOND_FACTORS, TOKEN_SECRETS
@@ -89,6 +90,7 @@ WORKFLOWS = (
     *of_backups.WORKFLOWS,
     *of_networks.WORKFLOWS,
     *of_images.WORKFLOWS,
+    *OF_FOREIGN_GUESTS,
 )
 
 KINDS: tuple[Kind[Any], ...] = (

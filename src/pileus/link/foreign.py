@@ -47,6 +47,10 @@ class ForeignGuest(Message, frozen=True, kw_only=True, omit_defaults=True):
     nics: tuple[ForeignNic, ...] = ()
     obstacles: tuple[str, ...] = ()
     """What stands in the way of taking it over, in sentences."""
+    untouched: tuple[str, ...] = ()
+    """What it has besides that we do not know how to change: it would stay as it is."""
+    generation: int = 0
+    """Up to which this host would take a wish about it for late: it was ours before."""
 
 
 class ForeignGuests(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -149,6 +149,17 @@ class VolumeBackup(Message, frozen=True, kw_only=True, omit_defaults=True):
     volume: VolumeId
 
 
+class FoundDisk(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A disk that somebody made without us, and that stays where it was found."""
+
+    path: str
+    kind: str = "file"
+    """`file` or `block` (a device node)."""
+    format: str = "raw"
+    target: str = ""
+    """As the definition of the guest calls it that it was found with; empty when that guest has it no more."""
+
+
 class VolumeSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A volume as it ought to be on a host."""
 
@@ -163,6 +174,8 @@ class VolumeSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """What it is a copy of when it is made, instead of an image."""
     backup: VolumeBackup | None = None
     """What it is restored from when it is made, instead of an image."""
+    found: FoundDisk | None = None
+    """Where it is, if it is in no pool of ours: nothing is made, and it is what it is."""
 
 
 class VolumeRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -173,6 +186,8 @@ class VolumeRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):
     pool: str = "local"
     secure: bool = False
     """Whether its data is to be overwritten before its space is given back."""
+    left: bool = False
+    """Whether its data is to stay where it is, for others."""
 
 
 class VolumeObserved(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -204,6 +219,8 @@ class GuestDisk(Message, frozen=True, kw_only=True, omit_defaults=True):
     """As large as the guest is to see it; 0 for as large as it is."""
     limits: DiskLimits | None = None
     """What it may do besides what its guest may; None for one that nobody has ever limited."""
+    target: str = ""
+    """As the guest's definition calls it, if it was found there."""
 
 
 class MediumSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -305,6 +322,15 @@ class GuestSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The set of devices it is given: `linux` is virtio throughout."""
     config_drive: bool = False
     """Whether it can read what metadata answers from a disk as well."""
+    found_macs: tuple[str, ...] = ()
+    """The MAC addresses of the network interfaces that it was found with: they are left alone."""
+
+
+class Leaving(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """How a guest goes on without us."""
+
+    bridge: str = ""
+    """What its interfaces are on from its next start, of those that we made; without one, on nothing."""
 
 
 class GuestRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -312,6 +338,8 @@ class GuestRemoval(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     id: InstanceId
     generation: int
+    leaving: Leaving | None = None
+    """Whether it goes on, running or not, as a guest of others; else it is ended."""
 
 
 class GuestReboot(Message, frozen=True, kw_only=True, omit_defaults=True):

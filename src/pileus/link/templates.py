@@ -29,6 +29,8 @@ class GuestTemplate(StrEnum):
     """UEFI with Secure Boot and a TPM; SATA disks and an Intel card, for which Windows brings drivers."""
     WINDOWS_VIRTIO = "windows-virtio"
     """The same with virtio disks and network: for a Windows that has the drivers, and much faster."""
+    AS_FOUND = "as-found"
+    """What a guest had that was taken over, untouched; what is added is virtio. Nobody can ask for it."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +58,8 @@ FRAMES: Mapping[GuestTemplate, Frame] = {
     # Six ports of one SATA controller, of which two are the drives.
     GuestTemplate.WINDOWS: Frame(disks=4, buses="SATA", hot_plug=False, needs=_WITH_TPM),
     GuestTemplate.WINDOWS_VIRTIO: Frame(buses="virtio", needs=_WITH_TPM),
+    # Whatever drives it has are its own.
+    GuestTemplate.AS_FOUND: Frame(drives=0, buses="virtio"),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from pileus.cloud.floatingips.model import FloatingIp
 from pileus.cloud.nat.model import PortForwarding, SnatRule
-from pileus.cloud.networks.model import Network, Port, Router, Subnet
+from pileus.cloud.networks.model import Network, NetworkKind, Port, Router, Subnet
 from pileus.cloud.networks.uplinks import Leg, legs
 from pileus.cloud.peerings.model import Peering
 from pileus.cloud.securitygroups.model import SecurityGroup, SecurityRule
@@ -91,6 +91,8 @@ class View:
 
     def knows(self, record: Record) -> TypeGuard[NetworkRecord]:
         """Whether the network is made of records like this."""
+        if isinstance(record, Network) and record.kind is NetworkKind.UNMANAGED:
+            return False  # nor is anything made of its ports, without it
         return type(record) in _KINDS
 
     def put(self, record: NetworkRecord) -> None:

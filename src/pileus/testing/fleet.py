@@ -25,6 +25,7 @@ from pileus.agent.network.simulated import SimulatedNetwork
 from pileus.agent.packing import Send
 from pileus.agent.records import AgentRecords, VolumeRecord
 from pileus.agent.service import AgentService
+from pileus.agent.storage.found import SimulatedFoundDisks
 from pileus.agent.storage.simulated import SimulatedBackings, SimulatedStorage
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Unavailable
@@ -60,6 +61,7 @@ class SimulatedAgent:
         self.faults = Faults()
         self.hypervisor = SimulatedHypervisor(self.faults)
         self.network = SimulatedNetwork(self.faults)
+        self.found_disks = SimulatedFoundDisks()
         self.storage = SimulatedStorage(self.faults, total_bytes=machine.disk_mib * 1024 * 1024, fetches=False)
         self.send: Send = _nowhere
         """How what it sends gets to its controller."""
@@ -119,6 +121,7 @@ class SimulatedAgent:
             fetch=_no_images,
             send=self.send,
             backings=self.backings,
+            found_disks=self.found_disks,
         )
         return Agent(engines, self.records, self._clock, self._pace)
 

@@ -133,6 +133,7 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (TOKEN_SECRETS, "token_id", TOKENS),
     (HOSTS, "pool_id", POOLS),
     (SHADOWS, "host_id", HOSTS),
+    (SHADOWS, "instance_id", INSTANCES),
     (INVITATIONS, "pool_id", POOLS),
     (POOLS, "default_network_id", NETWORKS),
     (STORAGE_POOLS, "pool_ids", POOLS),

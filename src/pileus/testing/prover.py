@@ -26,10 +26,12 @@ from pileus.agent.hypervisor.port import GuestState
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.backups.model import SETTLED as BACKUP_SETTLED
+from pileus.agent.records import Removed
+from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES, ImageState
 from pileus.cloud.instances.model import INSTANCES, PASSWORD_CHANGES, SETTLED, InstanceState
-from pileus.cloud.instances.specs import guest_spec
+from pileus.cloud.instances.specs import guest_spec, plugged_ports_of
 from pileus.cloud.networks.model import PORTS, PortState
 from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
 from pileus.cloud.projects.model import PROJECTS
@@ -41,7 +43,7 @@ from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.compose import Settings
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, PileusError
-from pileus.kernel.ids import PortId, ProjectId, VolumeId
+from pileus.kernel.ids import ProjectId, VolumeId
 from pileus.kernel.units import GIB
 from pileus.link.records import VolumeObserved
 from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
@@ -214,7 +216,7 @@ def _refuse(fleet: SimulatedFleet, call: int) -> None:
 
 def _looks_only(call: str) -> bool:
     """Whether a driver's call changes nothing: agents look whenever they like, so that looks are no moments."""
-    return call.rpartition(".")[2] in ("facts", "files", "list", "media", "source", "use", "console")
+    return call.rpartition(".")[2] in ("facts", "files", "foreign", "list", "media", "source", "use", "console")
 
 
 async def _settled(cloud: SimulatedCloud) -> None:
@@ -252,6 +254,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
         for each in state[VOLUMES]
         if each.slot is not None and (each.instance_id or "") not in state[INSTANCES]
     ]
+    found += [f"guest {each.name} is on its way" for each in state[SHADOWS] if each.instance_id is not None]
     found += [f"image {each.id} is {each.state}" for each in state[IMAGES].by("state", ImageState.IMPORTING)]
     active = set(state[IMAGES].ids_by("state", ImageState.ACTIVE))
     # What an upload has brought waits in `.part` for its end; all else that is no image is left over.
@@ -264,11 +267,13 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
         guests = await host.hypervisor.list()
         wanted = {id for id, each in instances.items() if each.state is not InstanceState.DELETED}
         found += _differ(f"guests of {host.name}", set(guests), wanted)
+        left = {id for id, each in host.records.volumes.items() if isinstance(each, Removed) and each.left}
+        made = [each for each in state[VOLUMES].by("host", host.id) if each.found is None]
         volumes: dict[VolumeId, VolumeObserved] = {}
         for name, storage in _pools(cloud, host).items():
             there = await storage.list()
-            in_pool = {each.id for each in state[VOLUMES].by("host", host.id) if each.storage_pool == name}
-            found += _differ(f"volumes of {host.name} in {name}", set(there), in_pool)
+            in_pool = {each.id for each in made if each.storage_pool == name}
+            found += _differ(f"volumes of {host.name} in {name}", there.keys() - left, in_pool)
             volumes |= there
         found += [
             f"volume {each.id} has {volumes[VolumeId(each.id)].size_bytes} bytes instead of {each.size_gib} GiB"
@@ -276,16 +281,20 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
             if each.id in volumes and volumes[VolumeId(each.id)].size_bytes < each.size_gib * GIB
         ]
         found += _differ(
-            f"ports of {host.name}", set(await host.network.list()), set(state[PORTS].ids_by("host_id", host.id))
+            f"ports of {host.name}",
+            set(await host.network.list()),
+            {port.id for each in instances.values() for port in plugged_ports_of(state, each) if port.host_id},
         )
+        shadowed = {each.uuid for each in state[SHADOWS].by("host_id", host.id)}
+        found += [f"{host.name} has lost the guest {id} of others" for id in shadowed - host.hypervisor.others.keys()]
         found += await _layers_differ(cloud, host)
         found += _differ(f"images packed on {host.name}", set(host.storage.packing.files), set())
         found += await _backups_differ(cloud, host)
         for id, guest in guests.items():
             if id in instances and _AS_FOUND[guest.state] is not instances[id].state:
                 found.append(f"instance {id} is {instances[id].state}, its guest {guest.state}")
-            wanted = {each.id: each.size_gib * GIB for each in state[VOLUMES].by("instance", id)}
             defined = host.hypervisor.guests[id]
+            wanted = {each.volume: each.size_bytes for each in defined.spec.disks}
             if id in instances:
                 # A change that was taken back before the host heard of it counts in the record only.
                 now = structs.replace(defined.spec, generation=instances[id].generation)
@@ -295,7 +304,7 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
                 found.append(f"guest {id} has {defined.size} vCPUs and MiB instead of {size}")
             if guest.state is not GuestState.SHUT_DOWN and defined.plugged != wanted:
                 found.append(f"guest {id} sees the disks {defined.plugged} instead of {wanted}")
-            ports = frozenset(map(PortId, state[PORTS].ids_by("instance_id", id)))
+            ports = frozenset(nic.port for nic in defined.spec.nics)
             if guest.state is not GuestState.SHUT_DOWN and defined.connected != ports:
                 found.append(f"guest {id} has the ports {defined.connected} instead of {ports}")
     return found
@@ -317,10 +326,12 @@ async def _layers_differ(cloud: SimulatedCloud, host: SimulatedAgent) -> list[st
         found += _differ(f"snapshots of volume {id}", set(each.frozen), wanted)
         if each.unconfirmed or each.to_merge() is not None:
             found.append(f"volume {id} has layers that nobody needs: {each}")
+    in_no_pool = {each.id for each in state[VOLUMES].by("host", host.id) if each.found is not None}
     for guest in host.hypervisor.guests.values():
         if guest.state is not GuestState.SHUT_DOWN:
-            active = {id: (await places[id].source(id)).path for id in guest.written if id in layers}
-            found += _differ(f"files of guest {guest.spec.id}", set(guest.written.items()), set(active.items()))
+            written = {id: path for id, path in guest.written.items() if id not in in_no_pool}
+            active = {id: (await places[id].source(id)).path for id in written if id in layers}
+            found += _differ(f"files of guest {guest.spec.id}", set(written.items()), set(active.items()))
     if host.hypervisor.layers.frozen:
         found.append(f"guests are held still: {host.hypervisor.layers.frozen}")
     return found

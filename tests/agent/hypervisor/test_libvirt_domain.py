@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from pileus.agent.hypervisor.libvirt.asfound import marks_of
 from pileus.agent.hypervisor.libvirt.disks import disks_of
 from pileus.agent.hypervisor.libvirt.domain import (
     METADATA_NAMESPACE,
@@ -16,7 +17,6 @@ from pileus.agent.hypervisor.libvirt.domain import (
     console_socket,
     domain_name,
     domain_xml,
-    generation_of,
 )
 from pileus.agent.hypervisor.libvirt.screen import way_in_xml
 from pileus.agent.network.port import Plug
@@ -127,7 +127,7 @@ def test_a_name_that_xml_can_say_is_kept() -> None:
 def test_the_generation_is_read_back_from_the_mark() -> None:
     mark = tree(xml()).find(f"metadata/{{{METADATA_NAMESPACE}}}instance")
     assert mark is not None
-    assert generation_of(ET.tostring(mark, encoding="unicode")) == 7
+    assert marks_of(ET.tostring(mark, encoding="unicode")).generation == 7
 
 
 def test_cloud_init_is_told_where_its_metadata_comes_from() -> None:

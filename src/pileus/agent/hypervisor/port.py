@@ -14,7 +14,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.foreign import ForeignGuest
-from pileus.link.records import GuestSpec
+from pileus.link.records import GuestSpec, Leaving
 
 NOTHING_IN: Mapping[int, DiskSource] = MappingProxyType({})
 """Empty drives."""
@@ -128,6 +128,9 @@ class Hypervisor(Protocol):
 
         `media` are what is in its drives, by their numbers. Its config drive it can only read; it takes the place of
         no disk, drive or other device.
+
+        A guest of the template `as-found` is there already, made by others: from now on it is ours, and keeps its
+        devices and its name. Raises NotFound if there is no such guest.
         """
         ...
 
@@ -212,6 +215,14 @@ class Hypervisor(Protocol):
 
     async def undefine(self, id: InstanceId) -> None:
         """Stop the guest and forget it; its disks are left alone."""
+        ...
+
+    async def leave(self, id: InstanceId, leaving: Leaving) -> None:
+        """Have the guest go on, running or not, as one of others: nothing of it is ours any more, and its disks stay.
+
+        One that was taken over is what it was found as. One that we made can be started without us. Nothing is done to
+        one that is not ours, or that is not there.
+        """
         ...
 
     async def list(self) -> dict[InstanceId, GuestFound]:

@@ -14,9 +14,9 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.foreign import ForeignGuest
-from pileus.link.records import GuestLimits, GuestSpec
-from pileus.link.templates import TPM, UEFI, check_hot_plug
+from pileus.link.foreign import ForeignDisk, ForeignGuest, ForeignNic
+from pileus.link.records import GuestLimits, GuestSpec, Leaving
+from pileus.link.templates import TPM, UEFI, GuestTemplate, check_hot_plug
 
 UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
 
@@ -48,6 +48,8 @@ class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
     """What it may take while it runs."""
     connected: frozenset[PortId] = frozenset()
     """The network interfaces that it has while it runs."""
+    other: ForeignGuest | None = None
+    """What it was before it was taken over."""
 
 
 class SimulatedHypervisor:
@@ -88,6 +90,8 @@ class SimulatedHypervisor:
         config_drive: DiskSource | None = None,
     ) -> None:
         await self.before("define")
+        if guest.template == GuestTemplate.AS_FOUND and guest.id not in self.guests:
+            self._take_over(guest)
         defined = DefinedGuest(
             spec=guest, disks=dict(disks), plugs=dict(plugs), media=dict(media), config_drive=config_drive
         )
@@ -105,6 +109,7 @@ class SimulatedHypervisor:
                 reads=known.reads,
                 limits=known.limits,
                 connected=known.connected,
+                other=known.other,
             )
         self.guests[guest.id] = defined
         self.faults.after("hypervisor.define")
@@ -237,6 +242,22 @@ class SimulatedHypervisor:
             self._tell(id)
         self.faults.after("hypervisor.undefine")
 
+    async def leave(self, id: InstanceId, leaving: Leaving) -> None:
+        await self.before("leave")
+        if (guest := self.guests.pop(id, None)) is not None:
+            self.others[id] = _left(guest, leaving)
+        self.faults.after("hypervisor.leave")
+
+    def _take_over(self, guest: GuestSpec) -> None:
+        other = self.others.pop(guest.id, None)
+        if other is None:
+            raise NotFound(f"the hypervisor has no guest {guest.id}")
+        has = DefinedGuest(spec=guest, disks={}, plugs={}, other=other)
+        if other.running:
+            size, disks = (guest.vcpus, guest.memory_mib), plugged(guest)
+            has = structs.replace(has, state=GuestState.RUNNING, size=size, most=_most(guest), plugged=disks, starts=1)
+        self.guests[guest.id] = has
+
     async def foreign(self) -> Sequence[ForeignGuest]:
         await self.before("foreign")
         return tuple(self.others.values())
@@ -327,6 +348,28 @@ class SimulatedHypervisor:
 
 def _most(guest: GuestSpec) -> tuple[int, int]:
     return max(guest.vcpus, guest.max_vcpus), max(guest.memory_mib, guest.max_memory_mib)
+
+
+def _left(guest: DefinedGuest, leaving: Leaving) -> ForeignGuest:
+    """What somebody else sees of a guest that goes on without us."""
+    running = guest.state in UP
+    if guest.other is not None:
+        return structs.replace(guest.other, running=running)
+    disks = tuple(
+        ForeignDisk(target=f"vd{chr(ord('a') + disk.slot)}", path=source.path, format=source.format)
+        for disk in guest.spec.disks
+        if (source := guest.disks.get(disk.volume)) is not None
+    )
+    kind = "bridge" if leaving.bridge else "ethernet"
+    return ForeignGuest(
+        id=guest.spec.id,
+        name=guest.spec.name,
+        running=running,
+        vcpus=guest.spec.vcpus,
+        memory_mib=guest.spec.memory_mib,
+        disks=disks,
+        nics=tuple(ForeignNic(mac=nic.mac, kind=kind, source=leaving.bridge) for nic in guest.spec.nics),
+    )
 
 
 def written(guest: DefinedGuest) -> dict[VolumeId, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from pileus.kernel.ids import HostId
+from pileus.kernel.ids import HostId, InstanceId
 from pileus.link.foreign import ForeignDisk, ForeignGuest, ForeignNic
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -28,6 +28,12 @@ class Shadow(Record, frozen=True, kw_only=True):
     nics: tuple[ForeignNic, ...]
     obstacles: tuple[str, ...]
     """What stands in the way of taking it over, in sentences."""
+    untouched: tuple[str, ...] = ()
+    """What it has besides that stays as it is when it is taken over: we do not know how to change it."""
+    generation: int = 0
+    """Up to which its host takes a wish about it for late: it was ours before."""
+    instance_id: InstanceId | None = None
+    """What is being made of it, while it is taken over."""
     drift: tuple[str, ...] = ()
     """In what it is no longer as it was when it was looked at, in sentences."""
 

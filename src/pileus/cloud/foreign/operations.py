@@ -8,7 +8,7 @@ from pileus.cloud.foreign.model import SHADOWS, Shadow, looked_at, seen
 from pileus.cloud.hosts.model import HOSTS, Host
 from pileus.cloud.hosts.operations import hosts
 from pileus.cloud.world import Hosts
-from pileus.kernel.errors import NotFound
+from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import HostId
 from pileus.link.foreign import ForeignGuest, ForeignGuests
 from pileus.link.records import Message, Method
@@ -39,7 +39,7 @@ foreign_guests = Noun(
     SHADOWS,
     plural="foreign-guests",
     columns=("name", "host_id", "running", "vcpus", "memory_mib", "drift"),
-    about="Guests on our hosts that are not of Pileus: looked at, and left alone.",
+    about="Guests on our hosts that are not of Pileus: looked at, left alone, and taken over when that is wanted.",
     visible=lambda ask, _: ask.caller.is_platform,
     scope="",
 )
@@ -78,11 +78,18 @@ async def shadow(exchange: Exchange, wish: ShadowWish) -> Answer:
 def forget(ask: Ask, shadow: Shadow) -> Plan:
     """Keep an eye on a guest no longer. The guest itself is left alone."""
     del ask
+    must_not_be_on_its_way(shadow)
     return Plan(
         summary=f"forget the guest {shadow.name}, which stays as it is",
         changes=(remove(shadow),),
         undo="shadow it again",
     )
+
+
+def must_not_be_on_its_way(shadow: Shadow) -> None:
+    """Raises Conflict if the guest is being taken over."""
+    if shadow.instance_id is not None:
+        raise Conflict(f"guest {shadow.name} is being taken over as instance {shadow.instance_id}")
 
 
 async def _look(exchange: Exchange, host: HostId) -> ForeignGuests:

@@ -51,7 +51,8 @@ class FollowShadows:
     async def _look(self, host: HostId) -> None:
         found = await self._hosts.ask(host, Method.FOREIGN_GUESTS, Message(), ForeignGuests, timeout_s=LOOK_S)
         guests = {guest.id: guest for guest in found.guests}
-        shadows = self._state[SHADOWS].by("host_id", host)
+        # One that is being taken over is on its way from here to there.
+        shadows = [each for each in self._state[SHADOWS].by("host_id", host) if each.instance_id is None]
         changed = [now for shadow in shadows if (now := drifted(shadow, guests.get(shadow.uuid))) != shadow]
         for each in changed:
             if each.drift:

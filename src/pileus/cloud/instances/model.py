@@ -171,6 +171,11 @@ class Instance(Record, frozen=True, kw_only=True):
         """What its host has to have for it: a guest alone decides whether it gives back what it could have had."""
         return self.max_memory_mib or self.memory_mib
 
+    def must_be_ours(self, what: str) -> None:
+        """Raises Conflict if it was taken over as it was, and this is about devices that are not ours."""
+        if self.template is GuestTemplate.AS_FOUND:
+            raise Conflict(f"instance {self.name} was taken over as it was: {what}")
+
     def busy(self, doing: str) -> "Instance":
         """The same instance while a task changes something about it, or Conflict if it must not be changed now."""
         if self.state not in (InstanceState.RUNNING, InstanceState.STOPPED):

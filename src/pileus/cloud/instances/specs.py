@@ -6,7 +6,7 @@ import msgspec
 
 from pileus.cloud.images.model import IMAGES, Image
 from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState, Limits
-from pileus.cloud.networks.model import NETWORKS, PORTS, Port, PortState, in_slots
+from pileus.cloud.networks.model import NETWORKS, PORTS, NetworkKind, Port, PortState, in_slots
 from pileus.cloud.storagepools.model import named
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeLimits, VolumeState
 from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
@@ -41,6 +41,15 @@ def ports_of(state: State, instance: Instance) -> list[Port]:
     return in_slots(state[PORTS].by("instance_id", instance.id))
 
 
+def plugged_ports_of(state: State, instance: Instance) -> list[Port]:
+    """The ports that its host plugs for it: all but those that it was found with."""
+    return [each for each in ports_of(state, instance) if not _is_found(state, each)]
+
+
+def _is_found(state: State, port: Port) -> bool:
+    return state[NETWORKS].get(port.network_id).kind is NetworkKind.UNMANAGED
+
+
 def guest_spec(
     state: State,
     instance: Instance,
@@ -69,12 +78,14 @@ def guest_spec(
                 pool=volume.storage_pool,
                 serial=serial_of(VolumeId(volume.id)),
                 slot=volume.slot or BOOT_SLOT,
-                size_bytes=volume.size_gib * GIB,
+                size_bytes=0 if volume.found else volume.size_gib * GIB,
                 limits=_disk_limits(state, volume),
+                target=volume.found.target if volume.found else "",
             )
             for volume in volumes
         ),
-        nics=tuple(_nic(state, port) for port in ports),
+        nics=tuple(_nic(state, port) for port in ports if not _is_found(state, port)),
+        found_macs=tuple(port.mac for port in ports if _is_found(state, port)),
         first_boot=FirstBoot(
             hostname=told.hostname if told else "",
             public_keys=told.public_keys if told else (),
@@ -150,6 +161,7 @@ def volume_spec(state: State, volume: Volume, image_url: Callable[[ImageId], str
         size_bytes=volume.size_gib * GIB,
         pool=volume.storage_pool,
         image=None if image is None else image_source(image, image_url(ImageId(image.id))),
+        found=volume.found,
     )
 
 

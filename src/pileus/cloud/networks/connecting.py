@@ -37,7 +37,7 @@ def network_for(ask: Ask, id: str, field: str, project: ProjectId) -> Network:
     """The network that a wish's `field` names, for a port of this project.
 
     Raises:
-        Conflict: it is external, and not for ports of guests.
+        Conflict: it is external, and not for ports of guests, or not made by us.
         NotFound: it does not exist, or is not for this project.
     """
     network = ask.state[NETWORKS].find(id)
@@ -48,6 +48,7 @@ def network_for(ask: Ask, id: str, field: str, project: ProjectId) -> Network:
             f"network {network.name} is external, and not for guests' own interfaces: use a floating IP",
             fields={field: "external"},
         )
+    network.must_be_ours(field)
     return network
 
 

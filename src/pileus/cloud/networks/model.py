@@ -24,6 +24,8 @@ class NetworkKind(StrEnum):
     """A network outside the cloud, reached through a bridge of the hosts; floating IPs come from it."""
     FLAT = "flat"
     """A physical LAN, or a VLAN of one, reached through a bridge of the hosts; instances are on it as machines are."""
+    UNMANAGED = "unmanaged"
+    """Whatever the interfaces of guests were on that were taken over: we know of it, and touch nothing of it."""
 
 
 PHYSICAL = frozenset({NetworkKind.EXTERNAL, NetworkKind.FLAT})
@@ -60,6 +62,14 @@ class Network(Record, frozen=True, kw_only=True):
         """Where it is, in words: `physical network lan, VLAN 20`."""
         vlan = "" if self.vlan is None else f", VLAN {self.vlan}"
         return f"physical network {self.physical_network}{vlan}"
+
+    def must_be_ours(self, field: str = "network_id") -> None:
+        """Raises Conflict if it only stands for what guests were on that were taken over."""
+        if self.kind is NetworkKind.UNMANAGED:
+            raise Conflict(
+                f"network {self.name} is not made by Pileus: only what was found on it is there",
+                fields={field: "unmanaged"},
+            )
 
 
 class AddressRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from pileus.cloud.backups.model import must_not_be_backed_up
+from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.volumes.model import Volume
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, ImageId, InstanceId, ProjectId, ScheduleId, VolumeId
@@ -85,6 +86,13 @@ SNAPSHOTS = Kind(
     many={"volume": lambda snapshot: snapshot.volume_ids},
     counts=lambda _: {"snapshots": 1},
 )
+
+
+def must_take_layers(state: State, volume: Volume, what: str) -> None:
+    """Raises Conflict if a volume's disk, or the guest that has it, was found as it is: nothing is laid over it."""
+    volume.must_be_ours(what)
+    if (user := state[INSTANCES].find(volume.instance_id or "")) is not None:
+        user.must_be_ours(f"a disk of it cannot be {what} while it has it")
 
 
 def must_have_none(state: State, volume: Volume, doing: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
 from pileus.cloud.instances.placement import Placer, check_real_room
 from pileus.cloud.instances.specs import volumes_of
-from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
+from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState, must_take_layers
 from pileus.cloud.snapshots.workflows import (
     OfSnapshot,
     RevertSnapshot,
@@ -72,6 +72,8 @@ def create(ask: Ask, wish: SnapshotCreate) -> Plan:
 def take(ask: Ask, wish: SnapshotCreate, *, schedule_id: ScheduleId | None = None) -> Plan:
     """The plan of a snapshot that a person asks for, or a schedule."""
     instance, volumes = _subject(ask, wish)
+    for volume in volumes:
+        must_take_layers(ask.state, volume, "kept as a snapshot")
     name = instance.name if instance else volumes[0].name
     if wish.memory and instance is not None and instance.state is not InstanceState.RUNNING:
         raise Conflict(

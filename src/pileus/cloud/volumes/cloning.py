@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pileus.cloud.instances.placement import Placer, room_for_volume
-from pileus.cloud.snapshots.model import SNAPSHOTS, SnapshotState
+from pileus.cloud.snapshots.model import SNAPSHOTS, SnapshotState, must_take_layers
 from pileus.cloud.snapshots.workflows import CloneVolume, clone_volume, held
 from pileus.cloud.volumes.model import Volume, VolumeState
 from pileus.cloud.volumes.operations import SizeGib, volumes
@@ -34,6 +34,7 @@ class VolumeClone(Wire):
 @volumes.post("/{id}/clone", starts=clone_volume)
 def clone(ask: Ask, volume: Volume, wish: VolumeClone) -> Plan:
     """Make a copy of a volume, as it is or as it was at a snapshot, on the same host. It may be in use meanwhile."""
+    must_take_layers(ask.state, volume, "cloned")
     if volume.host_id is None:
         raise Conflict(f"volume {volume.name} was never attached: there is nothing in it to copy")
     if wish.size_gib is not None and wish.size_gib < volume.size_gib:

@@ -8,6 +8,7 @@ import msgspec
 
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, ImageId, InstanceId, ProjectId
+from pileus.link.records import FoundDisk
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 
@@ -80,6 +81,8 @@ class Volume(Record, frozen=True, kw_only=True):
     """Whether its data is overwritten when its disk is removed."""
     limits: VolumeLimits | None = None
     """None for one that nobody has ever limited."""
+    found: FoundDisk | None = None
+    """Where on its host it is, if it is in no pool: it was the disk of a guest that was taken over."""
     generation: int = 1
     """Of what the host was told; every change of it adds one."""
 
@@ -91,7 +94,17 @@ class Volume(Record, frozen=True, kw_only=True):
 
     def released(self) -> "Volume":
         """The same volume without an instance, its data kept."""
-        return msgspec.structs.replace(self.to(VolumeState.AVAILABLE), instance_id=None, slot=None)
+        there = self.to(VolumeState.AVAILABLE)
+        found = None if self.found is None else msgspec.structs.replace(self.found, target="")
+        return msgspec.structs.replace(there, instance_id=None, slot=None, found=found)
+
+    def must_be_ours(self, what: str) -> None:
+        """Raises Conflict if its disk is one that was found, with which this cannot be done."""
+        if self.found is not None:
+            raise Conflict(
+                f"volume {self.name} is the file {self.found.path}, as it was found: it cannot be {what}; copy what is"
+                " in it to a volume of a pool for that"
+            )
 
 
 def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
@@ -100,8 +113,8 @@ def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_secure_delete(volume: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 knows volumes whose data is overwritten when they go, classes of storage pools, limits."""
-    return {**volume, "secure_delete": False, "storage_class": "", "limits": None}
+    """Version 3 knows volumes that are overwritten when they go, classes of storage pools, limits, disks that were found."""
+    return {**volume, "secure_delete": False, "storage_class": "", "limits": None, "found": None}
 
 
 VOLUMES = Kind(

@@ -167,6 +167,7 @@ def detach(ask: Ask, volume: Volume) -> Plan:
 @volumes.post("/{id}/grow", starts=grow_volume)
 def grow(ask: Ask, volume: Volume, wish: VolumeGrow) -> Plan:
     """Make a volume larger; a running guest sees it at once. What is in it stays as it is."""
+    volume.must_be_ours("enlarged")
     if wish.size_gib <= volume.size_gib:
         raise Conflict(
             f"volume {volume.name} has {volume.size_gib} GiB, and can only become larger",

@@ -13,6 +13,7 @@ from pileus.kernel.ids import VolumeId
 from pileus.link.records import GuestDisk, GuestLimits, GuestSpec
 
 _NONE = VolumeId("")
+_LAST_LETTER = 25
 
 
 def disk_xml(guest: GuestSpec, disk: GuestDisk, source: DiskSource, *, direct: bool, iothread: bool) -> str:
@@ -63,14 +64,15 @@ def disk_element(
         raise Invalid(f"a guest has no slot {disk.slot} for disks", fields={"slot": f"0 to {slots - 1}"})
     is_virtio = hardware.disk_bus == "virtio"
     element = _drive(source, direct=direct, iothread=iothread and is_virtio)
-    add(element, "target", dev=_letter(hardware.disk_prefix, disk.slot), bus=hardware.disk_bus)
+    letter = _LAST_LETTER - disk.slot if hardware.last_letters else disk.slot
+    add(element, "target", dev=_letter(hardware.disk_prefix, letter), bus=hardware.disk_bus)
     # virtio and IDE have room for 20 characters; /dev/disk/by-id/virtio-<serial> in the guest.
     add(element, "serial", text=disk.serial or disk.volume[:20])
     if boot is not None:
         add(element, "boot", order=str(boot))
     add_disk_limit(element, disk, limits)
     add(element, "alias", name=disk_alias(disk.volume))
-    if is_virtio:
+    if is_virtio and hardware.is_q35:
         put_on(element, FIRST_DISK_BUS + disk.slot)
     return element
 

@@ -131,11 +131,6 @@ def domain_xml(
     return ET.tostring(domain, encoding="unicode")
 
 
-def generation_of(metadata: str) -> int:
-    """The generation in a domain's element of our namespace."""
-    return int(ET.fromstring(metadata).attrib["generation"])  # noqa: S314 - libvirt gives back what we wrote
-
-
 def _boot_order(guest: GuestSpec, hardware: Hardware) -> dict[tuple[BootDevice, int], int]:
     """By kind of device and number the place in the order in which the firmware tries them, from 1."""
     drives = hardware.frame.drives

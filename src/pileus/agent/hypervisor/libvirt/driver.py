@@ -16,16 +16,15 @@ import msgspec
 
 from pileus.agent.hypervisor.libvirt import guestagent
 from pileus.agent.hypervisor.libvirt.appliance import LibvirtAppliance
+from pileus.agent.hypervisor.libvirt.adopting import Adopting
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
 from pileus.agent.hypervisor.libvirt.connection import Connection
 from pileus.agent.hypervisor.libvirt.consoles import LibvirtConsoles
 from pileus.agent.hypervisor.libvirt.domain import (
-    METADATA_NAMESPACE,
     Ground,
     console_socket,
     domain_name,
     domain_xml,
-    generation_of,
 )
 from pileus.agent.hypervisor.libvirt.firmware import traits
 from pileus.agent.hypervisor.libvirt.layered import LibvirtLayers
@@ -47,7 +46,8 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.foreign import ForeignGuest
-from pileus.link.records import GuestSpec
+from pileus.link.records import GuestSpec, Leaving
+from pileus.link.templates import GuestTemplate
 
 T = TypeVar("T")
 _LOOK_S = 10.0
@@ -96,6 +96,9 @@ class LibvirtHypervisor:
         self._turns: WeakValueDictionary[InstanceId, asyncio.Lock] = WeakValueDictionary()
         self._looking = asyncio.Lock()
         self._recalled: dict[InstanceId, Recalled] = {}
+        self._adopting = Adopting(library, ground)
+        self._adopted: set[InstanceId] = set()
+        """Guests whose name is not ours, so that their events are told apart from those of others."""
         kvm = ground.accelerator == "kvm"
         self._sizing = Sizing(library, self._do_to)
         self._plugging = Plugging(library, self._do_to, takes_direct_io=_takes_direct_io, iothread=kvm)
@@ -132,6 +135,9 @@ class LibvirtHypervisor:
     ) -> None:
         def define(libvirt: VirConnect) -> None:
             direct = frozenset(id for id, source in disks.items() if _takes_direct_io(source.path))
+            if guest.template == GuestTemplate.AS_FOUND:
+                self._adopting.take(libvirt, guest, disks, plugs, direct)
+                return
             xml = domain_xml(guest, disks, plugs, self._ground, direct=direct, media=media, config_drive=config_drive)
             for folder in (self._ground.sockets, self._ground.logs):
                 # Whoever reaches the socket of a console is at the guest's keyboard.
@@ -139,6 +145,8 @@ class LibvirtHypervisor:
             libvirt.defineXML(xml)
 
         await self._do("define the guest", guest.id, define)
+        if guest.template == GuestTemplate.AS_FOUND:
+            self._adopted.add(guest.id)
 
     async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
         await self._plugging.change_disks(guest, disks)
@@ -237,10 +245,22 @@ class LibvirtHypervisor:
             | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
         )
         try:
-            await self.stop(id)
-            await self._do_to("undefine the guest", id, lambda domain: domain.undefineFlags(everything))
+            if await self._connection.call(
+                "see whose guest it is",
+                lambda libvirt: self._is_ours(libvirt.lookupByUUIDString(id)),
+                timeout_s=_LOOK_S,
+            ):
+                await self.stop(id)
+                await self._do_to("undefine the guest", id, lambda domain: domain.undefineFlags(everything))
         except NotFound:
             pass  # as it ought to be; its files may still be there
+        self._adopted.discard(id)
+        self._recalled.pop(id, None)
+        await self.consoles.forget(id)
+
+    async def leave(self, id: InstanceId, leaving: Leaving) -> None:
+        await self._do("leave the guest", id, lambda libvirt: self._adopting.leave(libvirt, id, leaving))
+        self._adopted.discard(id)
         self._recalled.pop(id, None)
         await self.consoles.forget(id)
 
@@ -249,7 +269,7 @@ class LibvirtHypervisor:
         return {id: self._judged(id, seen) for id, seen in looked.items()}
 
     async def foreign(self) -> Sequence[ForeignGuest]:
-        others = Others(self._library, self._generation)
+        others = Others(self._library, self._is_ours)
         return await self._connection.call("look at other guests", others.look, timeout_s=_DEED_S)
 
     def changes(self) -> AsyncIterator[InstanceId]:
@@ -296,29 +316,23 @@ class LibvirtHypervisor:
         found: dict[InstanceId, _Seen] = {}
         for domain in libvirt.listAllDomains(0):
             id = InstanceId(domain.UUIDString())
-            if domain.name() != domain_name(id):
-                continue
             try:
+                if (marks := self._adopting.marks(domain)) is None:
+                    continue
                 state, reason = domain.state(0)
                 suspended = state == DomainState.SHUTOFF and bool(domain.hasManagedSaveImage())
                 vcpus = domain.info()[VCPUS] if domain.isActive() else 0
-                found[id] = _Seen(DomainState(state), reason, self._generation(domain), suspended, vcpus)
+                found[id] = _Seen(DomainState(state), reason, marks.generation, suspended, vcpus)
+                if marks.adopted:
+                    self._adopted.add(id)
             except self._library.libvirtError as error:
-                if error_code(error) in {self._library.VIR_ERR_NO_DOMAIN, self._library.VIR_ERR_NO_DOMAIN_METADATA}:
-                    continue  # gone since it was listed, or not ours
+                if error_code(error) == self._library.VIR_ERR_NO_DOMAIN:
+                    continue  # gone since it was listed
                 raise
         return found
 
-    def _generation(self, domain: VirDomain) -> int:
-        element = self._library.VIR_DOMAIN_METADATA_ELEMENT
-        try:
-            marks = domain.metadata(element, METADATA_NAMESPACE, self._library.VIR_DOMAIN_AFFECT_CONFIG)
-        except self._library.libvirtError as error:
-            if error_code(error) != self._library.VIR_ERR_OPERATION_INVALID:
-                raise
-            # Somebody undefined it while it runs: all that there is to know is in the process.
-            marks = domain.metadata(element, METADATA_NAMESPACE, 0)
-        return generation_of(marks)
+    def _is_ours(self, domain: VirDomain) -> bool:
+        return self._adopting.marks(domain) is not None
 
     def _judged(self, id: InstanceId, seen: _Seen) -> GuestFound:
         if seen.suspended:
@@ -330,7 +344,7 @@ class LibvirtHypervisor:
         return GuestFound(state=judged, generation=seen.generation, cause=cause, vcpus=seen.vcpus)
 
     def _heard(self, id: InstanceId, name: str, event: Lifecycle, detail: int) -> None:
-        if name != domain_name(id):
+        if name != domain_name(id) and id not in self._adopted:
             return
         if event is Lifecycle.UNDEFINED:
             self._recalled.pop(id, None)

@@ -11,6 +11,14 @@ _UNITS = {"b": 1, "bytes": 1, "k": 1 << 10, "kib": 1 << 10, "m": MIB, "mib": MIB
 _SOURCES = {"file": "file", "block": "dev", "dir": "dir", "network": "name", "volume": "volume"}
 _SWITCHES = {"bridge": "bridge", "network": "network"}
 _FOUND = frozenset({"file", "block"})
+_LEFT_ALONE = frozenset({"bridge", "network", "ethernet"})
+"""How an interface may be connected that we leave as it is."""
+_QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+_PLUGGED = frozenset({"disk", "filesystem", "hostdev", "interface", "rng", "tpm", "watchdog"})
+_BUILT_IN = frozenset({"audio", "controller", "emulator", "graphics", "hub", "input", "memballoon", "video"})
+_LINES = frozenset({"channel", "console", "parallel", "serial"})
+_TUNED = frozenset({"blkiotune", "cputune", "memoryBacking", "memtune", "numatune", "launchSecurity"})
+"""What somebody has set by hand and we never look at."""
 
 
 def foreign_guest(xml: str, *, running: bool, persistent: bool) -> ForeignGuest:
@@ -30,6 +38,7 @@ def foreign_guest(xml: str, *, running: bool, persistent: bool) -> ForeignGuest:
         disks=disks,
         nics=nics,
         obstacles=tuple(_obstacles(domain, disks, nics, persistent=persistent)),
+        untouched=tuple(_untouched(domain)),
     )
 
 
@@ -97,15 +106,31 @@ def _obstacles(
     for element, disk in zip(domain.iterfind("devices/disk"), disks, strict=True):
         yield from _disk_obstacles(element, disk)
     for nic in nics:
-        if nic.kind not in _SWITCHES:
+        if nic.kind not in _LEFT_ALONE:
             yield f"interface {nic.mac} is on no bridge, but of type {nic.kind}"
 
 
 def _disk_obstacles(element: ET.Element, disk: ForeignDisk) -> Iterator[str]:
     if disk.kind not in _FOUND:
         yield f"disk {disk.target} is neither a file nor a block device, but of type {disk.kind}"
+    elif disk.device == "disk" and not disk.path:
+        yield f"disk {disk.target} has no file"
+    if disk.device == "lun":
+        yield f"disk {disk.target} takes SCSI commands as they come"
     backing = element.find("backingStore")
     if backing is not None and backing.get("type") is not None:
         yield f"disk {disk.target} stands on another image, which others may use"
     if element.find("shareable") is not None:
         yield f"disk {disk.target} is shared with other guests"
+
+
+def _untouched(domain: ET.Element) -> Iterator[str]:
+    """What is not described by anything else, so that it is left as it is and people are told."""
+    if any(child.tag.startswith(_QEMU) for child in domain):
+        yield "arguments for QEMU itself"
+    for device in dict.fromkeys(each.tag for each in domain.iterfind("devices/*")):
+        if device not in _PLUGGED | _BUILT_IN | _LINES:
+            yield f"device {device}"
+    for child in domain:
+        if child.tag in _TUNED and len(child):
+            yield f"setting {child.tag}"

@@ -49,11 +49,17 @@ def nic_xml(guest: GuestSpec, nic: NicSpec, plug: Plug) -> str:
     return ET.tostring(element, encoding="unicode")
 
 
-def nics_of(definition: str) -> Mapping[str, str]:
-    """The aliases of a running domain's network cards, by its XML, by the tap devices that they are behind."""
+def nics_of(definition: str, guest: GuestSpec) -> Mapping[str, str]:
+    """The aliases of a running domain's network cards, by its XML, by the tap devices that they are behind.
+
+    Those that the guest was found with are left out.
+    """
+    found_macs = {mac.lower() for mac in guest.found_macs}
     found: dict[str, str] = {}
     for interface in ET.fromstring(definition).iterfind("devices/interface"):  # noqa: S314 - libvirt's own
-        alias, target = interface.find("alias"), interface.find("target")
+        alias, target, mac = interface.find("alias"), interface.find("target"), interface.find("mac")
+        if mac is not None and mac.get("address", "").lower() in found_macs:
+            continue
         if alias is not None and target is not None:
             found[target.get("dev", "")] = alias.get("name", "")
     return found

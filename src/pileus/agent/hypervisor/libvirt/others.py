@@ -5,44 +5,29 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
-from pileus.agent.hypervisor.libvirt.domain import APPLIANCE_PREFIX, domain_name
+from pileus.agent.hypervisor.libvirt.domain import APPLIANCE_PREFIX
 from pileus.agent.hypervisor.libvirt.foreign import foreign_guest
-from pileus.kernel.ids import InstanceId
 from pileus.link.foreign import ForeignDisk, ForeignGuest
 
 
 class Others:
     """The guests of others."""
 
-    def __init__(self, library: Library, generation: Callable[[VirDomain], int]) -> None:
-        """`generation` tells that of a domain of ours, and raises for any other."""
+    def __init__(self, library: Library, is_ours: Callable[[VirDomain], bool]) -> None:
         self._library = library
-        self._generation = generation
+        self._is_ours = is_ours
 
     def look(self, libvirt: VirConnect) -> Sequence[ForeignGuest]:
         """All of them as they are now; blocks."""
         found: list[ForeignGuest] = []
         for domain in libvirt.listAllDomains(0):
             try:
-                if not self._is_ours(domain):
+                if not (domain.name().startswith(APPLIANCE_PREFIX) or self._is_ours(domain)):
                     found.append(self._seen(domain))
             except self._library.libvirtError as error:
                 if error_code(error) != self._library.VIR_ERR_NO_DOMAIN:  # gone since it was listed
                     raise
         return found
-
-    def _is_ours(self, domain: VirDomain) -> bool:
-        if domain.name().startswith(APPLIANCE_PREFIX):
-            return True
-        if domain.name() != domain_name(InstanceId(domain.UUIDString())):
-            return False
-        try:
-            self._generation(domain)
-        except self._library.libvirtError as error:
-            if error_code(error) != self._library.VIR_ERR_NO_DOMAIN_METADATA:
-                raise
-            return False
-        return True
 
     def _seen(self, domain: VirDomain) -> ForeignGuest:
         running = bool(domain.isActive())

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from pileus.agent.hypervisor.libvirt import asfound
 from pileus.agent.hypervisor.libvirt.binding import Library, VirDomain
 from pileus.agent.hypervisor.libvirt.disks import disk_alias, disk_xml, disks_of, drive_xml, media_of
 from pileus.agent.hypervisor.libvirt.limits import cpu_parameters, disk_parameters
@@ -15,7 +16,7 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.records import GuestLimits, GuestSpec
-from pileus.link.templates import check_hot_plug
+from pileus.link.templates import GuestTemplate, check_hot_plug
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger()
@@ -46,8 +47,11 @@ class Plugging:
     async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
         """Plug in, unplug and enlarge disks; see the port."""
         wanted = {disk.volume for disk in guest.disks}
+        is_as_found = guest.template == GuestTemplate.AS_FOUND
 
         def unwanted(definition: str) -> set[str]:
+            if is_as_found:
+                return asfound.unwanted(definition, guest)
             return {disk_alias(volume) for volume in disks_of(definition) if volume not in wanted}
 
         await self._must_be_pluggable(guest, lambda definition: set(disks_of(definition)) != wanted)
@@ -57,12 +61,13 @@ class Plugging:
         def plug(domain: VirDomain) -> None:
             if not domain.isActive():
                 return
-            has = disks_of(domain.XMLDesc(0))
+            has = asfound.present(domain.XMLDesc(0), guest)
             for disk in guest.disks:
                 if disk.volume not in has:
                     source = disks[disk.volume]
                     direct = self._takes_direct_io(source.path)
-                    xml = disk_xml(guest, disk, source, direct=direct, iothread=self._iothread)
+                    iothread = self._iothread and not is_as_found
+                    xml = disk_xml(guest, disk, source, direct=direct, iothread=iothread)
                     domain.attachDeviceFlags(xml, library.VIR_DOMAIN_AFFECT_LIVE)
                 elif disk.size_bytes:
                     # What is larger already stays so: the guest may be using it.
@@ -107,7 +112,7 @@ class Plugging:
             if not domain.isActive():
                 return
             domain.setSchedulerParametersFlags(cpu_parameters(limits), live)
-            for volume, target in disks_of(domain.XMLDesc(0)).items():
+            for volume, target in asfound.present(domain.XMLDesc(0), guest).items():
                 domain.setBlockIoTune(target, disk_parameters(limits, own.get(volume)), live)
 
         await self._do_to("limit the guest", guest.id, change)
@@ -117,13 +122,13 @@ class Plugging:
         devices = {plug.device for plug in plugs.values()}
 
         def unwanted(definition: str) -> set[str]:
-            return {alias for device, alias in nics_of(definition).items() if device not in devices}
+            return {alias for device, alias in nics_of(definition, guest).items() if device not in devices}
 
-        await self._must_be_pluggable(guest, lambda definition: set(nics_of(definition)) != devices)
+        await self._must_be_pluggable(guest, lambda definition: set(nics_of(definition, guest)) != devices)
         await self._unplug(unwanted, guest.id, "network card")
 
         def plug(domain: VirDomain) -> None:
-            has = nics_of(domain.XMLDesc(0)) if domain.isActive() else devices
+            has = nics_of(domain.XMLDesc(0), guest) if domain.isActive() else devices
             for nic in guest.nics:
                 if plugs[nic.port].device not in has:
                     xml = nic_xml(guest, nic, plugs[nic.port])

@@ -20,6 +20,8 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     nic_model: str
     paravirtual: bool = True
     """Whether it has virtio's channel, balloon and source of randomness."""
+    last_letters: bool = False
+    """Whether disks are called by letters from the end: others have those at the beginning."""
     tablet: bool = False
     """Whether it has a mouse that says where it is, not whither it goes."""
     uefi: bool = False
@@ -82,6 +84,8 @@ _HARDWARE: Mapping[GuestTemplate, Hardware] = {
     GuestTemplate.WINDOWS_VIRTIO: msgspec.structs.replace(
         _windows(GuestTemplate.WINDOWS_VIRTIO), disk_bus="virtio", disk_prefix="vd", nic_model="virtio"
     ),
+    # What is plugged into it besides what it has; libvirt finds the places.
+    GuestTemplate.AS_FOUND: msgspec.structs.replace(_virtio(GuestTemplate.AS_FOUND), machine="", last_letters=True),
 }
 
 

@@ -19,7 +19,7 @@ from pileus.cloud.images.quota import room
 from pileus.cloud.images.workflows import BuildImage, build_image
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.instances.specs import root_volume
-from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
+from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState, must_take_layers
 from pileus.cloud.snapshots.workflows import held
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.diskimages.headers import DiskFormat
@@ -68,6 +68,7 @@ def build(ask: Ask, wish: ImageBuild) -> Plan:
     Its guest is asked to write everything before. What is in the image is what is on the disk, with host keys and all.
     """
     what, volume, snapshot = _source(ask, wish)
+    must_take_layers(ask.state, volume, "made an image of")
     if volume.host_id is None:
         raise Conflict(f"volume {volume.name} was never attached: there is nothing in it to make an image of")
     image = msgspec.structs.replace(

@@ -1,10 +1,25 @@
 """The noun, and who may do what with an image."""
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.images.sharing import is_shared_with
 from pileus.kernel.errors import Conflict, Forbidden, NotFound
+from pileus.link.templates import GuestTemplate
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask
+
+
+def _can_be_given(template: GuestTemplate) -> GuestTemplate:
+    if template is GuestTemplate.AS_FOUND:
+        raise ValueError("only guests that were taken over have it")
+    return template
+
+
+Template = Annotated[GuestTemplate, AfterValidator(_can_be_given)]
+"""The set of devices that somebody asks for."""
 
 
 def may_use(ask: Ask, image: Image) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 from pydantic import Field, StringConstraints
 
 from pileus.cloud.images.model import IMAGE_SHARES, Image, ImageState
-from pileus.cloud.images.operations.noun import images, must_own
+from pileus.cloud.images.operations.noun import Template, images, must_own
 from pileus.cloud.images.quota import MAX_IMAGE
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.volumes.model import VOLUMES, VolumeState
@@ -35,7 +35,7 @@ class ImageDescription(Wire):
     public: bool = False
     default_user: UserName = ""
     """Who to sign in as."""
-    template: GuestTemplate = GuestTemplate.LINUX
+    template: Template = GuestTemplate.LINUX
     """The set of devices that guests are given, unless they ask for another."""
     architecture: Architecture = ""
     """Such as x86_64, for people to know."""
@@ -58,7 +58,7 @@ class ImageChange(Wire):
     public: bool | None = None
     protected: bool | None = None
     default_user: UserName | None = None
-    template: GuestTemplate | None = None
+    template: Template | None = None
     architecture: Architecture | None = None
     min_disk_gib: MinDiskGib | None = None
     min_memory_mib: MinMemoryMib | None = None

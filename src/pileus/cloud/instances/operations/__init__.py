@@ -6,6 +6,7 @@ from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.operations import creation
 from pileus.cloud.instances.operations import change
 from pileus.cloud.instances.operations import deletion
+from pileus.cloud.instances.operations import leaving
 from pileus.cloud.instances.operations import power
 from pileus.cloud.instances.operations import recovery
 from pileus.cloud.instances.operations import batch
@@ -23,6 +24,7 @@ __all__ = [
     "creation",
     "deletion",
     "instances",
+    "leaving",
     "limits",
     "media",
     "password",

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pileus.cloud.flavors.model import FLAVORS, Flavor
 from pileus.cloud.flavors.operations import DiskGib, MaxVcpus, MemoryMib, Vcpus
-from pileus.cloud.images.operations.noun import usable_medium
+from pileus.cloud.images.operations.noun import Template, usable_medium
 from pileus.cloud.instances.model import FirstBootData, Instance
 from pileus.cloud.instances.operations.hardware import BootOrder, check_nics, loaded
 from pileus.cloud.instances.operations.noun import instances
@@ -41,7 +41,6 @@ from pileus.kernel.ids import (
     VolumeId,
 )
 from pileus.link.records import BOOT_ORDER, NIC_SLOTS, Restart, Watchdog
-from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
 from pileus.scheduler import Demand, Fleet, Placement
@@ -100,7 +99,7 @@ class InstanceCreate(Wire):
     server_group_id: Annotated[Id, ref("server-group")] | None = None
     restart: Restart = Restart.ON_FAILURE
     watchdog: Watchdog = Watchdog.RESET
-    template: GuestTemplate | None = None
+    template: Template | None = None
     """The set of devices that its guest is given; by default its image's."""
     boot_order: BootOrder = BOOT_ORDER
     description: Description = ""

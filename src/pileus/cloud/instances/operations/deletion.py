@@ -9,7 +9,12 @@ from pileus.cloud.instances.model import FIRST_BOOTS, Instance, InstanceState
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.placement import Placer, refitted
 from pileus.cloud.instances.specs import root_volume
-from pileus.cloud.instances.workflows import delete_instance, soft_delete_instance, undelete_instance
+from pileus.cloud.instances.workflows import (
+    delete_but_disks,
+    delete_instance,
+    soft_delete_instance,
+    undelete_instance,
+)
 from pileus.cloud.instances.workflows.deletion import Undelete
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.networks.model import PORTS
@@ -17,6 +22,7 @@ from pileus.cloud.snapshots.model import must_have_none
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId
+from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
 from pileus.state.state import Change, put
 from pileus.workflow.workflow import begin
@@ -32,11 +38,15 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 def delete(ask: Ask, instance: Instance) -> Plan:
     """Delete an instance. For a day it can be had back: its disk, its addresses and its first boot's data are kept.
 
+    Of one that was taken over as it was nothing is kept but its disks, which become volumes without an instance.
+
     Its floating IPs, its other volumes, and ports that were made or detached before are set free and kept. What it had
     in memory is lost.
     """
     if instance.state is InstanceState.DELETED:
         raise Conflict(f"instance {instance.name} is deleted already; purge it to be rid of its disk")
+    if instance.template is GuestTemplate.AS_FOUND:
+        return _but_disks(ask, instance)
     kept = ask.view(Retention).deleted
     if not kept:
         return purge(ask, instance)
@@ -87,6 +97,17 @@ def undelete(ask: Ask, instance: Instance) -> Plan:
         answers=changed,
         because=refitted(ask.view(Placer), instance, changed),
         undo="delete it again",
+    )
+
+
+def _but_disks(ask: Ask, instance: Instance) -> Plan:
+    changed = _on_its_way_out(ask, instance)
+    return Plan(
+        summary=f"delete instance {instance.name}, and keep its disks as volumes",
+        changes=[put(changed), *_without_floating_ips(ask, instance)],
+        begin=begin(delete_but_disks, OfInstance(InstanceId(instance.id))),
+        answers=changed,
+        undo="none: what it was defined as is gone; its disks are kept",
     )
 
 

@@ -34,6 +34,7 @@ class MediumEject(Wire):
 @instances.post("/{id}/insert", starts=change_media)
 def insert(ask: Ask, instance: Instance, wish: MediumInsert) -> Plan:
     """Put an ISO image into a drive of an instance, running or stopped."""
+    instance.must_be_ours("its drives are as they were found")
     image = usable_medium(ask, wish.image_id)
     drive = _empty_drive(instance) if wish.drive is None else wish.drive
     if drive >= instance.frame.drives:

@@ -29,6 +29,7 @@ class InstanceRebuild(Wire):
 @instances.post("/{id}/rebuild", starts=rebuild_instance)
 def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
     """Give an instance a new disk made from an image. Name, addresses and size stay; what was on the disk is lost."""
+    instance.must_be_ours("its disk is not one of ours, and is not replaced")
     image_id = wish.image_id or instance.image_id
     if image_id is None:
         raise Invalid("some fields are wrong", fields={"image_id": "it was made from none: name one"})

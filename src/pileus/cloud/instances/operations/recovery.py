@@ -36,6 +36,8 @@ def set_recovery(ask: Ask, instance: Instance, wish: InstanceRecovery) -> Plan:
 
     The restart policy counts at once. A watchdog is a device: a guest that runs has it from its next start on.
     """
+    if wish.watchdog is not None:
+        instance.must_be_ours("it has the watchdog that it was found with, or none")
     changed = msgspec.structs.replace(
         instance.busy("what recovers it is changed"),
         restart=wish.restart or instance.restart,

@@ -50,6 +50,7 @@ def resize(ask: Ask, instance: Instance, wish: InstanceResize) -> Plan:
     A stopped one can have any: vCPUs, memory, more disk. A running one can have other vCPUs and memory, up to the most
     that it was declared to have; less only if its guest lets go of it.
     """
+    instance.must_be_ours("it keeps the size that it was found with")
     flavor = ask.see(FLAVORS, wish.flavor_id, "flavor_id") if wish.flavor_id else None
     if instance.state is InstanceState.RUNNING:
         return _resize_running(ask, instance, wish, flavor)

@@ -4,6 +4,7 @@ from typing import Any
 
 from pileus.cloud.instances.workflows.creation import create_instance, create_instance_from_snapshot
 from pileus.cloud.instances.workflows.deletion import delete_instance, soft_delete_instance, undelete_instance
+from pileus.cloud.instances.workflows.leaving import delete_but_disks, leave_instance
 from pileus.cloud.instances.workflows.limits import set_limits
 from pileus.cloud.instances.workflows.media import change_media
 from pileus.cloud.instances.workflows.password import set_password
@@ -44,4 +45,6 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
     undelete_instance,
     delete_instance,
     batch_instances,
+    delete_but_disks,
+    leave_instance,
 )

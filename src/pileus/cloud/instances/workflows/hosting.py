@@ -16,6 +16,7 @@ from pileus.link.records import (
     GuestObserved,
     GuestRemoval,
     GuestSpec,
+    Leaving,
     MediumSpec,
     Method,
     VolumeBackup,
@@ -59,9 +60,9 @@ async def ensure_spec(world: World, instance: Instance, spec: GuestSpec, *, time
     await world.hosts.ask(instance.host_id, Method.GUEST_ENSURE, spec, GuestObserved, timeout_s=timeout_s)
 
 
-async def remove_guest(world: World, instance: Instance) -> None:
-    """Have the guest no more; its disks stay."""
-    removal = GuestRemoval(id=InstanceId(instance.id), generation=instance.generation)
+async def remove_guest(world: World, instance: Instance, leaving: Leaving | None = None) -> None:
+    """Have the guest no more, or have it go on without us; its disks stay."""
+    removal = GuestRemoval(id=InstanceId(instance.id), generation=instance.generation, leaving=leaving)
     await world.hosts.ask(instance.host_id, Method.GUEST_REMOVE, removal, Nothing, timeout_s=GUEST_S)
 
 
@@ -104,6 +105,13 @@ async def remove_disk(world: World, volume: Volume) -> None:
     )
     timeout_s = GUEST_S + (WIPE_S_PER_GIB * volume.size_gib if volume.secure_delete else 0)
     await world.hosts.ask(volume.host_id, Method.VOLUME_REMOVE, removal, Nothing, timeout_s=timeout_s)
+
+
+async def leave_disk(world: World, volume: Volume) -> None:
+    """Have the volume be nobody's of ours; its data stays where it is."""
+    assert volume.host_id is not None
+    removal = VolumeRemoval(id=VolumeId(volume.id), generation=volume.generation, pool=volume.storage_pool, left=True)
+    await world.hosts.ask(volume.host_id, Method.VOLUME_REMOVE, removal, Nothing, timeout_s=GUEST_S)
 
 
 async def remove_boot_disk(world: World, id: InstanceId) -> None:

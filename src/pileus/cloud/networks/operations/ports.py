@@ -154,6 +154,7 @@ def attach(ask: Ask, port: Port, wish: PortAttach) -> Plan:
 @ports.post("/{id}/detach", starts=detach_port)
 def detach(ask: Ask, port: Port) -> Plan:
     """Detach a port from its instance, and keep it with its addresses."""
+    ask.state[NETWORKS].get(port.network_id).must_be_ours("id")
     instance, port = _attached(ask, port)
     check_plugging(instance, "detaching a port")
     changed = port.to(PortState.DETACHING)
@@ -170,6 +171,7 @@ def detach(ask: Ask, port: Port) -> Plan:
 @ports.post("/{id}/move", starts=move_port)
 def move(ask: Ask, port: Port, wish: PortAttach) -> Plan:
     """Move a port from its instance to another, with its addresses: it is there in the end, or where it was."""
+    ask.state[NETWORKS].get(port.network_id).must_be_ours("id")
     source, port = _attached(ask, port)
     target = ask.see(INSTANCES, wish.instance_id, "instance_id", of=port.project_id)
     if target.id == source.id:

@@ -86,6 +86,7 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
     """Create a subnet."""
     network = ask.see(NETWORKS, wish.network_id, "network_id")
     must_administer(ask, network)
+    network.must_be_ours()
     if wish.prefix_network_id is not None and network.kind is not NetworkKind.VPC:
         inside = "prefixes are delegated to networks inside the cloud"
         raise Conflict(inside, fields={"prefix_network_id": f"network {network.name} is {network.kind}"})
