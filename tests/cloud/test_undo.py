@@ -5,6 +5,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from pileus.cloud.networks.model import NETWORKS
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.people import People
@@ -244,3 +245,37 @@ async def test_two_who_undo_the_same_undo_it_once(cloud: SimulatedCloud, key: st
         await cloud.client.post("/v1/events/undo", json={"sequence": created}, headers=headers) for _ in range(2)
     ]
     assert [each.status_code for each in answers] == ([200, 200] if key else [200, 409])
+
+
+async def test_a_request_is_undone_by_its_own_id(cloud: SimulatedCloud) -> None:
+    network = (await items(cloud.client, "networks"))[0]
+    answer = await cloud.client.patch(f"/v1/networks/{network['id']}", json={"name": "other"})
+    done = await cloud.client.post("/v1/events/undo", json={"id": answer.headers["pileus-request"]})
+    assert done.status_code == 200, done.text
+    assert (await shown(cloud.client, f"networks/{network['id']}"))["name"] == network["name"]
+
+
+async def test_a_task_is_not_undone_and_it_is_told_why_of_each_record(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    task = next(each for each in await items(cloud.client, "tasks") if each["workflow"] == "instance.create")
+    answer = await cloud.client.post("/v1/events/undo", json={"id": task["id"]})
+    assert f"pileus task show {task['id']}" in reasons(answer)
+    assert answer.json()["because"][f"instance {instance['id']}"] == "was made on a host"
+
+
+async def test_what_is_in_the_way_is_told_of_each_record(cloud: SimulatedCloud) -> None:
+    project = await made(cloud.client, "projects", name="p1")
+    request = (await items(cloud.client, "events?kind=project&all_projects=true"))[-1]["request"]
+    grown = await cloud.client.patch(f"/v1/projects/{project['id']}", json={"description": "in use"})
+    assert grown.status_code == 200
+    [network] = cloud.state[NETWORKS].by("project", project["id"])
+    assert (await cloud.client.patch(f"/v1/networks/{network.id}", json={"name": "x"})).status_code == 200
+    answer = await cloud.client.post("/v1/events/undo?dry_run=true", json={"id": request})
+    assert refusal(answer)[:2] == (409, "conflict")
+    assert len(answer.json()["because"]) >= 2
+
+
+@pytest.mark.parametrize("id", ["ffffffff-ffff-ffff-ffff-ffffffffffff", "00000000-0000-0000-0000-000000000000"])
+async def test_what_nobody_asked_for_is_not_found(cloud: SimulatedCloud, id: str) -> None:
+    assert refusal(await cloud.client.post("/v1/events/undo", json={"id": id}))[0] == 404
+    assert refusal(await cloud.client.post("/v1/events/undo", json={}))[0] == 400

@@ -33,8 +33,8 @@ def commands(session: Session) -> Mapping[str, Command]:
 
     undo = command_of(operations["undo"], session)
 
-    async def undone(sequence: int, **given: Any) -> None:  # noqa: ANN401 - what the signature says
-        await undo(sequence=sequence, **given)
+    async def undone(what: str, **given: Any) -> None:  # noqa: ANN401 - what the signature says
+        await undo(**({"sequence": int(what)} if what.isdecimal() else {"id": what}), **given)
 
     async def audited(**given: Any) -> None:  # noqa: ANN401 - what the signature says
         await _audit(session, operations["audit"], given)
@@ -44,9 +44,10 @@ def commands(session: Session) -> Mapping[str, Command]:
 
     signature = inspect.signature(plain)
     of_undo = inspect.signature(undo)
-    number = Annotated[int, Parameter(name="SEQUENCE", help="The number of any event of the request.")]
-    numbered = inspect.Parameter("sequence", inspect.Parameter.POSITIONAL_ONLY, annotation=number)
-    rest = [each for each in of_undo.parameters.values() if each.name != "sequence"]
+    help_of_what = "The id of a task or of a request, or the number of any event of it."
+    what = Annotated[str, Parameter(name="WHAT", help=help_of_what)]
+    named = inspect.Parameter("what", inspect.Parameter.POSITIONAL_ONLY, annotation=what)
+    rest = [each for each in of_undo.parameters.values() if each.name not in ("sequence", "id")]
     following = flag("follow", "Go on with what comes, until interrupted.")
     with_follow = signature.replace(parameters=[following, *signature.parameters.values()])
     without_limit = signature.replace(
@@ -59,7 +60,7 @@ def commands(session: Session) -> Mapping[str, Command]:
         "list": described(listed, with_follow, operations["list"].about),
         "follow": described(followed, without_limit, operations["follow"].about),
         "undo": described(
-            undone, of_undo.replace(parameters=[numbered, *rest]), operations["undo"].about, operations["undo"].more
+            undone, of_undo.replace(parameters=[named, *rest]), operations["undo"].about, operations["undo"].more
         ),
     }
 

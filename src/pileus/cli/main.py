@@ -31,6 +31,7 @@ _ABOUT = (
     "A private cloud: `pileus NOUN VERB`, such as `pileus instance list`; a plural alone lists: `pileus instances`."
 )
 _AT = "The cloud as it was: `pileus at TIME` before a command that lists or shows, such as `pileus at -2h instances`."
+_UNDO = "Undo what a request did: `pileus undo WHAT`, a task, a request or an event; as `pileus event undo`."
 _INTERRUPTED = 130
 """As shells say of a program that ended by SIGINT."""
 
@@ -88,6 +89,7 @@ def application(session: Session, noun: str | None) -> App:
     if noun is None or noun not in session.document.nouns:
         _signing(app, session)
     app.command(App(name="at", help=_AT, group=_NOUNS, sort_key=-1))
+    app.command(App(name="undo", help=_UNDO, group=_NOUNS, sort_key=-1))
     for place, each in enumerate(session.document.nouns.values()):
         sub = App(name=each.name, help=each.about, group=_NOUNS, help_epilogue="", sort_key=place)
         if noun is None or noun == each.name:
@@ -160,7 +162,9 @@ def _console(terminal: Terminal) -> "Console":
 
 
 def _in_singular(arguments: Sequence[str], document: Document) -> Sequence[str]:
-    """`instances` is `instance`, and alone or with options `instance list`."""
+    """`instances` is `instance`, and alone or with options `instance list`; `undo` is `event undo`."""
+    if list(arguments[:1]) == ["undo"]:
+        return ["event", *arguments]
     singular = document.noun_of_plural(arguments[0]) if arguments else None
     if singular is None:
         return list(arguments)

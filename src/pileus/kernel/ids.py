@@ -7,6 +7,7 @@ id is a table sorted by age. Text and not `uuid.UUID`, because a str keeps its h
 import os
 import re
 import time
+from datetime import UTC, datetime
 from typing import NewType
 
 from pileus.kernel.errors import Invalid
@@ -43,6 +44,8 @@ VolumeId = NewType("VolumeId", str)
 
 _FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _last = 0
+_LAST_MS = 253_370_764_800_000
+"""The last year but one that a datetime can be in: who is hostile gives an id of a later one."""
 
 
 def new_id() -> str:
@@ -54,6 +57,11 @@ def new_id() -> str:
     tail = int.from_bytes(os.urandom(8)) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     text = f"{stamp >> 12:012x}7{stamp & 0xFFF:03x}{tail:016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def made_at(id: str) -> datetime:
+    """When an id was made, if `new_id` has made it; else any time."""
+    return datetime.fromtimestamp(min(int(id[:8] + id[9:13], 16), _LAST_MS) / 1000, UTC)
 
 
 def is_id(text: str) -> bool:

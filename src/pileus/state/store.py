@@ -68,6 +68,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""
     id: str = ""
     task: str = ""
+    request: str = ""
     actor: str = ""
     operation: str = ""
     """With its steps."""
@@ -86,6 +87,7 @@ def matches(event: Event, where: EventFilter) -> bool:
         and where.kind in ("", event.kind)
         and where.id in ("", event.id)
         and where.task in ("", event.task)
+        and where.request in ("", event.request)
         and where.actor in ("", event.actor)
         and where.operation in ("", event.operation, event.operation.partition(":")[0])
         and where.noun in ("", event.operation.partition(".")[0])

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pileus.cloud.events.feed import Feed
-from pileus.cloud.events.undo import Undoing
+from pileus.cloud.events.undo import Undoing, sequence_of
 from pileus.cloud.identity.tokens import still_good
 from pileus.kernel.errors import Invalid
 from pileus.operations.caller import Role
@@ -17,7 +17,7 @@ from pileus.operations.declare import Answer, Exchange, Noun, Parameter
 from pileus.operations.listing import flag, number
 from pileus.operations.permissions import Permissions
 from pileus.operations.plan import Ask, Plan
-from pileus.operations.wire import Wire
+from pileus.operations.wire import Id, Wire
 from pileus.state.history import moment_of
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -64,8 +64,16 @@ class Events(msgspec.Struct, frozen=True):
 
 
 class Undo(Wire):
-    sequence: Annotated[int, Field(ge=1, le=1 << 62)]
+    sequence: Annotated[int, Field(ge=1, le=1 << 62)] | None = None
     """Of any event of the request."""
+    id: Id | None = None
+    """Instead: of the request itself, or of a task that it began."""
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if (self.sequence is None) == (self.id is None):
+            raise ValueError("give sequence, or id")
+        return self
 
 
 class Undone(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,9 +162,10 @@ async def follow(exchange: Exchange) -> Answer:
 async def undo(ask: Ask, wish: Undo) -> Plan:
     """Undo what a request did: its records become what they were before, if nothing has come of them since.
 
-    Any event of the request names it. What went to hosts by a task is not undone: that has operations of its own.
+    Any event of the request names it, its own id, or that of its task. What cannot be undone is told for each record.
+    What went to hosts by a task is not undone: that has operations of its own.
     """
-    plan = await ask.view(Undoing).plan(ask, wish.sequence)
+    plan = await ask.view(Undoing).plan(ask, wish.sequence or await sequence_of(ask, wish.id or ""))
     return msgspec.structs.replace(plan, answers=Undone(summary=plan.summary, records=len(plan.changes)))
 
 

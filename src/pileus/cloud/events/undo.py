@@ -6,6 +6,7 @@ and what it refuses is refused here. Then the records become exactly what they w
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from pileus.cloud.floatingips.operations import FloatingIpAssociate, associate
 from pileus.cloud.networks.addresses import Addresses, held
 from pileus.cloud.networks.model import Network
 from pileus.kernel.errors import Conflict, NotFound
+from pileus.kernel.ids import made_at
 from pileus.operations.caller import Caller
 from pileus.operations.declare import Noun, Operation
 from pileus.operations.plan import Ask, Plan, Reason
@@ -24,9 +26,15 @@ from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import Change, State, kind_named, put
 from pileus.state.store import Event, EventFilter
+from pileus.workflow.task import TASKS
 
 _AROUND = 1000
 """Events of one request, at most; they lie next to each other."""
+
+_CLOCKS = timedelta(minutes=5)
+"""By how much clocks of controllers may differ."""
+_LONGEST = timedelta(days=1)
+"""After it was asked for, a request may still be writing: an upload takes its time."""
 
 _MADE_OF_RECORDS = frozenset(
     {
@@ -80,7 +88,8 @@ class Undoing:
         if first.task:
             raise Conflict(
                 f"{first.operation} went to hosts by a task, which the log cannot take back: do the reverse by its own "
-                f"operation; `pileus task show {first.task}` says what was done"
+                f"operation; `pileus task show {first.task}` says what was done",
+                because={_named(event): _by_a_task(event) for event in events if event.kind != TASKS.name},
             )
         if not first.request:
             raise Conflict(f"{first.operation} was nobody's request: the cloud did it by itself, and would again")
@@ -121,6 +130,7 @@ class _Reversal:
         self._events = events
         self._changes: dict[str, Change] = {}
         self._because: list[Reason] = []
+        self._refused: list[tuple[Event, Conflict | _ChangedSince]] = []
         self._back = {event.id for event in events if not bytes(event.after)}
         """The ids of records that come back."""
 
@@ -129,17 +139,12 @@ class _Reversal:
         if (done_by := self._operations.get(first.operation)) is not None:
             self._authorise(done_by, self._ask.caller)
         for event in self._events:
-            kind = kind_named(self._ask.state, event.kind)
-            if kind is None:
-                raise Conflict(f"{event.kind} is no longer a kind of record")
-            if kind.secret or event.kind in _GOES_ALONG:
-                self._secret(kind, event)
-            elif not bytes(event.after):
-                self._make_again(kind, event)
-            elif event.revision == 1:
-                self._take_away(kind, event)
-            else:
-                self._change_back(kind, event)
+            try:
+                self._put_back(event)
+            except (Conflict, _ChangedSince) as why:
+                self._refused.append((event, why))
+        if self._refused:
+            raise self._refusal()
         if not self._changes:
             raise Conflict("there is nothing left to undo")
         return Plan(
@@ -147,6 +152,29 @@ class _Reversal:
             changes=tuple(self._changes.values()),
             because=tuple(self._because),
             undo="undo this change in its turn",
+        )
+
+    def _put_back(self, event: Event) -> None:
+        kind = kind_named(self._ask.state, event.kind)
+        if kind is None:
+            raise Conflict(f"{event.kind} is no longer a kind of record")
+        if kind.secret or event.kind in _GOES_ALONG:
+            self._secret(kind, event)
+        elif not bytes(event.after):
+            self._make_again(kind, event)
+        elif event.revision == 1:
+            self._take_away(kind, event)
+        else:
+            self._change_back(kind, event)
+
+    def _refusal(self) -> Exception:
+        """What is in the way: of one record as it is, of several each with its own."""
+        _, first = self._refused[0]
+        if len(self._refused) == 1:
+            return first
+        return Conflict(
+            f"{len(self._refused)} of {len(self._events)} records cannot be put back, so that none is: {_says(first)}",
+            because={_named(event): _says(why) for event, why in self._refused},
         )
 
     def _secret(self, kind: Kind[Record], event: Event) -> None:
@@ -253,6 +281,24 @@ class _Reversal:
                 raise Conflict(f"{_named(event)} had the address {address}, which somebody else has by now")
 
 
+async def sequence_of(ask: Ask, id: str) -> int:
+    """The number of the first event of a request, by its own id or by that of its task.
+
+    Raises:
+        NotFound: there is no such request or task any more, or it changed nothing, or is not for this caller.
+    """
+    await ask.state.durable()
+    begun = made_at(id)
+    for where in (
+        EventFilter(task=id),
+        # Nothing is in the log before it was asked for, and little long after; but no index knows of requests.
+        EventFilter(request=id, since=begun - _CLOCKS, until=begun + _LONGEST),
+    ):
+        if found := await ask.state.store.events(0, 1, where):
+            return found[0].sequence
+    raise NotFound(f"the log has nothing of a request or task {id}")
+
+
 async def _request_of(ask: Ask, sequence: int) -> list[Event]:
     """All events of the request that this event is of, in their order; none if the event is not kept."""
     store = ask.state.store
@@ -283,6 +329,16 @@ async def _later_changes(state: State, later: _ChangedSince) -> dict[str, str]:
         for each in history
         if each.sequence > later.event.sequence
     }
+
+
+def _says(why: Exception) -> str:
+    return why.detail if isinstance(why, Conflict) else str(why)
+
+
+def _by_a_task(event: Event) -> str:
+    if not bytes(event.after):
+        return "is gone from its host"
+    return "was made on a host" if event.revision == 1 else "was changed on its host"
 
 
 def _planned(operation: Operation, *arguments: Any) -> Plan:  # noqa: ANN401 - as its planner takes them
