@@ -30,8 +30,8 @@ ABOUT = {
     "controller": "Run a controller in the foreground.",
     "agent": "Run this host's agent in the foreground.",
     "sim": "Run simulated hosts against a controller, until interrupted.",
-    "save": "Write a consistent copy of the records and the event log, while the controller runs.",
-    "restore": "Put what was saved in the place of the records; the controller must be stopped.",
+    "save": "Write a copy of all that the controller needs to come back, while it runs: records, log, keys.",
+    "restore": "Put what was saved in the place of what the controller has, which must be stopped.",
     "rebuild": "Make lost records again from what the hosts keep; guests go on running.",
     "doctor": "Say what is wrong on this machine, why it matters, and the command that mends it.",
 }
@@ -150,10 +150,13 @@ def save(arguments: Sequence[str]) -> int:
         to: Annotated[Path, Parameter(help="The file to write.")],
         *,
         data: Annotated[Path, Parameter(help="The controller's folder.")] = DATA / "controller",
+        passphrase_file: Annotated[
+            Path | None, Parameter(help="Encrypt it with the passphrase that is the first line of this file.")
+        ] = None,
     ) -> None:
         from pileus.installation.backups import back_up
 
-        asyncio.run(back_up(data, to))
+        asyncio.run(back_up(data, to, passphrase=_first_line(passphrase_file)))
 
     return _call(app, arguments)
 
@@ -167,12 +170,28 @@ def restore(arguments: Sequence[str]) -> int:
         backup: Annotated[Path, Parameter(help="The file to read.")],
         *,
         data: Annotated[Path, Parameter(help="The controller's folder.")] = DATA / "controller",
+        passphrase_file: Annotated[
+            Path | None, Parameter(help="The passphrase that it is encrypted with is the first line of this file.")
+        ] = None,
     ) -> None:
         from pileus.installation.backups import put_back
 
-        asyncio.run(put_back(backup, data))
+        asyncio.run(put_back(backup, data, passphrase=_first_line(passphrase_file)))
 
     return _call(app, arguments)
+
+
+def _first_line(file: Path | None) -> str | None:
+    """The secret in a file. Raises Invalid if there is none."""
+    if file is None:
+        return None
+    try:
+        found = file.read_text().partition("\n")[0]
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise Invalid(f"{file} cannot be read: {wrong}", fields={"passphrase_file": "not readable"}) from wrong
+    if not found:
+        raise Invalid(f"the first line of {file} is empty", fields={"passphrase_file": "empty"})
+    return found
 
 
 def rebuild(arguments: Sequence[str]) -> int:

@@ -107,6 +107,7 @@ async def _set_in_disk(exchange: Exchange, instance: Instance, user: str, passwo
     now = ask.see(INSTANCES, instance.id)
     if now.state is not InstanceState.STOPPED:
         raise Conflict(f"instance {now.name} is {now.state} by now")
+    now.must_be_ours("its disk is opened by its own guest alone; start it first")
     busy = now.busy(f"the password of {user} is being set in its disk")
     change = PasswordChange(id=now.id, created_at=ask.now, project_id=now.project_id, user=user, hash=hash)
     begun = await exchange.commit(
