@@ -17,7 +17,7 @@ from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import ImageId, VolumeId, new_id
 from pileus.kernel.units import MIB
 from pileus.link.records import GuestDisk, ImageSource
-from pileus.link.templates import FRAMES, GuestTemplate
+from pileus.link.templates import FRAMES, TO_BE_GIVEN, GuestTemplate
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
@@ -34,7 +34,7 @@ async def booting(host: LibvirtHost, hypervisor: LibvirtHypervisor, template: Gu
     return guest
 
 
-@pytest.mark.parametrize("template", GuestTemplate)
+@pytest.mark.parametrize("template", TO_BE_GIVEN)
 def test_the_accepted_definition_is_valid_to_libvirt_and_a_config_drive_moves_no_device(
     host: LibvirtHost, template: GuestTemplate
 ) -> None:

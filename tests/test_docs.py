@@ -63,7 +63,7 @@ def test_a_command_that_is_named_exists_with_its_options(page: Path, capsys: pyt
     known = commands()
     unknown: list[str] = []
     for named in named_commands(page.read_text()):
-        command = named[2:] if named[0] == "at" else named
+        command = named[2:] if named[0] == "at" else ["event", *named] if named[0] == "undo" else named
         options = {word.partition("=")[0] for word in command if re.match(r"--?[a-z]", word)} - EVERYWHERE
         words = [word for word in command if re.fullmatch(r"[a-z][a-z-]*", word)]
         if not words:

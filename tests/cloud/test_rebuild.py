@@ -23,6 +23,7 @@ from pileus.operations.caller import Role
 from pileus.state.state import State
 from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
 from pileus.testing.fleet import SimulatedAgent, SimulatedFleet, in_memory
+from pileus.testing.foreignguests import DATA, DISK, other, shadows
 from pileus.testing.invariants import dangling
 from pileus.testing.links import until
 from pileus.testing.memorystore import MemoryStore
@@ -91,10 +92,20 @@ async def _peopled(cloud: SimulatedCloud) -> None:
         await member.client.patch(f"/v1/instances/{first['id']}", json={"name": "renamed"})
 
 
+async def _adopted(cloud: SimulatedCloud) -> None:
+    """A guest that was taken over."""
+    other(cloud.fleet.hosts[0], disks=(DISK, DATA))
+    [shadow] = await shadows(cloud, cloud.fleet.hosts[0])
+    project = next(each["id"] for each in await items(cloud.client, "projects") if each["name"] == "default")
+    answer = await cloud.client.post(f"/v1/foreign-guests/{shadow['id']}/adopt", json={"project_id": project})
+    assert (await over(cloud, answer.json()["task_id"])).state == "done"
+
+
 async def test_a_cloud_is_made_again_from_its_hosts_and_no_guest_is_touched(tmp_path: Path) -> None:
     fleet = SimulatedFleet(3, clock=SystemClock())
     async with simulated_cloud(tmp_path / "lost", fleet=fleet, store=MemoryStore()) as cloud:
         await _peopled(cloud)
+        await _adopted(cloud)
         await all_in_step(cloud)
         before = of(cloud.state, *COPIED - {"image"}, "first_boot")
         specs = {each.id: guest_spec(cloud.state, each) for each in cloud.state[INSTANCES]}

@@ -222,10 +222,17 @@ class _Rebuilding:
         self._put(FIRST_BOOTS, _first_boot(instance, spec))
         for port in ports:
             assert port is not None, "or the guest would be left alone"
-            attached = msgspec.structs.replace(
-                port, host_id=host, instance_id=InstanceId(spec.id), state=PortState.ATTACHED
-            )
-            self._put(PORTS, attached)
+            self._attach(port, host, spec)
+        for port in self._read(PORTS) if spec.found_macs else ():
+            # What it was found with, no host plugs: its copy alone tells of it.
+            if port.instance_id == spec.id and port.mac in spec.found_macs and self._has(NETWORKS, port.network_id):
+                self._attach(port, host, spec)
+
+    def _attach(self, port: Port, host: HostId, spec: GuestSpec) -> None:
+        attached = msgspec.structs.replace(
+            port, host_id=host, instance_id=InstanceId(spec.id), state=PortState.ATTACHED
+        )
+        self._put(PORTS, attached)
 
     def _why_not(self, host: HostId, instance: Instance | None, ports: Iterable[Port | None]) -> str:
         if instance is None:
@@ -291,6 +298,7 @@ class _Rebuilding:
                 state=VolumeState.IN_USE if user else VolumeState.AVAILABLE,
                 instance_id=InstanceId(user[0].id) if user else None,
                 slot=user[1].slot if user else None,
+                found=spec.found,
             ),
         )
 

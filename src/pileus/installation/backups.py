@@ -41,7 +41,7 @@ async def back_up(data: Path, to: Path, *, passphrase: str | None = None) -> Non
         Conflict: there is a file already.
     """
     settings = read_settings(data)
-    with tempfile.TemporaryDirectory(dir=to.absolute().parent, prefix=".pileus-backup-") as scratch:
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pileus-backup-") as scratch:
         database = Path(scratch) / _DATABASE
         if settings.database:
             await postgresql.back_up(settings.database, database)
@@ -88,7 +88,7 @@ async def put_back(backup: Path, data: Path, *, passphrase: str | None = None) -
     if archives.is_database(backup):
         await _put_records_back(backup, data)
         return
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(data.mkdir, mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data, prefix=".restoring-") as scratch:
         found = Path(scratch)
         names = await asyncio.to_thread(archives.read, backup, found, passphrase=passphrase)

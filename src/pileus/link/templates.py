@@ -33,6 +33,10 @@ class GuestTemplate(StrEnum):
     """What a guest had that was taken over, untouched; what is added is virtio. Nobody can ask for it."""
 
 
+TO_BE_GIVEN = tuple(each for each in GuestTemplate if each is not GuestTemplate.AS_FOUND)
+"""What somebody can ask for."""
+
+
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """What fits into a guest of a template."""
 

@@ -23,10 +23,10 @@ from msgspec import structs
 
 from pileus.agent.backup.store import BackupStore
 from pileus.agent.hypervisor.port import GuestState
+from pileus.agent.records import Removed
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.backups.model import SETTLED as BACKUP_SETTLED
-from pileus.agent.records import Removed
 from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES, ImageState

@@ -25,6 +25,7 @@ from pileus.cloud.backups.workflows import (
 )
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.specs import volumes_of
+from pileus.cloud.snapshots.model import must_take_layers
 from pileus.cloud.snapshots.workflows import held
 from pileus.cloud.storagepools.operations import PoolName
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
@@ -87,6 +88,7 @@ def make(ask: Ask, wish: BackupCreate, *, schedule_id: ScheduleId | None = None)
     instance, volumes = _subject(ask, wish)
     for volume in volumes:
         must_not_be_backed_up(ask.state, volume)
+        must_take_layers(ask.state, volume, "backed up")
     place = place_for(ask.state, volumes, wish.storage_pool)
     host = volumes[0].host_id
     assert host is not None

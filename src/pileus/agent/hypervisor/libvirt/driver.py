@@ -15,8 +15,8 @@ from weakref import WeakSet, WeakValueDictionary
 import msgspec
 
 from pileus.agent.hypervisor.libvirt import guestagent
-from pileus.agent.hypervisor.libvirt.appliance import LibvirtAppliance
 from pileus.agent.hypervisor.libvirt.adopting import Adopting
+from pileus.agent.hypervisor.libvirt.appliance import LibvirtAppliance
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
 from pileus.agent.hypervisor.libvirt.connection import Connection
 from pileus.agent.hypervisor.libvirt.consoles import LibvirtConsoles

@@ -7,13 +7,13 @@ from pydantic import AfterValidator
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.images.sharing import is_shared_with
 from pileus.kernel.errors import Conflict, Forbidden, NotFound
-from pileus.link.templates import GuestTemplate
+from pileus.link.templates import TO_BE_GIVEN, GuestTemplate
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask
 
 
 def _can_be_given(template: GuestTemplate) -> GuestTemplate:
-    if template is GuestTemplate.AS_FOUND:
+    if template not in TO_BE_GIVEN:
         raise ValueError("only guests that were taken over have it")
     return template
 
