@@ -21,6 +21,7 @@ LOCAL = {
     "save": "pileus.cli.local:save",
     "restore": "pileus.cli.local:restore",
     "rebuild": "pileus.cli.local:rebuild",
+    "rejoin": "pileus.cli.local:rejoin",
     "doctor": "pileus.cli.diagnosis:doctor",
 }
 """By command, the function that is called with the arguments behind it and answers the exit status."""
@@ -33,6 +34,7 @@ ABOUT = {
     "save": "Write a copy of all that the controller needs to come back, while it runs: records, log, keys.",
     "restore": "Put what was saved in the place of what the controller has, which must be stopped.",
     "rebuild": "Make lost records again from what the hosts keep; guests go on running.",
+    "rejoin": "Have this host trust the new authority of its cloud, as the host that it was; its guests run on.",
     "doctor": "Say what is wrong on this machine, why it matters, and the command that mends it.",
 }
 """By command, what it does."""
@@ -205,15 +207,40 @@ def rebuild(arguments: Sequence[str]) -> int:
         data: Data = DATA,
         hosts: Annotated[int | None, Parameter(help="How many hosts there are: go on as soon as all answered.")] = None,
         within_s: Annotated[int, Parameter(help="How long to wait for hosts at most, in seconds.")] = 120,
+        new_authority: Annotated[
+            bool, Parameter(negative="", help="The authority is lost: make a new one, which every host joins again.")
+        ] = False,
     ) -> None:
         from pileus.installation.rebuild import in_words, rebuild_installation
 
         if not from_agents:
             raise Invalid("there is nothing else to rebuild from", fields={"--from-agents": "missing"})
         say = _Teller()
-        done = asyncio.run(rebuild_installation(data, hosts=hosts, within=timedelta(seconds=within_s), say=say))
+        within = timedelta(seconds=within_s)
+        done = asyncio.run(rebuild_installation(data, hosts=hosts, within=within, new_authority=new_authority, say=say))
         for line in in_words(done):
             print(line)  # noqa: T201
+
+    return _call(app, arguments)
+
+
+def rejoin(arguments: Sequence[str]) -> int:
+    """`pileus rejoin`."""
+    app = _app("rejoin")
+
+    @app.default
+    def run(
+        controller: Annotated[str, Parameter(help="Where the cloud is rebuilt, as that says: ADDRESS:PORT.")],
+        token: Annotated[str, Parameter(help="What that says besides.")],
+        *,
+        data: Annotated[Path, Parameter(help="The agent's folder.")] = DATA / "agent",
+    ) -> None:
+        from pileus.controller.compose import API_PORT
+        from pileus.installation.rejoining import rejoin
+        from pileus.link.addresses import read_address
+
+        host = asyncio.run(rejoin(data, read_address(controller, default_port=API_PORT), token))
+        print(f"this is host {host} again; its agent dials with its new certificate")  # noqa: T201
 
     return _call(app, arguments)
 

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -396,8 +396,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(api: Api, settings: Settings, context: ssl.SSLContext) -> AsyncGenerator[int]:
-    """The API at its port, over TLS."""
+async def serving(
+    api: Callable[..., Awaitable[None]], settings: Settings, context: ssl.SSLContext
+) -> AsyncGenerator[int]:
+    """The API, or whatever stands in its place, at its port, over TLS."""
     family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
     listening = socket.create_server((settings.api_host, settings.api_port), family=family, backlog=1024)
 

@@ -7,7 +7,7 @@ is asked of hosts but what they keep: guests and their traffic go on, before, wh
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,11 +22,12 @@ from pileus.cloud.images.model import IMAGES
 from pileus.cloud.pools.model import Pool
 from pileus.cloud.projects.model import Project
 from pileus.controller.bootstrap import FirstSecrets, new_secrets
-from pileus.controller.compose import Settings, store_of
+from pileus.controller.compose import Settings, serving, store_of
 from pileus.controller.daemon import read_settings
 from pileus.controller.nouns import KINDS
 from pileus.controller.rebuilding import Kept, Rebuilt, rebuilt
 from pileus.installation.places import Places
+from pileus.installation.rejoining import Rejoining
 from pileus.kernel.clock import Clock, SystemClock
 from pileus.kernel.errors import Conflict, NotFound, PileusError
 from pileus.kernel.files import write_atomically
@@ -106,7 +107,13 @@ class Gathering:
 
 
 async def rebuild(
-    data: Path, settings: Settings, *, hosts: int | None, within: timedelta, say: Say = lambda _: None
+    data: Path,
+    settings: Settings,
+    *,
+    hosts: int | None,
+    within: timedelta,
+    new_authority: bool = False,
+    say: Say = lambda _: None,
 ) -> Done:
     """Make the records again, in the place of those that are lost.
 
@@ -115,16 +122,24 @@ async def rebuild(
         settings: the controller's.
         hosts: how many there are to wait for; None waits for as long as `within` says.
         within: how long to wait for hosts at most.
+        new_authority: whether to begin with a new authority in the place of one that is lost, which hosts join anew.
         say: is told what happens.
 
     Raises:
-        Conflict: there are records, or a controller runs.
+        Conflict: there are records, or a controller runs; or there is an authority, and a new one is wanted.
         NotFound: the authority is lost, or no host has answered.
     """
     clock = SystemClock()
-    if not (data / "authority").is_dir():
-        raise NotFound(f"{data / 'authority'} is gone, and no host speaks to anybody else: put it back from its backup")
-    identity = ServerIdentity(Authority.load_or_create(data / "authority", clock), data / "authority", clock)
+    there = (data / "authority" / "authority.pem").exists()
+    if there and new_authority:
+        raise Conflict(f"{data / 'authority'} is there, and hosts trust it: do without a new one, or move it aside")
+    if not there and not new_authority:
+        raise NotFound(
+            f"{data / 'authority'} is gone, and no host speaks to anybody else: put it back from a backup, or begin"
+            " with a new one, which every host has to join again"
+        )
+    authority = Authority.load_or_create(data / "authority", clock)
+    identity = ServerIdentity(authority, data / "authority", clock)
     identity.ensure((*settings.names, CONTROLLER_NAME))
     gathering = Gathering(say)
     link = LinkServer(
@@ -138,7 +153,12 @@ async def rebuild(
     async with opened(KINDS, store_of(data, settings), clock) as state:
         if any(len(state.table(kind)) for kind in KINDS):
             raise Conflict(f"there are records: move them aside first ({settings.database or data / 'state.db'})")
-        async with link:
+        async with link, AsyncExitStack() as more:
+            if new_authority:
+                rejoining = Rejoining(authority)
+                rejoining.link_port = link.port
+                port = await more.enter_async_context(serving(rejoining, settings, identity.api_context()))
+                say(f"on each host, as root: pileus rejoin ADDRESS:{port} {rejoining.token}")
             say(f"waiting for hosts at port {link.port}")
             await gathering.wait_for(hosts, within)
     return await begin_again(data, store_of(data, settings), gathering.kept, clock)
@@ -211,11 +231,13 @@ def _set_aside(file: Path, folder: Path) -> None:
     shutil.move(file, folder / file.name)
 
 
-async def rebuild_installation(data: Path, *, hosts: int | None, within: timedelta, say: Say) -> Done:
+async def rebuild_installation(
+    data: Path, *, hosts: int | None, within: timedelta, new_authority: bool, say: Say
+) -> Done:
     """Do it for what `pileus up` installed: its command line is let in again too. Raises as `rebuild` does."""
     places = Places.of(data)
     settings = read_settings(places.controller)
-    done = await rebuild(places.controller, settings, hosts=hosts, within=within, say=say)
+    done = await rebuild(places.controller, settings, hosts=hosts, within=within, new_authority=new_authority, say=say)
     if places.client.exists():
         config = msgspec.json.decode(places.client.read_bytes(), type=Config)
         text = msgspec.json.encode(msgspec.structs.replace(config, token=done.first.token))

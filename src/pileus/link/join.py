@@ -48,6 +48,8 @@ class JoinRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     csr: str
     """A certificate signing request, PEM."""
     facts: HostFacts
+    host: str = ""
+    """Who it was under an authority that is lost; heeded only by whoever rebuilds the cloud."""
 
 
 class Joined(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -117,9 +119,17 @@ def accept_join(
 
 
 async def join(
-    address: Address, token: JoinToken, identity: AgentIdentity, facts: HostFacts, *, timeout_s: float = 30.0
+    address: Address,
+    token: JoinToken,
+    identity: AgentIdentity,
+    facts: HostFacts,
+    *,
+    former: HostId | None = None,
+    timeout_s: float = 30.0,
 ) -> Joined:
     """Join the cloud that made the token, by its API at `address`, and keep the certificate.
+
+    `former` is who this host was in a cloud whose authority is lost.
 
     May be repeated until it succeeds.
 
@@ -133,7 +143,7 @@ async def join(
         raise Conflict("this host has joined a cloud already", internal=str(identity.folder))
     authority_pem = await _fetch_authority(address, token, timeout_s)
     key = AgentKey.load_or_create(identity.folder)
-    request = JoinRequest(secret=token.secret, csr=key.signing_request(), facts=facts)
+    request = JoinRequest(secret=token.secret, csr=key.signing_request(), facts=facts, host=former or "")
     async with _client(trusting(authority_pem), address, timeout_s) as client:
         answer = await _ask(client, "POST", JOIN_PATH, msgspec.json.encode(request))
     joined = _read(answer, Joined)
