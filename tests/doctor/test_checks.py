@@ -272,6 +272,7 @@ EXAMPLES: list[tuple[Check, Facts, Severity, str]] = [
         "rm '/srv/cloud one/agent/records/guests/stranger.json' && kill -9 42 && virsh",
     ),
     (drift.processes, having("found", guests={INSTANCE: False}), Severity.BROKEN, "kill -9 7"),
+    (drift.processes, having("found", guests={}, others=frozenset({INSTANCE})), Severity.OK, ""),
     (drift.devices, having("found", devices={"pt1": PORT, "pt2": "lost"}), Severity.WARNING, "ip link delete pt2"),
     (drift.devices, having("found", devices={}), Severity.BROKEN, "instance start"),
     (drift.volumes, having("found", volumes={}), Severity.BROKEN, "instance delete instance-1"),

@@ -62,11 +62,11 @@ async def gathered(data: Path) -> Facts:
         before = await look("records", of_records.records(site, api))
         if site.addresses is not None:
             here = await look("disks, devices and processes", found(site))
-            guests = await look("guests", in_libvirt(site), daemon="libvirtd")
+            guests, others = await look("guests", in_libvirt(site), daemon="libvirtd") or (None, frozenset[str]())
             facts = msgspec.structs.replace(
                 facts,
                 network=await look("network", network.network(site)),
-                found=msgspec.structs.replace(here, guests=guests) if here is not None else None,
+                found=msgspec.structs.replace(here, guests=guests, others=others) if here is not None else None,
                 ovn=Ovn(
                     chassis=site.addresses.chassis,
                     registered=await look("hosts in OVN", network.chassis(site.addresses), daemon="ovn-sb"),

@@ -248,6 +248,8 @@ class VolumeSeen(msgspec.Struct, frozen=True, kw_only=True):
     storage_pool: str
     instance_id: str | None = None
     host_id: str | None = None
+    found: dict[str, str] | None = None
+    """Where it is, if it is in no pool."""
 
 
 class PortSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,6 +257,7 @@ class PortSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     revision: int
+    network_id: str = ""
     instance_id: str | None = None
     host_id: str | None = None
 
@@ -309,6 +312,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """This host's id."""
     guests: Mapping[str, bool] | None = None
     """By id, whether it runs (or is paused)."""
+    others: frozenset[str] = frozenset()
+    """The guests of others in the same libvirt."""
     told: frozenset[str] = frozenset()
     """The guests that this host's agent was told to have."""
     processes: tuple[Process, ...] | None = None

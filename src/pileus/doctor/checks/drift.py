@@ -72,7 +72,7 @@ def processes(facts: Facts) -> list[Finding]:
             mend=f"kill -9 {each.pid}",
         )
         for each in facts.found.processes
-        if not known.get(each.guest, False)
+        if each.guest not in facts.found.others and not known.get(each.guest, False)
     ] or [ok("processes of QEMU", f"{len(facts.found.processes)}, all known to libvirt")]
 
 

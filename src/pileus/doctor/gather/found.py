@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pileus.agent.daemon import DirectoryConfig, LibvirtConfig
 from pileus.agent.hypervisor.libvirt.binding import load
 from pileus.agent.hypervisor.libvirt.domain import Ground
@@ -33,8 +35,10 @@ async def found(site: Site) -> Found:
     )
 
 
-async def guests(site: Site) -> Mapping[str, bool] | None:
-    """By id, whether it runs, of all guests of Pileus in libvirt; None if guests here are not libvirt's.
+async def guests(site: Site) -> tuple[Mapping[str, bool], frozenset[str]] | None:
+    """By id, whether it runs, of all guests of Pileus in libvirt, and the ids of those of others.
+
+    None if guests here are not libvirt's.
 
     Raises:
         Unavailable: libvirt does not answer.
@@ -45,7 +49,8 @@ async def guests(site: Site) -> Mapping[str, bool] | None:
     ground = Ground(accelerator=config.accelerator, sockets=Path(config.sockets), logs=Path(config.logs))
     hypervisor = LibvirtHypervisor(load(), uri=config.uri, ground=ground, accelerator_reason="")
     try:
-        return {id: guest.state in _UP for id, guest in (await hypervisor.list()).items()}
+        others = frozenset(each.id for each in await hypervisor.foreign())
+        return {id: guest.state in _UP for id, guest in (await hypervisor.list()).items()}, others
     finally:
         await hypervisor.close()
 
@@ -70,11 +75,25 @@ async def _devices() -> Mapping[str, str]:
 
 def _volumes(site: Site) -> Mapping[str, Path]:
     pools = site.agent.pools if site.agent is not None else {}
+    left = _left(site.places.agent / "records" / "volumes")
     folders = [Path(pool.folder) / "volumes" for pool in pools.values() if isinstance(pool, DirectoryConfig)]
     return {
         each.name: each
         for folder in folders
         if folder.is_dir()
         for each in folder.iterdir()
-        if is_id(each.name) and (each / "disk.raw").exists()
+        if is_id(each.name) and each.name not in left and (each / "disk.raw").exists()
     }
+
+
+def _left(records: Path) -> frozenset[str]:
+    """The volumes that are others' by now, although their files are where they were."""
+    found: set[str] = set()
+    for file in records.glob("*.json"):
+        try:
+            said = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.DecodeError):  # it is being written, or the agent sets it aside
+            continue
+        if said.get("left"):
+            found.add(file.stem)
+    return frozenset(found)

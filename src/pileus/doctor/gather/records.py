@@ -108,12 +108,14 @@ def _records(
     networks: tuple[NetworkSeen, ...],
     tasks: Sequence[TaskSeen],
 ) -> Records:
+    # What guests were found with that were taken over is in no engine of ours.
+    unmanaged = {each.id for each in networks if each.kind == NetworkKind.UNMANAGED}
     return Records(
         source=source,
         hosts=hosts,
         instances=instances,
-        volumes=volumes,
-        ports=ports,
+        volumes=tuple(each for each in volumes if each.found is None),
+        ports=tuple(each for each in ports if each.network_id not in unmanaged),
         tasks=tuple(tasks),
         lines=tuple(each for each in networks if each.kind == NetworkKind.EXTERNAL),
         known=frozenset(each.id for each in (*instances, *volumes, *ports)),
