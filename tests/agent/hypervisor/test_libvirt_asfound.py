@@ -104,6 +104,9 @@ def test_what_comes_besides_goes_again_and_leaves_what_was_found() -> None:
     ]
     assert not devices.findall("interface/address") + devices.findall("disk/address"), "libvirt finds the places"
     assert present(more, WITH_MORE) == {ROOT: "vda", DATA: "vdb", MORE: "vdx"}
+    elsewhere = {**SOURCES, MORE: DiskSource(kind="file", path="/pool/layer.qcow2", format="qcow2")}
+    moved = as_found_xml(more, WITH_MORE, elsewhere, PLUGS, direct=frozenset(), autostart=False)
+    assert ("/pool/layer.qcow2" in moved, "/pool/more.raw" in moved) == (True, False)
     assert unmarked(taken(more)) == unmarked(FOUND)
     without = replace(GUEST, disks=GUEST.disks[:1])
     assert "/srv/b.raw" not in taken(more, without)

@@ -113,7 +113,7 @@ def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_secure_delete(volume: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 knows volumes that are overwritten when they go, classes of storage pools, limits, disks that were found."""
+    """Version 3 knows volumes that are overwritten when they go, storage classes, limits, and disks that were found."""
     return {**volume, "secure_delete": False, "storage_class": "", "limits": None, "found": None}
 
 

@@ -147,6 +147,8 @@ def _put_disks(
             continue
         missing.pop(disk_alias(wanted.volume), None)
         _limit_disk(element, wanted, guest)
+        if not wanted.target:
+            _write_to(element, disks[wanted.volume])
     hardware = hardware_of(guest.template)
     for disk in missing.values():
         is_direct, source = disk.volume in direct, disks[disk.volume]
@@ -160,6 +162,15 @@ def _name_of(disk: ET.Element) -> str:
     if name.startswith(_OURS):
         return name
     return target.get("dev", "") if target is not None else ""
+
+
+def _write_to(disk: ET.Element, source: DiskSource) -> None:
+    """A volume of a pool may have become another file, if it was made what it was at a snapshot."""
+    place, driver = disk.find("source"), disk.find("driver")
+    if place is not None:
+        place.set("dev" if source.kind == "block" else "file", source.path)
+    if driver is not None:
+        driver.set("type", source.format)
 
 
 def _limit_disk(element: ET.Element, disk: GuestDisk, guest: GuestSpec) -> None:
