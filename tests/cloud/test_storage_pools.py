@@ -152,6 +152,15 @@ async def test_an_instance_goes_where_the_class_is_that_it_asks_for(cloud: Simul
     assert volume.id not in host.storage.volumes
 
 
+async def test_a_host_that_reports_after_it_was_removed_is_not_recorded(cloud: SimulatedCloud) -> None:
+    pool = await a_pool(cloud)
+    host = cloud.host("host-3").id
+    assert (await cloud.client.delete(f"/v1/hosts/{host}")).status_code == 204
+    late = PoolObserved(name="fast", id=StoragePoolId(pool["id"]), use=PoolUse(total_bytes=GIB, free_bytes=GIB))
+    cloud.controller.hosts.supplies.take(HostId(host), [late])
+    assert host not in {each.host_id for each in on_hosts(cloud, pool["id"])}
+
+
 async def test_the_default_of_a_resource_pool_is_where_its_disks_go(cloud: SimulatedCloud) -> None:
     pool = await a_pool(cloud)
     (default,) = await items(cloud.client, "pools")

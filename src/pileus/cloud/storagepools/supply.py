@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
+from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.instances.placement import Placer
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, PoolOnHost, StoragePool, in_words, named
 from pileus.kernel.clock import Clock
@@ -33,7 +34,9 @@ class Supplies:
         self._of.pop(host, None)
 
     def take(self, host: HostId, found: Iterable[PoolObserved]) -> None:
-        """Take what a host reports; what is new about it is recorded."""
+        """Take what a host reports; what is new about it is recorded. Of one that was removed meanwhile, nothing."""
+        if host not in self._state[HOSTS]:
+            return
         if changes := self.noted(host, found):
             self._state.apply(changes, Origin(actor=f"host:{host}", operation="storage_pool.observed"))
 
