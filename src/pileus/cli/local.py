@@ -235,11 +235,9 @@ def rejoin(arguments: Sequence[str]) -> int:
         *,
         data: Annotated[Path, Parameter(help="The agent's folder.")] = DATA / "agent",
     ) -> None:
-        from pileus.controller.compose import API_PORT
-        from pileus.installation.rejoining import rejoin
-        from pileus.link.addresses import read_address
+        from pileus.installation.rejoining import rejoin_at
 
-        host = asyncio.run(rejoin(data, read_address(controller, default_port=API_PORT), token))
+        host = asyncio.run(rejoin_at(data, controller, token))
         print(f"this is host {host} again; its agent dials with its new certificate")  # noqa: T201
 
     return _call(app, arguments)

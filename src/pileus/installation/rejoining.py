@@ -16,10 +16,11 @@ import msgspec
 import structlog
 
 from pileus.agent.daemon import IDENTITY
+from pileus.controller.compose import API_PORT
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, Invalid, NotFound, PileusError, Unauthenticated
 from pileus.kernel.ids import HostId, is_id
-from pileus.link.addresses import Address
+from pileus.link.addresses import Address, read_address
 from pileus.link.certificates import AgentIdentity, Authority, key_fingerprint, to_pem
 from pileus.link.join import AUTHORITY_PATH, JOIN_PATH, Joined, JoinRequest, join
 from pileus.link.records import HostFacts
@@ -112,6 +113,11 @@ async def rejoin(data: Path, controller: Address, token: str) -> HostId:
     host = new.host
     _exchange(former.folder, new.folder)
     return host
+
+
+async def rejoin_at(data: Path, controller: str, token: str) -> HostId:
+    """The same, at an address as it is typed. Raises as `rejoin` does, and Invalid if it is no address."""
+    return await rejoin(data, read_address(controller, default_port=API_PORT), token)
 
 
 def _facts() -> HostFacts:
