@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, STORAGE_BACKINGS, PoolOnHost, named
 from pileus.cloud.storagepools.reconcilers import wanted_on
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.kernel.clock import FrozenClock
-from pileus.kernel.ids import HostId, InstanceId, StoragePoolId, new_id
+from pileus.kernel.ids import HostId, InstanceId, StoragePoolId, VolumeId, new_id
 from pileus.kernel.units import GIB
 from pileus.link.records import DiskLimits, Method, PoolObserved, PoolUse
 from pileus.link.storagepools import StoragePoolsObserved
@@ -272,3 +273,18 @@ async def test_of_the_limits_of_a_volume_and_its_storage_pool_the_lower_counts(c
         assert not cloud.state[INSTANCES].get(instance["id"]).busy_with
     answer = await cloud.client.put(f"/v1/volumes/{volume.id}/limits", json={"iops": 3, "bytes_per_s": 3})
     assert refusal(answer) == (400, "invalid", {"iops", "bytes_per_s"})
+
+
+async def test_what_a_volume_and_its_snapshots_really_take_is_asked_of_its_host(cloud: SimulatedCloud) -> None:
+    unused = await made(cloud.client, "volumes", name="data", size_gib=2)
+    space = await shown(cloud.client, f"volumes/{unused['id']}/space")
+    assert space == {"volume_id": unused["id"], "promised_bytes": 2 * GIB, "allocated_bytes": 0, "snapshots": {}}
+    instance = await running(cloud, cloud.client)
+    volume = await volume_of(cloud, instance["id"])
+    taken = await cloud.client.post("/v1/snapshots", json={"name": "before", "volume_id": volume.id})
+    await over(cloud, taken.json()["task_id"])
+    host = next(each for each in cloud.fleet.hosts if each.id == instance["host_id"])
+    observed = host.storage.volumes[VolumeId(volume.id)]
+    host.storage.volumes[VolumeId(volume.id)] = structs.replace(observed, allocated_bytes=12_345)
+    space = await shown(cloud.client, f"volumes/{volume.id}/space")
+    assert (space["allocated_bytes"], space["snapshots"]) == (12_345, {taken.json()["snapshot"]["id"]: 0})

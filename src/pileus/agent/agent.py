@@ -52,7 +52,7 @@ from pileus.link.records import (
     VolumeRemoval,
     VolumeSpec,
 )
-from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec
+from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec, VolumeOf, VolumeSpace
 from pileus.link.storagepools import StoragePools, StoragePoolsObserved
 
 log = structlog.stdlib.get_logger()
@@ -128,6 +128,9 @@ class Agent:
         if spec.found is not None and self._records.volumes.get(spec.id) is None:
             await self._must_be_a_disk(spec.found)
         return await self._volumes.ensure(spec, tell)
+
+    async def volume_space(self, volume: VolumeOf) -> VolumeSpace:
+        return await self._volumes.space(volume)
 
     async def remove_volume(self, removal: VolumeRemoval, tell: Tell = tell_nobody) -> None:
         if (user := self._guests.user_of(removal.id)) is not None:

@@ -44,7 +44,7 @@ from pileus.link.records import (
     VolumeSpec,
     Welcome,
 )
-from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec
+from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec, VolumeOf, VolumeSpace
 from pileus.link.storagepools import StoragePools, StoragePoolsObserved
 from pileus.link.streams import Stream
 
@@ -66,6 +66,7 @@ class AgentService:
         self.handlers = Handlers()
         self.handlers.add(Method.STORAGE_POOLS, StoragePools, self._serve_pools)
         self.handlers.add(Method.VOLUME_ENSURE, VolumeSpec, self._ensure_volume)
+        self.handlers.add(Method.VOLUME_SPACE, VolumeOf, self._volume_space)
         self.handlers.add(Method.VOLUME_REMOVE, VolumeRemoval, self._remove_volume)
         self.handlers.add(Method.MEDIUM_ENSURE, MediumSpec, self._ensure_medium)
         self.handlers.add(Method.SNAPSHOT_ENSURE, SnapshotSpec, self._ensure_snapshot)
@@ -150,6 +151,9 @@ class AgentService:
 
     async def _ensure_volume(self, spec: VolumeSpec, call: Call) -> VolumeObserved:
         return await self._carry_out(call, lambda tell: self._agent.ensure_volume(spec, tell))
+
+    async def _volume_space(self, volume: VolumeOf, _call: Call) -> VolumeSpace:
+        return await self._agent.volume_space(volume)
 
     async def _remove_volume(self, removal: VolumeRemoval, call: Call) -> None:
         await self._carry_out(call, lambda tell: self._agent.remove_volume(removal, tell))

@@ -16,7 +16,7 @@ from pileus.agent.storage.found import FoundDisks
 from pileus.agent.storage.port import DiskSource, Fetch, Layering, StoragePool
 from pileus.agent.turns import Turns
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import Conflict, PileusError, Stale, Unavailable
+from pileus.kernel.errors import Conflict, NotFound, PileusError, Stale, Unavailable
 from pileus.kernel.ids import VolumeId
 from pileus.kernel.units import size_text
 from pileus.link.records import (
@@ -27,7 +27,7 @@ from pileus.link.records import (
     VolumeRemoval,
     VolumeSpec,
 )
-from pileus.link.snapshots import VolumeOf
+from pileus.link.snapshots import VolumeOf, VolumeSpace
 
 Tell = Callable[[Progress], None]
 """Is told how far a request is; must return at once."""
@@ -238,6 +238,22 @@ class Volumes:
     async def has(self, id: VolumeId, pool: str) -> bool:
         """Whether the volume is here."""
         return self._found_at(id) is not None or id in await self.pool(pool).list()
+
+    async def space(self, volume: VolumeOf) -> VolumeSpace:
+        """What the volume really takes of its pool.
+
+        Raises:
+            NotFound: there is no such volume or pool.
+            Unavailable: the pool cannot be reached.
+        """
+        record = self._records.get(volume.id)
+        if isinstance(record, VolumeRecord) and record.spec.found is not None:
+            return VolumeSpace(allocated_bytes=found.observed(record.spec).allocated_bytes)
+        pool = self.pool(volume.pool)
+        there = (await pool.list()).get(volume.id)
+        if there is None:
+            raise NotFound(f"there is no volume {volume.id} on this host")
+        return VolumeSpace(allocated_bytes=there.allocated_bytes, snapshots=await pool.layering.space(volume.id))
 
     async def in_layers(self) -> list[VolumeOf]:
         """Every volume that has snapshots, or had some whose space is not given back yet."""

@@ -87,6 +87,7 @@ class Method(StrEnum):
     GUEST_OBSERVED = "guest.observed"  # agent: GuestObserved, a notice whenever a guest changes by itself
     CERTIFICATE_RENEW = "certificate.renew"  # agent: with a signing request, when its certificate is due
     VOLUME_ENSURE = "volume.ensure"  # controller: VolumeSpec -> VolumeObserved
+    VOLUME_SPACE = "volume.space"  # controller: VolumeOf -> VolumeSpace
     VOLUME_REMOVE = "volume.remove"  # controller: VolumeRemoval -> None
     MEDIUM_ENSURE = "medium.ensure"  # controller: MediumSpec -> None
     SNAPSHOT_ENSURE = "snapshot.ensure"  # controller: SnapshotSpec -> SnapshotObserved

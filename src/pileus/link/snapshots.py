@@ -1,5 +1,6 @@
 """What controller and agent say to each other of snapshots."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
@@ -17,6 +18,15 @@ class Consistency(StrEnum):
     """Nobody was writing."""
     MEMORY = "memory"
     """The guest's memory of the same moment is kept too."""
+
+
+class VolumeSpace(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What a volume really takes of its pool, in bytes."""
+
+    allocated_bytes: int = 0
+    """All together, with what is kept for its snapshots."""
+    snapshots: Mapping[SnapshotId, int] = {}
+    """What is kept for each snapshot alone: what was written since."""
 
 
 class VolumeOf(Message, frozen=True, kw_only=True, omit_defaults=True):

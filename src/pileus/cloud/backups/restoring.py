@@ -10,9 +10,9 @@ from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.instances.placement import Placer, room_for_volume
 from pileus.cloud.instances.specs import volumes_of
 from pileus.cloud.snapshots.model import must_have_none
-from pileus.cloud.volumes.limits import volumes
 from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.cloud.volumes.operations import SizeGib
+from pileus.cloud.volumes.space import volumes
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import BackupId, VolumeId
 from pileus.operations.plan import Ask, Plan
