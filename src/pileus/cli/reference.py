@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pileus.cli.terminal import Terminal
 from pileus.client.document import load
 
 PATH = Path("docs/reference/cli.md")
+_COMMAND = re.compile(r"^  ([a-z-]+): ", re.MULTILINE)
 
 _HEAD = """\
 # The command line
@@ -63,9 +65,8 @@ async def help_of(*path: str) -> str:
 
 
 def _commands_in(overview: str) -> list[str]:
-    """The verbs that a noun's help lists."""
-    lines = overview.partition("Commands:\n")[2].splitlines()
-    return [line.split(":")[0].strip() for line in lines if line.startswith("  ")]
+    """The verbs that a noun's help lists; what is said of one may take several lines."""
+    return _COMMAND.findall(overview.partition("Commands:\n")[2])
 
 
 if __name__ == "__main__":
