@@ -26,7 +26,7 @@ class SpaceOfVolume(msgspec.Struct, frozen=True, kw_only=True):
     volume_id: VolumeId
     promised_bytes: int
     allocated_bytes: int
-    """All together, with what is kept for its snapshots; 0 for one that was never attached, or that was taken over as it was found."""
+    """All together, with what is kept for its snapshots; 0 for one never attached, or taken over as it was."""
     snapshots: Mapping[SnapshotId, int]
     """What is kept for each snapshot: what was written since."""
 
