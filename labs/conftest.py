@@ -1,4 +1,4 @@
-"""Labs come first and each file of them stays in one process; and what labs of the libvirt driver begin with."""
+"""Labs come first; and what labs of the libvirt driver begin with."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,17 +10,10 @@ from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, the many quick ones are left for the end: they keep every process busy.
-
-    A file of labs is one story on one machine that it makes once.
-    """
+    """Where tests run in several processes, the many quick ones are left for the end: they keep every process busy."""
     here = Path(__file__).parent
-    labs = [each for each in items if each.path.is_relative_to(here)]
-    for each in labs:
-        each.add_marker(pytest.mark.xdist_group(each.path.stem))
-    items[:] = [*labs, *(each for each in items if not each.path.is_relative_to(here))]
+    items.sort(key=lambda each: not each.path.is_relative_to(here))
 
 
 @pytest.fixture(scope="module")

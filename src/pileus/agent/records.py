@@ -5,10 +5,10 @@ moment at which both or neither are true.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import structlog
@@ -155,6 +155,9 @@ class Records(Generic[Id, R]):
             Unavailable: the file cannot be written; the old record stands.
         """
         check_id(id)
+        await _to_its_end(self._put(id, record))
+
+    async def _put(self, id: Id, record: R) -> None:
         if self._folder is not None:
             data = msgspec.json.encode(record)
             try:
@@ -167,7 +170,20 @@ class Records(Generic[Id, R]):
         """Keep nothing of this id. A power cut may bring the record back."""
         self._records.pop(id, None)
         if self._folder is not None:
-            await asyncio.to_thread((self._folder / f"{id}.json").unlink, missing_ok=True)
+            await _to_its_end(asyncio.to_thread((self._folder / f"{id}.json").unlink, missing_ok=True))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do work; whoever is cancelled meanwhile is so when it has ended.
+
+    A thread cannot be called back: an older record that it brings to the disk must not come after a newer one.
+    """
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait((working,))
+        raise
 
 
 def specs_of(guests: Records[InstanceId, GuestRecord | Removed]) -> list[GuestSpec]:
