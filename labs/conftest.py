@@ -12,8 +12,14 @@ from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes, the many quick ones are left for the end: they keep every process busy."""
-    here = Path(__file__).parent
-    items.sort(key=lambda each: not each.path.is_relative_to(here))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    # Labs stay in the order that they were written in: some are stories.
+    if item.path.is_relative_to(Path(__file__).parent):
+        return 0
+    return 1 if item.get_closest_marker("slow") else 2
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ pytestmark = [
 def cloud() -> Iterator[CloudHost]:
     with cloud_host() as host:
         host.up()
+        # Each story leaves its guests behind; the machine may have few cores.
+        host.cli("pool change default --cpu-overcommit 16")
         yield host
 
 

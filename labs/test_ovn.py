@@ -18,6 +18,7 @@ import structlog
 from ovn_cloud import SERVER, Cloud, answered, attempt, heard, name_server, pings, running
 from ovn_lab import (
     HOSTS,
+    LINES,
     OUTSIDE,
     AgentRequest,
     Database,
@@ -342,7 +343,7 @@ def _checksum(head: bytes) -> bytes:
 class TestOvnHostNetwork(HostNetworkContract):
     """The agent's driver on a host of its own, with guests that ask."""
 
-    wires = ("provider",)
+    wires = tuple(sorted(LINES))
 
     @pytest_asyncio.fixture(loop_scope="module")
     async def network(self, made: Cloud) -> AsyncGenerator[DistantNetwork]:

@@ -25,6 +25,7 @@ from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Netwo
 from pileus.cloud.pools.model import Pool
 from pileus.cloud.projects.model import DEFAULT_QUOTA, Project, limits
 from pileus.cloud.projects.operations import beginnings
+from pileus.cloud.storagepools.model import LOCAL, StoragePool
 from pileus.controller.nouns import KINDS
 from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.clock import FrozenClock, SystemClock
@@ -85,7 +86,8 @@ class Desk:
             state=ImageState.ACTIVE,
         )
         projects = [Project(id=id, created_at=NOW, name=id, quota=QUOTA) for id in self.projects]
-        self.state.apply(map(put, [pool, host, *projects, self.image]), ORIGIN)
+        storage = StoragePool(id=new_id(), created_at=NOW, name=LOCAL)
+        self.state.apply(map(put, [pool, host, storage, *projects, self.image]), ORIGIN)
         wish = networks.ExternalNetworkCreate(name="out", cidr="198.51.100.0/29", gateway="198.51.100.1")
         self.state.apply(networks.create_external(self.ask(0, Role.PLATFORM), wish).changes, ORIGIN)
         for at, id in enumerate(self.projects):

@@ -204,6 +204,16 @@ async def test_what_stands_in_the_way_is_all_told_at_once(cloud: SimulatedCloud)
     assert list(answer.json()["because"].values()) == ["it was given a device of the host", "it has no disk"]
 
 
+async def test_a_guest_without_a_disk_is_not_taken_over(cloud: SimulatedCloud) -> None:
+    host = cloud.fleet.hosts[0]
+    other(host, disks=())
+    [shadow] = await shadows(cloud, host)
+    wish = {"project_id": await project_of(cloud)}
+    answer = await cloud.client.post(f"/v1/foreign-guests/{shadow['id']}/adopt", json=wish)
+    assert answer.status_code == 409
+    assert list(answer.json()["because"].values()) == ["it has no disk"]
+
+
 async def test_one_guest_is_taken_over_once_however_many_want_it(cloud: SimulatedCloud) -> None:
     host = cloud.fleet.hosts[0]
     other(host)

@@ -554,6 +554,7 @@ _OF_DELETED = ("instance.soft_delete", "instance.undelete", "instance.delete a d
 """What takes a cloud that keeps what is deleted."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workflow", DEEDS)
 async def test_a_workflow_is_all_or_nothing_whatever_breaks_when(workflow: str, tmp_path: Path) -> None:
     prepare, deed, ways = DEEDS[workflow]

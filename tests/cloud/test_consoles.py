@@ -225,7 +225,7 @@ async def test_a_console_ends_with_the_token_of_its_user(cloud: SimulatedCloud, 
 
 
 async def test_a_console_ends_with_the_role_of_its_user(cloud: SimulatedCloud, member: Person, instance: str) -> None:
-    grant = cloud.state[GRANTS].one("grant", (member.user_id, member.project_id, None))
+    grant = cloud.state[GRANTS].one("grant", (member.user_id, member.project_id, None, None))
     assert grant is not None
     async with open_console(cloud, member.client, instance) as talk:
         wish = {"user_id": member.user_id, "project_id": member.project_id, "role": "reader"}

@@ -13,6 +13,7 @@ Afterwards every task has come to its end, and hosts and records agree about eve
 
 import asyncio
 import copy
+import gc
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -102,6 +103,8 @@ class Prover:
         for moment in range(1, 2 * (writes + 2) + 1):
             await self._power_cut(moment, refused_call=calls)
             runs += 1
+        # Each run has loaded a cloud, which took it out of the collector's sight: all of them may go now.
+        gc.unfreeze()
         return runs
 
     async def _moments(self) -> tuple[int, int]:

@@ -105,6 +105,8 @@ def _check(ask: Ask, shadow: Shadow) -> None:
     why = [*shadow.obstacles, *(f"it has changed: {each}" for each in shadow.drift)]
     if shadow.uuid in ask.state[INSTANCES]:
         why.append("there is an instance of its id already")
+    if not disks:
+        why.append("it has no disk")
     if len(disks) > frame.disks:
         why.append(f"it has {len(disks)} disks, and an instance at most {frame.disks}")
     if len(shadow.nics) > frame.nics:
@@ -115,7 +117,7 @@ def _check(ask: Ask, shadow: Shadow) -> None:
         again = "; shadow it again when it is as it ought to be" if shadow.drift else ""
         raise Conflict(
             f"guest {shadow.name} cannot be taken over{again}",
-            because={f"{number}": each for number, each in enumerate(why, start=1)},
+            because={f"{number}": each for number, each in enumerate(dict.fromkeys(why), start=1)},
         )
 
 
