@@ -271,6 +271,15 @@ def test_differences_of_changes_lead_to_what_is_projected_from_scratch(
     assert rows == project_everything(scratch)
 
 
+def test_nothing_is_made_of_a_network_that_others_serve_not_even_at_the_start() -> None:
+    unmanaged = vpc("n1", kind=NetworkKind.UNMANAGED)
+    guest = port("p1", of="n1", mac="02:00:00:00:00:01", at=[])
+    assert rows_of(unmanaged, guest) == {}
+    pending = Pending(View())
+    pending.take([Change(unmanaged, removes=False), Change(guest, removes=False)])
+    assert pending.pop() == []
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(records))
 def test_each_row_and_each_element_has_one_owner(records: list[NetworkRecord]) -> None:

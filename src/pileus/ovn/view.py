@@ -91,12 +91,12 @@ class View:
 
     def knows(self, record: Record) -> TypeGuard[NetworkRecord]:
         """Whether the network is made of records like this."""
-        if isinstance(record, Network) and record.kind is NetworkKind.UNMANAGED:
-            return False  # nor is anything made of its ports, without it
         return type(record) in _KINDS
 
     def put(self, record: NetworkRecord) -> None:
         self.remove(record)
+        if _is_unmanaged(record):
+            return
         self._tables[_KINDS[type(record)]][record.id] = record
         for key in _indexed_by(record):
             self._index.setdefault(key, set()).add(record.id)
@@ -141,7 +141,7 @@ class View:
     def affected(self, record: NetworkRecord, *, removes: bool = False) -> Iterator[Owner]:
         """The owners whose rows may differ when this record is put or removed; to be asked before it is."""
         before: NetworkRecord | None = self._tables[_KINDS[type(record)]].get(record.id)
-        after = None if removes else record
+        after = None if removes or _is_unmanaged(record) else record
         existence = before is None or after is None
         yield Owner(_KINDS[type(record)], record.id)
         for each in (before, after):
@@ -212,6 +212,11 @@ class View:
 
 _IndexKey = tuple[str, str, str]
 """The relation, the id on its other side, and for `port-name` the name."""
+
+
+def _is_unmanaged(record: NetworkRecord) -> bool:
+    """Whether this is a network that others serve: nothing is made of it, nor of its ports, without it."""
+    return isinstance(record, Network) and record.kind is NetworkKind.UNMANAGED
 
 
 def _indexed_by(record: NetworkRecord) -> Iterator[_IndexKey]:  # noqa: C901 - one case for each kind
