@@ -23,14 +23,13 @@ from pileus.cloud.backups.workflows import (
     restore_backup,
     verify_backup,
 )
-from pileus.cloud.instances.model import INSTANCES, Instance
-from pileus.cloud.instances.specs import volumes_of
+from pileus.cloud.instances.model import Instance
 from pileus.cloud.snapshots.model import must_take_layers
+from pileus.cloud.snapshots.subject import subject
 from pileus.cloud.snapshots.workflows import held
 from pileus.cloud.storagepools.operations import PoolName
-from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
-from pileus.kernel.errors import Conflict
-from pileus.kernel.ids import BackupId, InstanceId, ProjectId, ScheduleId, VolumeId
+from pileus.cloud.volumes.model import Volume, VolumeState
+from pileus.kernel.ids import BackupId, InstanceId, ScheduleId, VolumeId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -85,7 +84,7 @@ def create(ask: Ask, wish: BackupCreate) -> Plan:
 
 def make(ask: Ask, wish: BackupCreate, *, schedule_id: ScheduleId | None = None) -> Plan:
     """The plan of a backup that a person asks for, or a schedule."""
-    instance, volumes = _subject(ask, wish)
+    instance, volumes = subject(ask, wish.instance_id, wish.volume_id, "back up")
     for volume in volumes:
         must_not_be_backed_up(ask.state, volume)
         must_take_layers(ask.state, volume, "backed up")
@@ -180,26 +179,6 @@ def delete(ask: Ask, backup: Backup) -> Plan:
         answers=changed,
         undo="none: what it held is gone",
     )
-
-
-def _subject(ask: Ask, wish: BackupCreate) -> tuple[Instance | None, list[Volume]]:
-    """The instance, if it is of a whole one, and the volumes.
-
-    Raises:
-        NotFound: the caller knows of no such instance or volume.
-        Conflict: a volume has no data yet.
-    """
-    project = ProjectId(ask.caller.project_id)
-    if wish.instance_id is not None:
-        instance = ask.see(INSTANCES, wish.instance_id, "instance_id", of=project)
-        return instance, volumes_of(ask.state, instance)
-    volume = ask.see(VOLUMES, wish.volume_id or "", "volume_id", of=project)
-    if volume.host_id is None:
-        raise Conflict(
-            f"volume {volume.name} was never attached: there is nothing in it to back up",
-            fields={"volume_id": "has no data yet"},
-        )
-    return None, [volume]
 
 
 def _comparable(ask: Ask, volume: Volume, storage_pool: str) -> BackupId | None:

@@ -8,8 +8,8 @@ from pileus.cloud.backups.model import BACKUPS, BackedUpVolume, Backup, BackupSt
 from pileus.cloud.backups.workflows import RestoreVolume, restore_volume
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.instances.placement import Placer, room_for_volume
-from pileus.cloud.instances.specs import volumes_of
 from pileus.cloud.snapshots.model import must_have_none
+from pileus.cloud.snapshots.subject import must_have_no_others
 from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.cloud.volumes.operations import SizeGib
 from pileus.cloud.volumes.space import volumes
@@ -92,12 +92,7 @@ def _must_be_as_it_was(ask: Ask, backup: Backup, volumes: list[Volume]) -> None:
     if away := [each.name for each in volumes if each.instance_id != backup.instance_id]:
         raise Conflict(f"{', '.join(away)} is not attached to the instance as it was: attach it first")
     instance = ask.state[INSTANCES].get(backup.instance_id or "")
-    since = [each.name for each in volumes_of(ask.state, instance) if each.id not in backup.volume_ids]
-    if since:
-        raise Conflict(
-            f"{', '.join(since)} was attached to instance {instance.name} since: detach it first, or its data would"
-            " not be of the same time"
-        )
+    must_have_no_others(ask, instance, backup.volume_ids)
 
 
 def _one_of(backup: Backup, volume_id: str | None) -> BackedUpVolume:

@@ -12,9 +12,9 @@ import msgspec
 
 from pileus.cloud.backups.model import BACKUPS, Backup, BackupState, former
 from pileus.cloud.copies import copy_of
-from pileus.cloud.instances.workflows.hosting import ensure_disk, remove_disk
+from pileus.cloud.instances.workflows.hosting import BACKUP_S, ensure_disk, remove_disk
 from pileus.cloud.schedules.model import gone_with
-from pileus.cloud.snapshots.workflows import MERGE_S, TAKE_S, at_rest
+from pileus.cloud.snapshots.workflows import MERGE_S, TAKE_S, at_rest, named
 from pileus.cloud.volumes.model import VOLUMES, VolumeState
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import BackupId, SnapshotId, VolumeId
@@ -28,12 +28,9 @@ from pileus.link.backups import (
     VolumeToBackUp,
 )
 from pileus.link.records import Method
-from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotSpec, VolumeOf
+from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotSpec
 from pileus.state.state import Change, Origin, State, put, remove
 from pileus.workflow.workflow import Changes, Run, Workflow, step_with, workflow
-
-COPY_S = 86_400.0
-"""How long a host may take to write a backup, to read all of one, or to restore one."""
 
 
 class OfBackup(msgspec.Struct, frozen=True):
@@ -73,7 +70,7 @@ async def take(world: World, wish: OfBackup) -> SnapshotObserved:
     backup = world.state[BACKUPS].get(wish.backup)
     volumes = [world.state[VOLUMES].get(id) for id in backup.volume_ids]
     spec = SnapshotSpec(
-        id=SnapshotId(backup.id), volumes=_named(world.state, backup.volume_ids), guest=volumes[0].instance_id
+        id=SnapshotId(backup.id), volumes=named(world.state, backup.volume_ids), guest=volumes[0].instance_id
     )
     return await world.hosts.ask(backup.host_id, Method.SNAPSHOT_ENSURE, spec, SnapshotObserved, timeout_s=TAKE_S)
 
@@ -107,7 +104,7 @@ async def write_out(world: World, wish: OfBackup) -> BackupObserved:
         volumes=volumes,
         record=copy_of(world.state, backup),
     )
-    return await world.hosts.ask(backup.host_id, Method.BACKUP_ENSURE, spec, BackupObserved, timeout_s=COPY_S)
+    return await world.hosts.ask(backup.host_id, Method.BACKUP_ENSURE, spec, BackupObserved, timeout_s=BACKUP_S)
 
 
 @write_out.undo
@@ -155,7 +152,9 @@ def looked_through(state: State, wish: OfBackup) -> Changes:
 @step_with(patience_s=120)
 async def look_through(world: World, wish: OfBackup) -> BackupChecked:
     backup = world.state[BACKUPS].get(wish.backup)
-    return await world.hosts.ask(backup.host_id, Method.BACKUP_CHECK, _data_of(backup), BackupChecked, timeout_s=COPY_S)
+    return await world.hosts.ask(
+        backup.host_id, Method.BACKUP_CHECK, _data_of(backup), BackupChecked, timeout_s=BACKUP_S
+    )
 
 
 @step_with()
@@ -219,7 +218,7 @@ def not_restored(state: State, wish: RestoreVolume) -> Changes:
 async def make_volume(world: World, wish: RestoreVolume) -> None:
     backup = world.state[BACKUPS].get(wish.backup)
     volume = world.state[VOLUMES].get(wish.volume)
-    await ensure_disk(world, volume, backup=backup.content_of(wish.source), timeout_s=COPY_S)
+    await ensure_disk(world, volume, backup=backup.content_of(wish.source), timeout_s=BACKUP_S)
 
 
 @make_volume.undo
@@ -295,10 +294,10 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (
 async def _of_restore(world: World, wish: RestoreBackup, method: Method) -> None:
     backup = world.state[BACKUPS].get(wish.backup)
     volumes = tuple(
-        VolumeRestore(volume=each, backup=backup.content_of(each.id)) for each in _named(world.state, backup.volume_ids)
+        VolumeRestore(volume=each, backup=backup.content_of(each.id)) for each in named(world.state, backup.volume_ids)
     )
     body = BackupRestore(to=wish.to, volumes=volumes)
-    await world.hosts.ask(backup.host_id, method, body, Nothing, timeout_s=COPY_S)
+    await world.hosts.ask(backup.host_id, method, body, Nothing, timeout_s=BACKUP_S)
 
 
 def _data_of(backup: Backup) -> BackupOf:
@@ -312,7 +311,7 @@ async def _remove_data(world: World, backup: Backup) -> None:
 async def _let_go(world: World, backup: Backup, volumes: Sequence[VolumeId]) -> None:
     """Have the volumes' host keep what they were at a backup no more. One that is gone has taken that with it."""
     there = [id for id in volumes if id in world.state[VOLUMES]]
-    removal = SnapshotRemoval(id=SnapshotId(backup.id), volumes=_named(world.state, there), later=True)
+    removal = SnapshotRemoval(id=SnapshotId(backup.id), volumes=named(world.state, there), later=True)
     await world.hosts.ask(backup.host_id, Method.SNAPSHOT_REMOVE, removal, Nothing, timeout_s=MERGE_S)
 
 
@@ -321,8 +320,3 @@ def _released(state: State, backup: Backup) -> list[Change]:
     if backup.state is not BackupState.CREATING:
         return []
     return at_rest(state, [state[VOLUMES].get(id) for id in backup.volume_ids])
-
-
-def _named(state: State, volumes: Sequence[VolumeId]) -> tuple[VolumeOf, ...]:
-    found = [state[VOLUMES].get(id) for id in volumes]
-    return tuple(VolumeOf(id=VolumeId(each.id), pool=each.storage_pool, secure=each.secure_delete) for each in found)

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
 from pileus.cloud.instances.placement import Placer, check_real_room
-from pileus.cloud.instances.specs import volumes_of
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState, must_take_layers
+from pileus.cloud.snapshots.subject import must_have_no_others, subject
 from pileus.cloud.snapshots.workflows import (
     OfSnapshot,
     RevertSnapshot,
@@ -19,7 +19,7 @@ from pileus.cloud.snapshots.workflows import (
 )
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.kernel.errors import Conflict
-from pileus.kernel.ids import InstanceId, ProjectId, ScheduleId, SnapshotId, VolumeId
+from pileus.kernel.ids import InstanceId, ScheduleId, SnapshotId, VolumeId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -71,7 +71,7 @@ def create(ask: Ask, wish: SnapshotCreate) -> Plan:
 
 def take(ask: Ask, wish: SnapshotCreate, *, schedule_id: ScheduleId | None = None) -> Plan:
     """The plan of a snapshot that a person asks for, or a schedule."""
-    instance, volumes = _subject(ask, wish)
+    instance, volumes = subject(ask, wish.instance_id, wish.volume_id, "keep")
     for volume in volumes:
         must_take_layers(ask.state, volume, "kept as a snapshot")
     name = instance.name if instance else volumes[0].name
@@ -162,26 +162,6 @@ def delete(ask: Ask, snapshot: Snapshot) -> Plan:
     )
 
 
-def _subject(ask: Ask, wish: SnapshotCreate) -> tuple[Instance | None, list[Volume]]:
-    """The instance, if it is of a whole one, and the volumes.
-
-    Raises:
-        NotFound: the caller knows of no such instance or volume.
-        Conflict: a volume has no data yet.
-    """
-    project = ProjectId(ask.caller.project_id)
-    if wish.instance_id is not None:
-        instance = ask.see(INSTANCES, wish.instance_id, "instance_id", of=project)
-        return instance, volumes_of(ask.state, instance)
-    volume = ask.see(VOLUMES, wish.volume_id or "", "volume_id", of=project)
-    if volume.host_id is None:
-        raise Conflict(
-            f"volume {volume.name} was never attached: there is nothing in it to keep",
-            fields={"volume_id": "has no data yet"},
-        )
-    return None, [volume]
-
-
 def _to_revert(ask: Ask, snapshot: Snapshot, volumes: list[Volume]) -> Instance | None:
     """The instance that is to go back as a whole, if any.
 
@@ -213,9 +193,4 @@ def _to_revert(ask: Ask, snapshot: Snapshot, volumes: list[Volume]) -> Instance 
 def _must_have_its_volumes(ask: Ask, instance: Instance, snapshot: Snapshot, volumes: list[Volume]) -> None:
     if away := [volume.name for volume in volumes if volume.instance_id != instance.id]:
         raise Conflict(f"{', '.join(away)} is not attached to instance {instance.name} as it was: attach it first")
-    since = [volume.name for volume in volumes_of(ask.state, instance) if volume.id not in snapshot.volume_ids]
-    if since:
-        raise Conflict(
-            f"{', '.join(since)} was attached to instance {instance.name} since: detach it first, or its data would"
-            " not be of the same time"
-        )
+    must_have_no_others(ask, instance, snapshot.volume_ids)

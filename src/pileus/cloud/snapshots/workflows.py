@@ -4,7 +4,7 @@ Meanwhile its volumes are in a state that says so, and the instance that has the
 one moment nothing is attached, taken away or made larger at that moment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -64,7 +64,7 @@ async def take(world: World, wish: OfSnapshot) -> SnapshotObserved:
     snapshot = world.state[SNAPSHOTS].get(wish.snapshot)
     spec = SnapshotSpec(
         id=wish.snapshot,
-        volumes=_volumes_of(world.state, snapshot),
+        volumes=named(world.state, snapshot.volume_ids),
         guest=_user(world.state, snapshot),
         memory=snapshot.memory,
     )
@@ -112,7 +112,7 @@ async def go_back(world: World, wish: RevertSnapshot) -> None:
     back = SnapshotRevert(
         id=wish.snapshot,
         to=wish.to,
-        volumes=_volumes_of(world.state, snapshot),
+        volumes=named(world.state, snapshot.volume_ids),
         guest=snapshot.instance_id,
         memory=wish.memory,
     )
@@ -219,7 +219,7 @@ WORKFLOWS: tuple[Workflow[World, Any], ...] = (create_snapshot, revert_snapshot,
 
 async def remove_from_host(world: World, snapshot: Snapshot) -> None:
     """Have the host keep it no more."""
-    removal = SnapshotRemoval(id=SnapshotId(snapshot.id), volumes=_volumes_of(world.state, snapshot))
+    removal = SnapshotRemoval(id=SnapshotId(snapshot.id), volumes=named(world.state, snapshot.volume_ids))
     await world.hosts.ask(snapshot.host_id, Method.SNAPSHOT_REMOVE, removal, Nothing, timeout_s=MERGE_S)
 
 
@@ -275,8 +275,9 @@ def _busy(instance: Instance, doing: str) -> Instance:
     return msgspec.structs.replace(instance.busy(doing), generation=instance.generation)
 
 
-def _volumes_of(state: State, snapshot: Snapshot) -> tuple[VolumeOf, ...]:
-    return tuple(_named(state[VOLUMES].get(id)) for id in snapshot.volume_ids)
+def named(state: State, volumes: Iterable[VolumeId]) -> tuple[VolumeOf, ...]:
+    """These volumes as their host is told of them."""
+    return tuple(_named(state[VOLUMES].get(id)) for id in volumes)
 
 
 def _named(volume: Volume) -> VolumeOf:

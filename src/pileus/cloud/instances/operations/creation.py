@@ -296,8 +296,8 @@ def _task(id: InstanceId, origin: Origin, volumes: list[Volume]) -> Begin:
         return begin(create_instance, OfInstance(id))
     copies = tuple((VolumeId(new.id), VolumeId(source.id)) for new, source in zip(volumes, origin.volumes, strict=True))
     if origin.snapshot is None:
-        return begin(create_instance_from_backup, CreateFromBackup(id, BackupId(origin.kept.id), copies))
-    return begin(create_instance_from_snapshot, CreateFromSnapshot(id, SnapshotId(origin.snapshot.id), copies))
+        return begin(create_instance_from_backup, CreateFromBackup(id, copies, BackupId(origin.kept.id)))
+    return begin(create_instance_from_snapshot, CreateFromSnapshot(id, copies, SnapshotId(origin.snapshot.id)))
 
 
 def check_most(vcpus: int, memory_mib: int, max_vcpus: int | None, max_memory_mib: int | None) -> None:

@@ -94,11 +94,36 @@ async def take_guest_away(world: World, wish: OfInstance) -> None:
     await remove_guest(world, world.state[INSTANCES].get(wish.instance))
 
 
-class CreateFromSnapshot(OfInstance, frozen=True):
-    """Which instance, the snapshot, and each volume of the instance with the one that it is a copy of."""
+class CreateOfCopies(OfInstance, frozen=True):
+    """Which instance, and each volume of it with the one that it is a copy of, the one to boot from first."""
+
+    copies: tuple[tuple[VolumeId, VolumeId], ...]
+
+
+def open_copies_for_use(state: State, wish: CreateOfCopies) -> list[Change]:
+    instance, *volumes = open_for_use(state, wish)
+    attached = tuple(new for new, _ in wish.copies[1:])
+    return [put(msgspec.structs.replace(instance.record, attached_volume_ids=attached)), *volumes]
+
+
+def forget_copies(state: State, wish: CreateOfCopies) -> list[Change]:
+    further = [new for new, _ in wish.copies[1:]]
+    return [
+        *(change for change in forget(state, wish) if change.record.id not in further),
+        *(remove(state[VOLUMES].get(id)) for id in further),
+        *gone_with(state, *further),
+    ]
+
+
+async def destroy_copies(world: World, wish: CreateOfCopies) -> None:
+    for new, _ in wish.copies:
+        await remove_disk(world, world.state[VOLUMES].get(new))
+
+
+class CreateFromSnapshot(CreateOfCopies, frozen=True):
+    """What is copied, and the snapshot that it is copied from."""
 
     snapshot: SnapshotId
-    copies: tuple[tuple[VolumeId, VolumeId], ...]
 
 
 @workflow("instance.create_from_snapshot")
@@ -110,21 +135,13 @@ async def create_instance_from_snapshot(run: Run[World], wish: CreateFromSnapsho
 
 
 @create_instance_from_snapshot.finish
-def open_copies_for_use(state: State, wish: CreateFromSnapshot) -> list[Change]:
-    instance, *volumes = open_for_use(state, wish)
-    attached = tuple(new for new, _ in wish.copies[1:])
-    return [put(msgspec.structs.replace(instance.record, attached_volume_ids=attached)), *volumes, _left(state, wish)]
+def copied(state: State, wish: CreateFromSnapshot) -> list[Change]:
+    return [*open_copies_for_use(state, wish), _left(state, wish)]
 
 
 @create_instance_from_snapshot.withdraw
-def forget_copies(state: State, wish: CreateFromSnapshot) -> list[Change]:
-    further = [new for new, _ in wish.copies[1:]]
-    return [
-        *(change for change in forget(state, wish) if change.record.id not in further),
-        *(remove(state[VOLUMES].get(id)) for id in further),
-        *gone_with(state, *further),
-        _left(state, wish),
-    ]
+def not_copied(state: State, wish: CreateFromSnapshot) -> list[Change]:
+    return [*forget_copies(state, wish), _left(state, wish)]
 
 
 @step_with(patience_s=120)
@@ -134,10 +151,7 @@ async def copy_disks(world: World, wish: CreateFromSnapshot) -> None:
     await ensure_media(world, world.state[INSTANCES].get(wish.instance))
 
 
-@copy_disks.undo
-async def destroy_copies(world: World, wish: CreateFromSnapshot) -> None:
-    for new, _ in wish.copies:
-        await remove_disk(world, world.state[VOLUMES].get(new))
+copy_disks.undo(destroy_copies)
 
 
 def _left(state: State, wish: CreateFromSnapshot) -> Change:

@@ -1,27 +1,27 @@
 """Making an instance of what a backup holds."""
 
-import msgspec
-
 from pileus.cloud.backups.model import BACKUPS, BackupState
 from pileus.cloud.instances.model import INSTANCES
-from pileus.cloud.instances.workflows.creation import connect, forget, open_for_use, start_guest
-from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_disk, ensure_media, remove_disk
-from pileus.cloud.schedules.model import gone_with
+from pileus.cloud.instances.workflows.creation import (
+    CreateOfCopies,
+    connect,
+    destroy_copies,
+    forget_copies,
+    open_copies_for_use,
+    start_guest,
+)
+from pileus.cloud.instances.workflows.hosting import BACKUP_S, ensure_disk, ensure_media
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.cloud.world import World
-from pileus.kernel.ids import BackupId, VolumeId
-from pileus.state.state import Change, State, put, remove
+from pileus.kernel.ids import BackupId
+from pileus.state.state import Change, State, put
 from pileus.workflow.workflow import Run, step_with, workflow
 
-RESTORE_S = 86_400.0
-"""How long a host may take to restore a volume."""
 
-
-class CreateFromBackup(OfInstance, frozen=True):
-    """Which instance, the backup, and each volume of the instance with the one in the backup that it is made of."""
+class CreateFromBackup(CreateOfCopies, frozen=True):
+    """What is copied, and the backup that holds it."""
 
     backup: BackupId
-    copies: tuple[tuple[VolumeId, VolumeId], ...]
 
 
 @workflow("instance.create_from_backup")
@@ -33,21 +33,13 @@ async def create_instance_from_backup(run: Run[World], wish: CreateFromBackup) -
 
 
 @create_instance_from_backup.finish
-def open_restored_for_use(state: State, wish: CreateFromBackup) -> list[Change]:
-    instance, *volumes = open_for_use(state, wish)
-    attached = tuple(new for new, _ in wish.copies[1:])
-    return [put(msgspec.structs.replace(instance.record, attached_volume_ids=attached)), *volumes, _left(state, wish)]
+def restored(state: State, wish: CreateFromBackup) -> list[Change]:
+    return [*open_copies_for_use(state, wish), _left(state, wish)]
 
 
 @create_instance_from_backup.withdraw
-def forget_restored(state: State, wish: CreateFromBackup) -> list[Change]:
-    further = [new for new, _ in wish.copies[1:]]
-    return [
-        *(change for change in forget(state, wish) if change.record.id not in further),
-        *(remove(state[VOLUMES].get(id)) for id in further),
-        *gone_with(state, *further),
-        _left(state, wish),
-    ]
+def not_restored(state: State, wish: CreateFromBackup) -> list[Change]:
+    return [*forget_copies(state, wish), _left(state, wish)]
 
 
 @step_with(patience_s=120)
@@ -55,14 +47,11 @@ async def restore_disks(world: World, wish: CreateFromBackup) -> None:
     backup = world.state[BACKUPS].get(wish.backup)
     for new, source in wish.copies:
         volume = world.state[VOLUMES].get(new)
-        await ensure_disk(world, volume, backup=backup.content_of(source), timeout_s=RESTORE_S)
+        await ensure_disk(world, volume, backup=backup.content_of(source), timeout_s=BACKUP_S)
     await ensure_media(world, world.state[INSTANCES].get(wish.instance))
 
 
-@restore_disks.undo
-async def destroy_restored(world: World, wish: CreateFromBackup) -> None:
-    for new, _ in wish.copies:
-        await remove_disk(world, world.state[VOLUMES].get(new))
+restore_disks.undo(destroy_copies)
 
 
 def _left(state: State, wish: CreateFromBackup) -> Change:
