@@ -86,6 +86,13 @@ def _digest(file: Path, tell: Callable[[float], None], stopped: Callable[[], boo
     return digest.hexdigest()
 
 
+def resize(file: Path, size_bytes: int) -> None:
+    """Have a file be so large, on disk. Blocking."""
+    with file.open("rb+") as opened:
+        os.ftruncate(opened.fileno(), size_bytes)
+        os.fsync(opened.fileno())
+
+
 def publish(made: Path, place: Path) -> None:
     """Have a folder that was made in its place, on disk, in one step. Blocking."""
     sync_folder(made)

@@ -18,6 +18,7 @@ from pileus.agent.hypervisor.libvirt import guestagent
 from pileus.agent.hypervisor.libvirt.adopting import Adopting
 from pileus.agent.hypervisor.libvirt.appliance import LibvirtAppliance
 from pileus.agent.hypervisor.libvirt.binding import Library, VirConnect, VirDomain, error_code
+from pileus.agent.hypervisor.libvirt.changes import Changes
 from pileus.agent.hypervisor.libvirt.connection import Connection
 from pileus.agent.hypervisor.libvirt.consoles import LibvirtConsoles
 from pileus.agent.hypervisor.libvirt.domain import (
@@ -30,6 +31,7 @@ from pileus.agent.hypervisor.libvirt.firmware import traits
 from pileus.agent.hypervisor.libvirt.layered import LibvirtLayers
 from pileus.agent.hypervisor.libvirt.others import Others
 from pileus.agent.hypervisor.libvirt.plugging import Plugging
+from pileus.agent.hypervisor.libvirt.power import DEED_S, Power
 from pileus.agent.hypervisor.libvirt.sizing import VCPUS, Sizing
 from pileus.agent.hypervisor.libvirt.states import (
     CHANGES,
@@ -51,10 +53,6 @@ from pileus.link.templates import GuestTemplate
 
 T = TypeVar("T")
 _LOOK_S = 10.0
-# libvirt gives QEMU half a minute to come up, and a quarter to go.
-_DEED_S = 60.0
-# A guest's memory goes to a disk, or comes from there.
-_MEMORY_S = 900.0
 # sun_path of unix(7) holds 108 bytes, the last of them 0.
 _SOCKET_PATH_AT_MOST = 107
 _ALIVE = frozenset({GuestState.RUNNING, GuestState.PAUSED})
@@ -102,9 +100,10 @@ class LibvirtHypervisor:
         kvm = ground.accelerator == "kvm"
         self._sizing = Sizing(library, self._do_to)
         self._plugging = Plugging(library, self._do_to, takes_direct_io=_takes_direct_io, iothread=kvm)
+        self._power = Power(library, self._connection, self._do_to, self._ordered)
         self._layers = LibvirtLayers(library, self._do, self._do_to, self._ordered)
         self.appliance = LibvirtAppliance(library, self._connection, ground)
-        self._listeners: WeakSet[_Changes] = WeakSet()
+        self._listeners: WeakSet[Changes] = WeakSet()
 
     @property
     def layers(self) -> LibvirtLayers:
@@ -114,7 +113,7 @@ class LibvirtHypervisor:
         versions, architecture = await self._connection.call(
             "tell its version",
             lambda libvirt: ((libvirt.getLibVersion(), libvirt.getVersion()), str(libvirt.getInfo()[0])),
-            timeout_s=_DEED_S,  # the first time it asks QEMU what it can do
+            timeout_s=DEED_S,  # the first time it asks QEMU what it can do
         )
         return HypervisorFacts(
             name="libvirt",
@@ -164,77 +163,35 @@ class LibvirtHypervisor:
         await self._sizing.change_size(guest)
 
     async def start(self, id: InstanceId) -> None:
-        def start(domain: VirDomain) -> None:
-            self._unless(domain.isActive, lambda: domain.createWithFlags(0))
-
-        with self._ordered(id, None):
-            await self._do_to("start the guest", id, start, timeout_s=_MEMORY_S)
+        await self._power.start(id)
 
     async def shut_down(self, id: InstanceId) -> None:
-        button = self._library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
-
-        def shut_down(domain: VirDomain) -> None:
-            self._unless(lambda: not domain.isActive(), lambda: domain.shutdownFlags(button))
-
-        with self._ordered(id, Order.SHUT_DOWN):
-            await self._do_to("shut down the guest", id, shut_down)
+        await self._power.shut_down(id)
 
     async def stop(self, id: InstanceId) -> None:
-        def stop(domain: VirDomain) -> None:
-            self._unless(lambda: not domain.isActive(), lambda: domain.destroyFlags(0))
-
-        with self._ordered(id, Order.STOP):
-            # Not in the guest's turn: if its QEMU hangs, this is what ends the call that has the turn.
-            await self._connection.call(
-                "stop the guest", lambda libvirt: stop(libvirt.lookupByUUIDString(id)), timeout_s=_DEED_S
-            )
+        await self._power.stop(id)
 
     async def pause(self, id: InstanceId) -> None:
-        def pause(domain: VirDomain) -> None:
-            self._unless(lambda: domain.state(0)[0] == DomainState.PAUSED, domain.suspend)
-
-        await self._do_to("pause the guest", id, pause)
+        await self._power.pause(id)
 
     async def resume(self, id: InstanceId) -> None:
-        def resume(domain: VirDomain) -> None:
-            self._unless(lambda: domain.state(0)[0] == DomainState.RUNNING, domain.resume)
-
-        await self._do_to("resume the guest", id, resume)
+        await self._power.resume(id)
 
     async def suspend(self, id: InstanceId) -> None:
-        # Without the flag a guest that was paused would be paused again by its next start.
-        def suspend(domain: VirDomain) -> None:
-            self._unless(
-                lambda: not domain.isActive() and domain.hasManagedSaveImage(),
-                lambda: domain.managedSave(self._library.VIR_DOMAIN_SAVE_RUNNING),
-            )
-
-        await self._do_to("suspend the guest", id, suspend, timeout_s=_MEMORY_S)
+        await self._power.suspend(id)
 
     async def forget_memory(self, id: InstanceId) -> None:
-        def forget(domain: VirDomain) -> None:
-            self._unless(lambda: not domain.hasManagedSaveImage(), domain.managedSaveRemove)
-
-        with self._ordered(id, Order.STOP):
-            await self._do_to("forget what the guest had in memory", id, forget)
+        await self._power.forget_memory(id)
 
     async def reboot(self, id: InstanceId, *, hard: bool) -> None:
-        button = self._library.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
-
-        def reboot(domain: VirDomain) -> None:
-            if hard:
-                domain.reset(0)
-            else:
-                domain.reboot(button)
-
-        await self._do_to("reboot the guest", id, reboot)
+        await self._power.reboot(id, hard=hard)
 
     async def set_password(self, id: InstanceId, user: str, password: str) -> None:
         def set_it(libvirt: VirConnect) -> None:
             guestagent.set_password(self._library, libvirt.lookupByUUIDString(id), user, password)
 
         # Not in the guest's turn: the agent in it may take its time, and nothing else is to wait for that.
-        await self._connection.call("set a password in the guest", set_it, timeout_s=_DEED_S)
+        await self._connection.call("set a password in the guest", set_it, timeout_s=DEED_S)
 
     async def undefine(self, id: InstanceId) -> None:
         library = self._library
@@ -270,10 +227,10 @@ class LibvirtHypervisor:
 
     async def foreign(self) -> Sequence[ForeignGuest]:
         others = Others(self._library, self._is_ours)
-        return await self._connection.call("look at other guests", others.look, timeout_s=_DEED_S)
+        return await self._connection.call("look at other guests", others.look, timeout_s=DEED_S)
 
     def changes(self) -> AsyncIterator[InstanceId]:
-        changes = _Changes(self._connection)
+        changes = Changes(self._connection)
         self._listeners.add(changes)
         return changes
 
@@ -283,24 +240,14 @@ class LibvirtHypervisor:
         self._lost()
         await self._connection.close()
 
-    async def _do(self, what: str, id: InstanceId, deed: Callable[[VirConnect], T], *, timeout_s: float = _DEED_S) -> T:
+    async def _do(self, what: str, id: InstanceId, deed: Callable[[VirConnect], T], *, timeout_s: float = DEED_S) -> T:
         turn = self._turns.setdefault(id, asyncio.Lock())
         return await self._connection.call(what, deed, timeout_s=timeout_s, turn=turn)
 
     async def _do_to(
-        self, what: str, id: InstanceId, deed: Callable[[VirDomain], T], *, timeout_s: float = _DEED_S
+        self, what: str, id: InstanceId, deed: Callable[[VirDomain], T], *, timeout_s: float = DEED_S
     ) -> T:
         return await self._do(what, id, lambda libvirt: deed(libvirt.lookupByUUIDString(id)), timeout_s=timeout_s)
-
-    def _unless(self, done: Callable[[], object], deed: Callable[[], object]) -> None:
-        """Do it, unless it is done or somebody else does it at the same moment."""
-        if done():
-            return
-        try:
-            deed()
-        except self._library.libvirtError:
-            if not done():
-                raise
 
     @contextmanager
     def _ordered(self, id: InstanceId, order: Order | None) -> Generator[None]:
@@ -358,38 +305,6 @@ class LibvirtHypervisor:
         for listener in tuple(self._listeners):
             listener.end()
         self._listeners.clear()
-
-
-class _Changes:
-    """An iterator over the guests that changed; each is named once, however often it changed meanwhile."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._waiting: dict[InstanceId, None] = {}
-        self._news = asyncio.Event()
-        self._ended = False
-
-    def tell(self, id: InstanceId) -> None:
-        self._waiting[id] = None
-        self._news.set()
-
-    def end(self) -> None:
-        self._ended = True
-        self._news.set()
-
-    def __aiter__(self) -> "_Changes":
-        return self
-
-    async def __anext__(self) -> InstanceId:
-        while not self._waiting:
-            if self._ended:
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._connection.ready()
-            await self._news.wait()
-        id = next(iter(self._waiting))
-        del self._waiting[id]
-        return id
 
 
 def _takes_direct_io(path: str) -> bool:
