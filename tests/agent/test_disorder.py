@@ -151,7 +151,7 @@ class Disorder:
 
 
 @given(st.lists(st.sampled_from(STEPS), max_size=30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_happens_in_whatever_order_nothing_is_left_half_made(
     steps: list[tuple[str, int | str | None]],
 ) -> None:

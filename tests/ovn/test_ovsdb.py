@@ -16,7 +16,7 @@ TEXT = st.text(alphabet='ab{}"\\ü', max_size=8)
 MESSAGES = st.lists(st.dictionaries(TEXT, st.lists(TEXT) | st.dictionaries(TEXT, TEXT), max_size=3), max_size=4)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(MESSAGES, st.data())
 def test_messages_are_cut_where_they_end_however_they_arrive(sent: list[dict[str, Any]], data: st.DataObject) -> None:
     stream = b"".join(msgspec.json.encode(each) for each in sent)

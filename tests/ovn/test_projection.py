@@ -245,7 +245,7 @@ records: st.SearchStrategy[NetworkRecord] = st.one_of(
 steps = st.lists(st.tuples(st.booleans(), records) | st.lists(HOSTS, unique=True), max_size=25)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps, st.data())
 def test_differences_of_changes_lead_to_what_is_projected_from_scratch(
     steps: list[tuple[bool, NetworkRecord] | list[str]], data: st.DataObject
@@ -280,7 +280,7 @@ def test_nothing_is_made_of_a_network_that_others_serve_not_even_at_the_start() 
     assert pending.pop() == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(records))
 def test_each_row_and_each_element_has_one_owner(records: list[NetworkRecord]) -> None:
     view = View(records)
@@ -290,7 +290,7 @@ def test_each_row_and_each_element_has_one_owner(records: list[NetworkRecord]) -
             assert owners.setdefault(fact.key, str(owner)) == str(owner)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(records), st.lists(records))
 def test_the_difference_makes_the_one_out_of_the_other(one: list[NetworkRecord], other: list[NetworkRecord]) -> None:
     rows = rows_of(*one)

@@ -233,7 +233,7 @@ def known(verdicts: Sequence[Verdict], plain: Plain) -> list[Verdict]:
 
 
 @given(histories(), demands())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_choice_is_the_best_that_fits(history: tuple[Fleet, Plain], demand: Demand) -> None:
     fleet, plain = history
     fitting = [view for view in plain.views.values() if plain.fits(demand, view)]
@@ -250,7 +250,7 @@ def test_the_choice_is_the_best_that_fits(history: tuple[Fleet, Plain], demand: 
 
 
 @given(histories(), demands())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_explanation_agrees_with_the_choice(history: tuple[Fleet, Plain], demand: Demand) -> None:
     fleet, plain = history
     verdicts = fleet.explain(demand)
@@ -263,7 +263,7 @@ def test_the_explanation_agrees_with_the_choice(history: tuple[Fleet, Plain], de
 
 
 @given(histories(forced=False))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_more_is_promised_than_there_is(history: tuple[Fleet, Plain]) -> None:
     _, plain = history
     for view in plain.views.values():
@@ -274,7 +274,7 @@ def test_no_more_is_promised_than_there_is(history: tuple[Fleet, Plain]) -> None
 
 
 @given(histories(), st.lists(demands(), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_giving_back_restores_everything(history: tuple[Fleet, Plain], wanted: list[Demand]) -> None:
     fleet, _ = history
     before = [fleet.explain(demand) for demand in wanted], [placed(fleet, demand) for demand in wanted]
@@ -287,7 +287,7 @@ def test_giving_back_restores_everything(history: tuple[Fleet, Plain], wanted: l
 
 
 @given(histories(), st.lists(demands(), min_size=1, max_size=4), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_only_the_facts_matter_not_how_they_came(
     history: tuple[Fleet, Plain], wanted: list[Demand], random: Random
 ) -> None:
@@ -299,7 +299,7 @@ def test_only_the_facts_matter_not_how_they_came(
 
 
 @given(histories(), demands(), st.integers(0, 6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_batch_is_as_if_placed_one_by_one(history: tuple[Fleet, Plain], demand: Demand, number: int) -> None:
     fleet, _ = history
     batch = fleet.place_all([demand] * number)
@@ -359,7 +359,7 @@ def taken(fleet: Fleet, plain: Plain, demand: Demand, advice: Advice) -> Demand:
 
 
 @given(histories(), demands())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_advice_that_is_taken_makes_it_fit(history: tuple[Fleet, Plain], demand: Demand) -> None:
     fleet, plain = history
     if placed(fleet, demand) is not None:
@@ -374,7 +374,6 @@ def test_advice_that_is_taken_makes_it_fit(history: tuple[Fleet, Plain], demand:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 300)), max_size=30), st.integers(1, 2**10 - 1))
-@settings(deadline=None)
 def test_sliced_numbers_find_the_least_and_the_most(moves: list[tuple[int, int]], among: int) -> None:
     sliced, numbers = BitSliced(2**10 - 1), [0] * 10
     for position, number in moves:
