@@ -8,6 +8,7 @@ from msgspec import structs
 
 from pileus.agent.agent import Pace
 from pileus.agent.hypervisor.port import GuestState
+from pileus.agent.making import ASK_AGAIN_S
 from pileus.agent.network.port import Plug
 from pileus.kernel.errors import Conflict, NotFound, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, new_id
@@ -171,6 +172,20 @@ async def test_a_guest_that_does_not_listen_is_ended(bench: HostBench) -> None:
     bench.hypervisor.deaf.add(guest.id)
     await agent.ensure_guest(later(guest, power=Power.STOPPED), bench.tell)
     assert bench.hypervisor.guests[guest.id].state is GuestState.SHUT_DOWN
+
+
+async def test_a_guest_that_did_not_hear_as_it_still_booted_is_asked_again(bench: HostBench) -> None:
+    agent, guest = bench.agent(pace=Pace(shut_down_s=3600)), a_guest()
+    await agent.ensure_guest(guest, bench.tell)
+    bench.hypervisor.deaf.add(guest.id)
+    bench.faults.calls = []
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(agent.ensure_guest(later(guest, power=Power.STOPPED), bench.tell))
+        await until(lambda: "hypervisor.shut_down" in (bench.faults.calls or ()))
+        bench.hypervisor.deaf.clear()
+        bench.clock.advance(timedelta(seconds=ASK_AGAIN_S))
+    assert bench.hypervisor.guests[guest.id].state is GuestState.SHUT_DOWN
+    assert "hypervisor.stop" not in bench.faults.calls
 
 
 async def test_removing_does_not_wait_for_a_guest_that_does_not_listen(bench: HostBench) -> None:

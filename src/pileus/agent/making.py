@@ -28,6 +28,8 @@ AT_ONCE: Final = 8
 """Guests that are made or removed at the same time."""
 _LOOK_S: Final = 1.0
 """How often a guest that was asked to end is looked at, should the hypervisor not tell."""
+ASK_AGAIN_S: Final = 10.0
+"""After this long it is asked again: a guest that still boots does not hear the first time."""
 
 log = structlog.stdlib.get_logger()
 
@@ -147,13 +149,17 @@ class Making:
         found = await self.find(id)
         if found is not None and found.state is GuestState.PAUSED:
             await self.hypervisor.resume(id)  # or it does not hear
-        await self.hypervisor.shut_down(id)
         told = self._ending[id] = asyncio.Event()
+        ask_at = self.clock.monotonic()
         try:
             async with asyncio.timeout(self._patience_s):
                 while id not in self._hurried:
                     if not is_up(await self.find(id)):
                         return
+                    if self.clock.monotonic() >= ask_at:
+                        await self.hypervisor.shut_down(id)
+                        ask_at += ASK_AGAIN_S
+                        continue
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_S):
                             await told.wait()
