@@ -182,6 +182,23 @@ async def test_a_description_and_labels_are_taken_away(pileus: CommandLine) -> N
         assert (await pileus.ok(noun, "list", "--label", "shelf=two", "-o", "name")).out == ""
 
 
+async def test_what_can_be_given_again_and_again_is_asked_for_one_at_a_time_too(pileus: CommandLine) -> None:
+    await pileus.ok("volume", "create", "one", "--size-gib", "1", "--label", "a=b", "--label", "c=d")
+    assert (await pileus.ok("volume", "show", "one", "-o", "json")).json["labels"] == {"a": "b", "c": "d"}
+
+
+async def test_ports_and_rules_are_listed_as_people_read_them(pileus: CommandLine) -> None:
+    port = (await pileus.ok("port", "create", "nic", "--network", "default", "-o", "json")).json
+    listed = (await pileus.ok("port", "list")).out
+    assert port["addresses"][0]["address"] in listed
+    assert port["addresses"][0]["subnet_id"] not in listed
+    await pileus.ok("security-group", "create", "doors")
+    await pileus.ok("security-group", "change", "doors", "--name", "gates", "--description", "who comes in")
+    await pileus.ok("security-rule", "create", "--group", "gates", "--protocol", "tcp", "--port-min", "443")
+    rules = (await pileus.ok("security-rule", "list", "--group", "gates")).out.splitlines()
+    assert [row.split()[0] for row in rules[1:]] == ["gates"] * 3
+
+
 async def test_an_image_goes_up_and_comes_back(pileus: CommandLine, tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(os.urandom(3 * 1024 * 1024))

@@ -75,6 +75,9 @@ async def test_4_for_what_is_not_there(pileus: CommandLine) -> None:
     said = await pileus("instance", "create", "x", "--image", "nothing", "--flavor", "tiny")
     assert said.status == 4
     assert "  --image: not found" in said.err
+    said = await pileus("instance", "create", "x", "--image", "nothing", "--flavor", "none", "--security-group", "no")
+    wrong = [line.strip() for line in said.err.splitlines() if line.endswith(": not found")]
+    assert wrong == ["--image: not found", "--flavor: not found", "--security-group: not found"]
 
 
 async def test_5_for_a_state_that_forbids_it(pileus: CommandLine) -> None:

@@ -241,15 +241,22 @@ async def _result(session: Session, names: "Names", operation: Operation, record
 
 
 async def body_of(operation: Operation, session: Session, names: "Names", given: Mapping[str, Any]) -> Record:
-    """The body of a request, from the options that were given. Raises PileusError."""
+    """The body of a request, from the options that were given. Raises PileusError; of names that are not there, all."""
     body: Record = {}
+    strange: list[NotFound] = []
     for field in operation.body:
         value = given.get(field.name)
         if is_secret(field) and (field.required if value is None else _is_to_be_typed(value, session)):
             value = _asked(field, session)
         if value is not None:
             value = value_of(field, value, session.terminal)
-            body[field.name] = await _resolved(names, field, value)
+            try:
+                body[field.name] = await _resolved(names, field, value)
+            except NotFound as missing:
+                strange.append(missing)
+    if strange:
+        fields = {field: wrong for missing in strange for field, wrong in missing.fields.items()}
+        raise NotFound("; ".join(missing.detail for missing in strange), fields=fields)
     return body
 
 

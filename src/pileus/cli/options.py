@@ -11,7 +11,8 @@ from pileus.cli.terminal import Terminal
 from pileus.client.document import Field, Shape, stem_of
 from pileus.kernel.errors import Invalid
 
-_UNITS = {"mib": "MiB", "gib": "GiB", "s": "seconds"}
+_UNITS = {"mib": "MiB", "gib": "GiB", "per_s": "", "s": "seconds"}
+"""By how a field's name ends; a rate says by itself what it is."""
 _SECRETS = frozenset({"password", "current_password", "secret"})
 _FROM_FILES = 4096
 """Texts that may be longer than this are rather kept in files: their options read them with @."""
@@ -20,6 +21,13 @@ _FROM_FILES = 4096
 def option_of(field: str) -> str:
     """The option for a field: `--image` for image_id, `--memory-mib` for memory_mib."""
     return "--" + stem_of(field).replace("_", "-")
+
+
+def _names_of(field: Field) -> tuple[str, ...]:
+    """What can be given again and again is asked for one at a time too: `--labels a=b`, `--label a=b`."""
+    option = option_of(field.name)
+    repeatable = field.shape.type in ("array", "object") and option.endswith("s")
+    return (option, option.removesuffix("es" if option.endswith("sses") else "s")) if repeatable else (option,)
 
 
 def parameter_of(field: Field, *, clears: bool = False) -> inspect.Parameter:
@@ -36,7 +44,7 @@ def parameter_of(field: Field, *, clears: bool = False) -> inspect.Parameter:
         annotation=Annotated[
             annotation if field.required else annotation | None,
             Parameter(
-                name=option_of(field.name),
+                name=_names_of(field),
                 negative=negative,
                 help=help_of(field),
                 allow_leading_hyphen=any(choice.startswith("-") for choice in shape.choices),
@@ -65,7 +73,7 @@ def help_of(field: Field) -> str:
     parts = [f"{field.about.rstrip('.')}."] if field.about else []
     if item.noun:
         parts.append(f"Name or id of {_article(item.noun)}.")
-    if unit := _UNITS.get(field.name.rpartition("_")[2]):
+    if unit := next((unit for end, unit in _UNITS.items() if field.name.endswith(f"_{end}")), ""):
         parts.append(f"In {unit}.")
     if item.least is not None and item.most is not None:
         parts.append(f"{item.least} to {item.most}.")

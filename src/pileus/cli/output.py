@@ -157,6 +157,8 @@ def text_of(field: str, value: Any, names: Mapping[str, str] = NO_NAMES) -> str:
             return "yes" if value else "no"
         case list():
             return ", ".join(text_of(field, each, names) for each in cast("list[Any]", value))
+        case {"subnet_id": _, "address": str(address)}:
+            return address
         case dict():
             return ", ".join(f"{name}={text_of(name, each, names)}" for name, each in cast("Record", value).items())
         case str() if _is_time(field):

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Self
 
+import msgspec
 from pydantic import Field, model_validator
 
 from pileus.cloud.networks.model import PORTS
@@ -27,6 +28,11 @@ PortNumber = Annotated[int, Field(ge=0, le=65_535)]
 class SecurityGroupCreate(Wire):
     name: Name
     description: Description = ""
+
+
+class SecurityGroupChange(Wire):
+    name: Name | None = None
+    description: Description | None = None
 
 
 class SecurityRuleCreate(Wire):
@@ -80,6 +86,15 @@ def create(ask: Ask, wish: SecurityGroupCreate) -> Plan:
     return Plan(summary=f"create security group {wish.name}", changes=changes, answers=group, undo="delete it")
 
 
+@security_groups.patch()
+def change(ask: Ask, group: SecurityGroup, wish: SecurityGroupChange) -> Plan:
+    """Rename a security group, or describe it. What it lets through are its rules."""
+    changed = msgspec.structs.replace(group, **wish.model_dump(exclude_none=True))
+    return Plan(
+        summary=f"change security group {group.name}", changes=(put(changed),), answers=changed, undo="change it back"
+    )
+
+
 @security_groups.delete()
 def delete(ask: Ask, group: SecurityGroup) -> Plan:
     """Delete a security group that no port uses and no other group's rule names."""
@@ -97,7 +112,16 @@ def delete(ask: Ask, group: SecurityGroup) -> Plan:
 security_rules = Noun(
     SECURITY_RULES,
     plural="security-rules",
-    columns=("direction", "protocol", "port_min", "port_max", "remote_cidr", "remote_group_id"),
+    columns=(
+        "group_id",
+        "direction",
+        "ip_version",
+        "protocol",
+        "port_min",
+        "port_max",
+        "remote_cidr",
+        "remote_group_id",
+    ),
     about="Rules of security groups. Each lets one kind of traffic through, and the answers to it.",
 )
 security_rules.list(filters=("group_id", "direction", "protocol"))
