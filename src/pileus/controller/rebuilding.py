@@ -34,6 +34,7 @@ from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
+from pileus.cloud.storagepools.model import STORAGE_POOLS, StoragePool
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.controller.copies import COPIED, OF_EVERYBODY
 from pileus.kernel.ids import HostId, InstanceId, PoolId
@@ -293,6 +294,7 @@ class _Rebuilding:
                 volume,
                 host_id=host,
                 storage_pool=spec.pool,
+                storage_class="" if spec.found else self._class_of(spec.pool),
                 generation=spec.generation,
                 size_gib=-(-spec.size_bytes // GIB),
                 state=VolumeState.IN_USE if user else VolumeState.AVAILABLE,
@@ -301,6 +303,11 @@ class _Rebuilding:
                 found=spec.found,
             ),
         )
+
+    def _class_of(self, storage_pool: str) -> str:
+        pools = self._records.get(STORAGE_POOLS.name, {}).values()
+        found = (each for each in pools if isinstance(each, StoragePool) and each.name == storage_pool)
+        return next((each.storage_class for each in found), "")
 
     def _kept_content(self) -> None:
         """Snapshots and backups, which can be used, or at least deleted; what tasks were at work on them is lost."""

@@ -31,7 +31,7 @@ from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SETTLED as SNAPSHOT_SETTLED
 from pileus.cloud.snapshots.model import SNAPSHOTS
-from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, STORAGE_BACKINGS, STORAGE_POOLS
+from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, STORAGE_BACKINGS, STORAGE_POOLS, named
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.state.kinds import Kind
@@ -181,9 +181,9 @@ def _references(state: State) -> Iterator[str]:
 
 def _ways_out(state: State) -> Iterator[str]:
     for router in state[ROUTERS]:
-        for named in (*router.further_uplinks, *router.source_routes):
-            if router.uplink(named.network_id) is None or named.network_id not in state[NETWORKS]:
-                yield f"router {router.id} goes out by network {named.network_id}, which is not there"
+        for way in (*router.further_uplinks, *router.source_routes):
+            if router.uplink(way.network_id) is None or way.network_id not in state[NETWORKS]:
+                yield f"router {router.id} goes out by network {way.network_id}, which is not there"
 
 
 def _addresses(state: State) -> Iterator[str]:
@@ -248,6 +248,11 @@ def _volumes(state: State) -> Iterator[str]:
             yield f"volume {volume.id} is {volume.state}, and no task is at work on it"
         if (volume.slot is None) != (volume.instance_id is None):
             yield f"volume {volume.id} is in slot {volume.slot} of instance {volume.instance_id}"
+        pool = named(state, volume.storage_pool) if volume.found is None else None
+        if pool is not None and volume.storage_class != pool.storage_class:
+            yield f"volume {volume.id} is in pool {pool.name} of class {pool.storage_class}, not {volume.storage_class}"
+        if (volume.storage_class == "") != (volume.found is not None):
+            yield f"volume {volume.id} counts as of class {volume.storage_class!r}"
     taken = Counter((volume.instance_id, volume.slot) for volume in state[VOLUMES] if volume.instance_id)
     yield from (f"slot {slot} of instance {id} is taken {n} times" for (id, slot), n in taken.items() if n > 1)
 

@@ -6,10 +6,13 @@ from pydantic import Field
 
 from pileus.cloud.backups.model import BACKUPS, BackedUpVolume, Backup, BackupState
 from pileus.cloud.backups.workflows import RestoreVolume, restore_volume
+from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.instances.model import INSTANCES, InstanceState
-from pileus.cloud.instances.placement import Placer, room_for_volume
+from pileus.cloud.instances.placement import Placer, room_on
+from pileus.cloud.pools.model import POOLS
 from pileus.cloud.snapshots.model import must_have_none
 from pileus.cloud.snapshots.subject import must_have_no_others
+from pileus.cloud.storagepools.choosing import candidates
 from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.cloud.volumes.operations import SizeGib
 from pileus.cloud.volumes.space import volumes
@@ -45,7 +48,9 @@ def restore(ask: Ask, wish: VolumeRestore) -> Plan:
     if wish.size_gib is not None and wish.size_gib < kept.size_gib:
         raise Invalid("some fields are wrong", fields={"size_gib": f"the volume had {kept.size_gib} GiB"})
     size_gib = wish.size_gib or kept.size_gib
-    room_for_volume(ask.state, ask.view(Placer).fleet, backup.host_id, size_gib)
+    pool = ask.state[POOLS].get(ask.state[HOSTS].get(backup.host_id).pool_id)
+    chosen = candidates(ask.state, pool, name=None, storage_class=None)
+    there = room_on(ask.view(Placer), ask.state, backup.host_id, size_gib, chosen)
     volume = Volume(
         id=ask.new_id(),
         created_at=ask.now,
@@ -55,6 +60,8 @@ def restore(ask: Ask, wish: VolumeRestore) -> Plan:
         labels=wish.labels,
         size_gib=size_gib,
         host_id=backup.host_id,
+        storage_pool=there.name,
+        storage_class=there.storage_class,
         secure_delete=kept.secure_delete if wish.secure_delete is None else wish.secure_delete,
     )
     deed = RestoreVolume(BackupId(backup.id), kept.id, VolumeId(volume.id))

@@ -63,6 +63,11 @@ def _project_2(project: dict[str, Any]) -> dict[str, Any]:
 PROJECTS = Kind("project", Project, unique={"name": lambda project: project.name}, upgrades=(_project_2,))
 
 
+def of_its_own(quota: Mapping[str, int]) -> Mapping[str, int]:
+    """The limits of a project, without those that say nothing: what has no default limit has none already."""
+    return {what: limit for what, limit in quota.items() if what in DEFAULT_QUOTA or limit >= 0}
+
+
 def limits(state: State, project: ProjectId) -> Mapping[str, int]:
     """What a project may use; what is not named is not limited."""
     found = state[PROJECTS].find(project)

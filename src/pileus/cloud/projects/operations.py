@@ -1,6 +1,6 @@
 """What one may do with projects."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -18,14 +18,15 @@ from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind
 from pileus.cloud.networks.operations import default_network
 from pileus.cloud.peerings.model import PEERINGS
-from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits
+from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits, of_its_own
 from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.securitygroups.operations import default_group
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SNAPSHOTS
-from pileus.cloud.volumes.model import VOLUMES
+from pileus.cloud.storagepools.model import STORAGE_POOLS, Purpose
+from pileus.cloud.volumes.model import VOLUMES, gib_of_class
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import ProjectId
 from pileus.operations.caller import Role
@@ -34,7 +35,7 @@ from pileus.operations.plan import Ask, Plan
 from pileus.operations.usage import Usage
 from pileus.operations.wire import Description, Name, Wire
 from pileus.state.kinds import Kind
-from pileus.state.state import Change, put, remove
+from pileus.state.state import Change, State, put, remove
 
 KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, SNAPSHOTS, BACKUPS, VOLUMES, IMAGES, FLOATING_IPS)
 GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
@@ -106,9 +107,9 @@ projects.show()
 @projects.post(least=Role.PLATFORM)
 def create(ask: Ask, wish: ProjectCreate) -> Plan:
     """Create a project, with a security group and a network to begin with."""
-    _check_quota(wish.quota)
+    _check_quota(ask.state, wish.quota, known=())
     project = Project(
-        id=ask.new_id(), created_at=ask.now, name=wish.name, description=wish.description, quota=wish.quota
+        id=ask.new_id(), created_at=ask.now, name=wish.name, description=wish.description, quota=of_its_own(wish.quota)
     )
     return Plan(
         summary=f"create project {wish.name}",
@@ -121,12 +122,12 @@ def create(ask: Ask, wish: ProjectCreate) -> Plan:
 @projects.patch(least=Role.PLATFORM)
 def change(ask: Ask, project: Project, wish: ProjectChange) -> Plan:
     """Rename a project, describe it, change its quota. What is used beyond a lower quota stays."""
-    _check_quota(wish.quota or {})
+    _check_quota(ask.state, wish.quota or {}, known=project.quota)
     changed = msgspec.structs.replace(
         project,
         name=wish.name or project.name,
         description=project.description if wish.description is None else wish.description,
-        quota={**project.quota, **(wish.quota or {})},
+        quota=of_its_own({**project.quota, **(wish.quota or {})}),
         requires_second_factor=(
             project.requires_second_factor if wish.requires_second_factor is None else wish.requires_second_factor
         ),
@@ -174,8 +175,10 @@ async def quota(exchange: Exchange, project: Project) -> Answer:
     id = ProjectId(project.id)
     allowed = limits(ask.state, id)
     used = ask.view(Usage).of(id)
+    in_use = (what for what, amount in used.items() if amount)
     lines = {
-        what: QuotaLine(used.get(what, 0), allowed.get(what, -1)) for what in sorted({*DEFAULT_QUOTA, *used, *allowed})
+        what: QuotaLine(used.get(what, 0), allowed.get(what, -1))
+        for what in sorted({*DEFAULT_QUOTA, *_of_classes(ask.state), *in_use, *allowed})
     }
     return Answer(status=200, body=msgspec.json.encode(Quota(id, lines)))
 
@@ -190,7 +193,15 @@ def _way_out(ask: Ask) -> Network | None:
     return external[0] if external else None
 
 
-def _check_quota(quota: Mapping[str, int]) -> None:
-    wrong = {f"quota.{what}": "is not counted" for what in quota if what not in DEFAULT_QUOTA}
+def _of_classes(state: State) -> list[str]:
+    """What is counted besides: the volumes of each class of storage pool."""
+    classes = {each.storage_class for each in state[STORAGE_POOLS] if Purpose.VOLUMES in each.purposes}
+    return sorted(map(gib_of_class, classes))
+
+
+def _check_quota(state: State, quota: Mapping[str, int], *, known: Container[str]) -> None:
+    """Raises Invalid if what is limited is not counted, and was not limited either before its class was gone."""
+    counted = [*DEFAULT_QUOTA, *_of_classes(state)]
+    wrong = {f"quota.{what}": "is not counted" for what in quota if what not in counted and what not in known}
     if wrong:
-        raise Invalid(f"counted are {', '.join(DEFAULT_QUOTA)}", fields=wrong)
+        raise Invalid(f"counted are {', '.join(counted)}", fields=wrong)

@@ -50,6 +50,7 @@ def clone(ask: Ask, volume: Volume, wish: VolumeClone) -> Plan:
         labels=wish.labels,
         size_gib=size_gib,
         storage_pool=volume.storage_pool,
+        storage_class=volume.storage_class,
         host_id=volume.host_id,
         secure_delete=volume.secure_delete if wish.secure_delete is None else wish.secure_delete,
     )

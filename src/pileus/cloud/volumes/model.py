@@ -67,7 +67,7 @@ class Volume(Record, frozen=True, kw_only=True):
     storage_pool: str = "local"
     """Where its disk is; empty while that is to be one of a class, and it was never attached."""
     storage_class: str = ""
-    """The class of storage pool that was asked for; empty if a pool was named, or nothing."""
+    """That of its storage pool, or that of which it is going to get one; empty if it is in no pool."""
     image_id: ImageId | None = None
     """What it was made from."""
     instance_id: InstanceId | None = None
@@ -107,14 +107,27 @@ class Volume(Record, frozen=True, kw_only=True):
             )
 
 
+def gib_of_class(storage_class: str) -> str:
+    """What the size of volumes in storage pools of a class is called in quotas."""
+    return f"volume_gib.{storage_class}"
+
+
+def _counts(volume: Volume) -> Mapping[str, int]:
+    taken = {"volumes": 1, "volume_gib": volume.size_gib}
+    return {**taken, gib_of_class(volume.storage_class): volume.size_gib} if volume.storage_class else taken
+
+
 def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
     """Version 2 knows volumes besides those that instances boot from."""
     return {**volume, "slot": BOOT_SLOT, "description": "", "labels": {}, "protected": False}
 
 
 def _with_secure_delete(volume: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 knows volumes that are overwritten when they go, storage classes, limits, and disks that were found."""
-    return {**volume, "secure_delete": False, "storage_class": "", "limits": None, "found": None}
+    """Version 3 knows volumes that are overwritten when they go, storage classes, limits, and disks that were found.
+
+    Until then there was no storage pool but the one of which hosts have their own, which begins with this class.
+    """
+    return {**volume, "secure_delete": False, "storage_class": "standard", "limits": None, "found": None}
 
 
 VOLUMES = Kind(
@@ -127,6 +140,6 @@ VOLUMES = Kind(
         "image": lambda volume: volume.image_id,
         "storage_pool": lambda volume: volume.storage_pool or None,
     },
-    counts=lambda volume: {"volumes": 1, "volume_gib": volume.size_gib},
+    counts=_counts,
     upgrades=(_with_slots, _with_secure_delete),
 )

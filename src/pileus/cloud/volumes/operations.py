@@ -97,7 +97,7 @@ def create(ask: Ask, wish: VolumeCreate) -> Plan:
         protected=wish.protected,
         secure_delete=wish.secure_delete,
         storage_pool="" if wish.storage_class else chosen[0].name,
-        storage_class=wish.storage_class or "",
+        storage_class=chosen[0].storage_class,
     )
     return Plan(
         summary=f"create volume {volume.name} of {volume.size_gib} GiB",
@@ -130,9 +130,8 @@ def attach(ask: Ask, volume: Volume, wish: VolumeAttach) -> Plan:
     is_new = volume.host_id is None
     if is_new:
         pool = ask.state[POOLS].get(instance.pool_id)
-        chosen = candidates(
-            ask.state, pool, name=volume.storage_pool or None, storage_class=volume.storage_class or None
-        )
+        by_class = None if volume.storage_pool else volume.storage_class
+        chosen = candidates(ask.state, pool, name=volume.storage_pool or None, storage_class=by_class)
         there = room_on(ask.view(Placer), ask.state, instance.host_id, volume.size_gib, chosen)
         changed = msgspec.structs.replace(changed, storage_pool=there.name)
     changed = msgspec.structs.replace(

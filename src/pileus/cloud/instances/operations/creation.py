@@ -221,7 +221,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         host_id=placement.host,
         secure_delete=wish.secure_delete,
         storage_pool=storage_pool.name,
-        storage_class=wish.storage_class or "",
+        storage_class=storage_pool.storage_class,
     )
     volumes = [volume, *_further(ask, volume, origin)]
     told = FirstBootData(
@@ -278,17 +278,21 @@ def _placed(
 
 def _further(ask: Ask, boots: Volume, origin: Origin) -> list[Volume]:
     """The copies of what a snapshot or backup has besides the volume to boot from, which the instance has as well."""
-    return [
-        msgspec.structs.replace(
-            boots,
-            id=ask.new_id(),
-            name=f"{boots.name[:_SHORT]}-{volume.name[:_SHORT]}",
-            size_gib=volume.size_gib,
-            slot=slot,
-            storage_pool=volume.storage_pool if isinstance(volume, Volume) else boots.storage_pool,
+    further: list[Volume] = []
+    for slot, volume in enumerate(origin.volumes[1:], BOOT_SLOT + 1):
+        there = volume if isinstance(volume, Volume) else boots
+        further.append(
+            msgspec.structs.replace(
+                boots,
+                id=ask.new_id(),
+                name=f"{boots.name[:_SHORT]}-{volume.name[:_SHORT]}",
+                size_gib=volume.size_gib,
+                slot=slot,
+                storage_pool=there.storage_pool,
+                storage_class=there.storage_class,
+            )
         )
-        for slot, volume in enumerate(origin.volumes[1:], BOOT_SLOT + 1)
-    ]
+    return further
 
 
 def _task(id: InstanceId, origin: Origin, volumes: list[Volume]) -> Begin:
