@@ -187,6 +187,12 @@ async def test_what_can_be_given_again_and_again_is_asked_for_one_at_a_time_too(
     assert (await pileus.ok("volume", "show", "one", "-o", "json")).json["labels"] == {"a": "b", "c": "d"}
 
 
+async def test_usage_is_a_table(pileus: CommandLine) -> None:
+    lines = (await pileus.ok("project", "quota", "default")).out.splitlines()
+    assert lines[1].split() == ["usage", "USED", "LIMIT"]
+    assert ["users", "0", "100"] in [line.split() for line in lines]
+
+
 async def test_ports_and_rules_are_listed_as_people_read_them(pileus: CommandLine) -> None:
     port = (await pileus.ok("port", "create", "nic", "--network", "default", "-o", "json")).json
     listed = (await pileus.ok("port", "list")).out
@@ -395,7 +401,7 @@ async def test_the_cloud_is_listed_and_shown_as_it_was(pileus: CommandLine) -> N
     assert (await pileus.ok("at", then, "instances", "--name", "was", "-q")).out.strip() == id
     assert (await pileus.ok("at", then, "instance", "show", "was", "-o", "json")).json["name"] == "was"
     assert "mini" in (await pileus.ok("at", then, "instance", "show", "was")).out
-    task = (await pileus.ok("tasks", "--workflow", "instance.delete", "-o", "json")).json[-1]["id"]
+    task = (await pileus.ok("tasks", "--workflow", "instance.delete", "-o", "json")).json[0]["id"]
     assert (await pileus("at", then, "task", "show", task)).status != 0
     assert (await pileus("at", "-1s", "instance", "show", id)).status in (0, 4)
 

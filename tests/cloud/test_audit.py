@@ -110,6 +110,12 @@ async def test_what_was_done_is_found_by_actor_operation_noun_id_source_and_time
     assert {each["result"] for each in await audit(admin.client, "result=done")} == {"done"}
 
 
+async def test_the_audit_has_what_was_done_and_not_what_is_kept_for_a_repetition(cloud: SimulatedCloud) -> None:
+    headers = {"Idempotency-Key": "once"}
+    await cloud.client.post("/v1/networks", json={"name": "n"}, headers=headers)
+    assert {each["kind"] for each in await audit(cloud.client, "operation=network.create")} == {"network"}
+
+
 async def test_the_audit_is_read_page_by_page_from_the_newest(cloud: SimulatedCloud) -> None:
     for n in range(7):
         await made(cloud.client, "networks", name=f"net-{n}")

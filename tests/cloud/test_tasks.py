@@ -93,6 +93,19 @@ async def test_tasks_are_found_by_state_workflow_and_subject(cloud: SimulatedClo
     assert await found("state=running") == []
 
 
+async def test_the_newest_task_is_listed_first(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    stopped = await cloud.client.post(f"/v1/instances/{instance['id']}/stop")
+    await over(cloud, stopped.json()["task_id"])
+
+    async def listed(query: str = "") -> list[str]:
+        found = await items(cloud.client, f"tasks?subject_id={instance['id']}{query}")
+        return [each["workflow"] for each in found]
+
+    assert await listed() == ["instance.stop", "instance.create"]
+    assert await listed("&sort=created_at") == ["instance.create", "instance.stop"]
+
+
 async def test_a_task_shows_neither_its_arguments_nor_what_its_steps_gave(cloud: SimulatedCloud) -> None:
     instance = await running(cloud, cloud.client)
     (listed,) = await items(cloud.client, f"tasks?subject_id={instance['id']}")

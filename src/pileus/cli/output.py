@@ -1,6 +1,6 @@
 """Printing: tables for people, JSON and YAML for programs, names and ids for the shell."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -112,13 +112,8 @@ class Printer:
         if self._terminal.stdout.isatty():
             self._rich_table(titles, rows, right)
             return
-        widths = [max(len(row[at]) for row in (titles, *rows)) for at in range(len(columns))]
-        for row in (titles, *rows):
-            cells = (
-                f"{cell:>{width}}" if is_right else f"{cell:<{width}}"
-                for cell, width, is_right in zip(row, widths, right, strict=True)
-            )
-            self._terminal.out("  ".join(cells).rstrip())
+        for line in _aligned([titles, *rows], right):
+            self._terminal.out(line)
 
     def _rich_table(self, titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool]) -> None:
         from rich.table import Table
@@ -209,7 +204,13 @@ def style_of(cell: str) -> str:
 
 
 def _lines(field: str, value: Any, names: Mapping[str, str], indent: str = "") -> Iterable[str]:  # noqa: ANN401
-    if isinstance(value, dict):
+    if (alike := _rows_of(value)) is not None:
+        columns = list(next(iter(alike.values())))
+        heads = [("", *map(title, columns))]
+        cells = [(name, *(text_of(key, each[key], names) for key in columns)) for name, each in alike.items()]
+        right = [_is_numeric([row[at] for row in cells]) for at in range(len(columns) + 1)]
+        yield from (indent + line for line in _aligned([*heads, *cells], right))
+    elif isinstance(value, dict):
         for name, each in cast("Record", value).items():
             if isinstance(each, dict):
                 yield f"{indent}{name}:"
@@ -223,6 +224,26 @@ def _lines(field: str, value: Any, names: Mapping[str, str], indent: str = "") -
         yield from value.splitlines()
     else:
         yield indent + text_of(field, value, names)
+
+
+def _rows_of(value: Any) -> Mapping[str, Record] | None:  # noqa: ANN401 - any JSON value
+    """The value, if it is several things of which the same is told."""
+    if not isinstance(value, dict) or not value:
+        return None
+    told = cast("Record", value)
+    keys = {tuple(cast("Record", each)) if isinstance(each, dict) else () for each in told.values()}
+    return told if len(told) > 1 and len(keys) == 1 and () not in keys else None
+
+
+def _aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterator[str]:
+    """The rows as lines with their cells one below the other; to the right where that is so."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(right))]
+    for row in rows:
+        cells = (
+            f"{cell:>{width}}" if is_right else f"{cell:<{width}}"
+            for cell, width, is_right in zip(row, widths, right, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
 
 
 def _is_time(field: str) -> bool:

@@ -193,6 +193,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     body_media_type: str = "application/json"
     filters: Sequence[str] = ()
     sorts: Sequence[str] = ()
+    newest_first: bool = False
+    """How a list is sorted for who does not say; otherwise the oldest come first."""
     hides: tuple[str, str] | None = None
     """A field and the value of it with which a list leaves records out, unless it is asked for by that field."""
 
@@ -251,6 +253,7 @@ class Noun(Generic[R]):
         *,
         filters: Sequence[str] = (),
         sorts: Sequence[str] = (),
+        newest_first: bool = False,
         hides: tuple[str, str] | None = None,
         least: Role = Role.READER,
     ) -> None:
@@ -270,6 +273,7 @@ class Noun(Generic[R]):
             reads="list",
             filters=tuple(filters),
             sorts=("created_at", *sorts),
+            newest_first=newest_first,
             hides=hides,
         )
 

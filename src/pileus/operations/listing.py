@@ -82,7 +82,7 @@ def _read(operation: Operation, ask: Ask, query: Mapping[str, str]) -> _Query:
         wrong["limit"] = f"a number from 1 to {MAX_PAGE}"
     cursor = rest.pop("after", "")
     after = _position(cursor) if cursor else None
-    sort = rest.pop("sort", "created_at")
+    sort = rest.pop("sort", "-created_at" if operation.newest_first else "created_at")
     if cursor and (after is None or len(after) != (1 if sort.endswith("created_at") else 2)):
         wrong["after"] = "not a cursor of this collection in this order"
     if sort.removeprefix("-") not in operation.sorts:

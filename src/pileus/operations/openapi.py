@@ -167,7 +167,9 @@ def _parameters(operation: Operation) -> list[Json]:
         found += [_query("limit", "How many at most", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE})]
         found += [_query("after", "The cursor that the page before gave as `next`")]
         sorts = [*operation.sorts, *(f"-{name}" for name in operation.sorts)]
-        found += [_query("sort", "By this field; with a - ahead descending", {"type": "string", "enum": sorts})]
+        first = "newest" if operation.newest_first else "oldest"
+        order = f"By this field; with a - ahead descending. Else the {first} first"
+        found += [_query("sort", order, {"type": "string", "enum": sorts})]
         found += [_filter_of(operation, name) for name in operation.filters if name != "labels"]
         if operation.least is not Role.PLATFORM:
             found += [_query("all_projects", "Of every project; for administrators", {"type": "boolean"})]

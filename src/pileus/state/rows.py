@@ -130,6 +130,8 @@ def wanted(span: tuple[int, int], where: EventFilter, argument: Callable[[int | 
 
 def _without_index(where: EventFilter, argument: Callable[[int | str], str]) -> Iterator[str]:
     """The conditions that no index helps with: they are looked at event by event."""
+    if where.without_kind:
+        yield f"coalesce(kind, '') <> {argument(where.without_kind)}"
     if where.request:
         yield f"request = {argument(where.request)}"
     if where.actor:

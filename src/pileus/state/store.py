@@ -66,6 +66,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     projects: frozenset[str] | None = None
     kind: str = ""
+    without_kind: str = ""
     id: str = ""
     task: str = ""
     request: str = ""
@@ -85,6 +86,7 @@ def matches(event: Event, where: EventFilter) -> bool:
     return (
         (where.projects is None or event.project in where.projects)
         and where.kind in ("", event.kind)
+        and (not where.without_kind or event.kind != where.without_kind)
         and where.id in ("", event.id)
         and where.task in ("", event.task)
         and where.request in ("", event.request)

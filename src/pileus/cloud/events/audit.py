@@ -10,6 +10,7 @@ from pileus.cloud.events.refusals import Refused
 from pileus.kernel.errors import Invalid
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Parameter
+from pileus.operations.idempotency import KEPT_ANSWERS
 from pileus.state.state import State
 from pileus.state.store import REFUSAL, Event, EventFilter, Result
 
@@ -114,6 +115,7 @@ def _where(exchange: Exchange, wrong: dict[str, str]) -> EventFilter:
         raise Invalid("some parameters are wrong", fields=wrong)
     return msgspec.structs.replace(
         which(exchange, wrong),
+        without_kind=KEPT_ANSWERS.name,  # kept for whoever repeats a request: nobody did anything to anything
         operation=exchange.query("operation"),
         noun=exchange.query("noun"),
         source=exchange.query("source"),

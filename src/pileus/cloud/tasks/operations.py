@@ -56,7 +56,7 @@ tasks = Noun(
     columns=("workflow", "subject_name", "state", "created_at", "ended_at"),
     about="Tasks: what is being done, and what was. Every task completes, or is undone.",
 )
-tasks.list(filters=("state", "workflow", "subject_id", "subject_kind"), sorts=("state", "workflow"))
+tasks.list(filters=("state", "workflow", "subject_id", "subject_kind"), sorts=("state", "workflow"), newest_first=True)
 
 
 @tasks.special(

@@ -222,6 +222,7 @@ class StoreContract:
             (EventFilter(projects=frozenset({"p", ""})), [1, 2, 3]),
             (EventFilter(projects=frozenset()), []),
             (EventFilter(kind="port"), [3, 4]),
+            (EventFilter(without_kind="port"), [1, 2]),
             (EventFilter(id="b"), [2, 4]),
             (EventFilter(kind="port", id="b"), [4]),
             (EventFilter(task="t"), [4]),
