@@ -5,6 +5,7 @@ not happen would prove nothing.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import struct
@@ -41,8 +42,8 @@ WRITES = Limits(GIB, 30, 64 * MIB)
 SECRET = b"root:$6$salt$hash:19000:0:99999:7:::\n" * 200
 
 
-def qemu_img(*arguments: str | Path) -> None:
-    subprocess.run(["qemu-img", *arguments], check=True, capture_output=True)
+def qemu_img(*arguments: str | Path) -> bytes:
+    return subprocess.run(["qemu-img", *arguments], check=True, capture_output=True).stdout
 
 
 def in_jail(folder: Path, limits: Limits, *program: str) -> "subprocess.CompletedProcess[bytes]":
@@ -301,13 +302,40 @@ async def test_a_cloud_takes_in_what_people_send_and_what_it_is_told_to_fetch(tm
             (tmp_path / "made").write_bytes((await client.get(f"/v1/images/{id}/data")).content)
             qemu_img("convert", "-f", "qcow2", "-O", "raw", tmp_path / "made", tmp_path / "back")
             assert (tmp_path / "back").read_bytes() == content
+        await goes_out_and_comes_back(client, sent["id"], tmp_path)
         bad = await begun(client, "/v1/images", name="bad", format="vmdk")
         path = f"/v1/images/{bad['id']}/upload"
         await client.patch(path, content=vmdk_descriptor('RW 14 FLAT "/etc/shadow" 0'), headers={"upload-offset": "0"})
         refused = await ended(client, await begun(client, f"{path}/finish"))
         assert (refused["state"], refused["cause"]["code"]) == ("undone", "invalid")
+        await controller.housekeeping.once()
+    assert not list((tmp_path / "controller" / "image-exports").iterdir())
     kept = sorted(each.name for each in (tmp_path / "controller" / "images").iterdir())
     assert kept == sorted([sent["id"], fetched["image"]["id"], f"{bad['id']}.part"])
+
+
+async def goes_out_and_comes_back(client: httpx2.AsyncClient, id: str, folder: Path) -> None:
+    """The image is the same disk in every format, also after each was taken in again."""
+    image = (await client.get(f"/v1/images/{id}")).json()
+    (folder / "kept").write_bytes((await client.get(f"/v1/images/{id}/data")).content)
+    for format in ("raw", "vmdk", "vhdx"):
+        export = await begun(client, "/v1/image-exports", image_id=id, format=format)
+        assert (await ended(client, export))["state"] == "done"
+        path = f"/v1/image-exports/{export['image_export']['id']}"
+        data = (await client.get(f"{path}/data")).content
+        (folder / "out").write_bytes(data)
+        info = json.loads(qemu_img("info", "--output=json", "-f", format, folder / "out"))
+        assert info["virtual-size"] == image["virtual_size_bytes"]
+        qemu_img("compare", "-f", "qcow2", "-F", format, folder / "kept", folder / "out")
+        again = await begun(client, "/v1/images", name=format, format=format)
+        upload = f"/v1/images/{again['id']}/upload"
+        await client.patch(upload, content=data, headers={"upload-offset": "0"})
+        assert (await ended(client, await begun(client, f"{upload}/finish")))["state"] == "done"
+        back = (await client.get(f"/v1/images/{again['id']}")).json()
+        (folder / "out").write_bytes((await client.get(f"/v1/images/{again['id']}/data")).content)
+        qemu_img("compare", "-f", "qcow2", "-F", back["format"], folder / "kept", folder / "out")
+        for made in (path, f"/v1/images/{again['id']}"):
+            assert (await client.delete(made)).status_code == 204
 
 
 async def begun(client: httpx2.AsyncClient, path: str, **wish: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import yaml
 from pileus.cli.main import invoke
 from pileus.cli.terminal import Terminal
 from pileus.kernel.errors import Unavailable
+from pileus.kernel.units import MIB
+from pileus.testing.diskimages import vhdx
 from pileus.testing.links import until
 from pileus.testing.openid import CLIENT, SECRET, openid_provider
 
@@ -216,6 +218,17 @@ async def test_an_image_goes_up_and_comes_back(pileus: CommandLine, tmp_path: Pa
     await pileus.ok("image", "download", "mine", "--file", str(back))
     assert back.read_bytes() == disk.read_bytes()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["back.raw", "disk.raw"]
+
+
+async def test_an_image_comes_back_in_another_format_and_nothing_of_that_is_left(
+    pileus: CommandLine, tmp_path: Path
+) -> None:
+    await pileus.ok("image", "download", "mini", "--file", str(tmp_path / "mini.vhdx"), "--format", "vhdx")
+    assert (tmp_path / "mini.vhdx").read_bytes() == vhdx(size=MIB)
+    await pileus.ok("image", "download", "mini", "--file", str(tmp_path / "mini.raw"), "--format", "raw")
+    assert (tmp_path / "mini.raw").read_bytes() == bytes(MIB)
+    assert (await pileus.ok("image-export", "list", "-o", "json")).json == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mini.raw", "mini.vhdx"]
 
 
 async def test_an_image_whose_upload_failed_leaves_no_record(pileus: CommandLine, tmp_path: Path) -> None:

@@ -434,6 +434,12 @@ async def import_image(cloud: SimulatedCloud) -> None:
     assert answer.status_code in (202, 503), answer.text
 
 
+async def export_image(cloud: SimulatedCloud) -> None:
+    wish = {"image_id": cloud.state[IMAGES].ids[0], "format": "vmdk"}
+    answer = await cloud.client.post("/v1/image-exports", json=wish)
+    assert answer.status_code in (202, 503), answer.text
+
+
 async def build_image(cloud: SimulatedCloud) -> None:
     await build(cloud, instance_id=the_instance(cloud))
 
@@ -518,6 +524,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "image.finish": (uploaded, finish_upload, 30),
     "image.build": (running, build_image, 88),
     "image.build from a snapshot": (snapshotted, build_from_a_snapshot, 61),
+    "image_export.create": (nothing, export_image, 27),
     "snapshot.create": (attached, snapshot, 45),
     "snapshot.create with memory": (running, snapshot_with_memory, 33),
     "snapshot.create at rest": (stopped, snapshot, 30),

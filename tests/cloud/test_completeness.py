@@ -54,6 +54,7 @@ MAY_BE_GONE = {
     ("instance", "attached_volume_ids"): "shown; the volumes themselves refer to the instance",
     ("backup", "instance_id"): "what it is of, and outlives",
     ("volume", "image_id"): "what it was made from",
+    ("image_export", "image_id"): "what it was made from",
     ("task", "subject_id"): "history",
     ("task", "project_id"): "history",
     ("kept_answer", "project_id"): "history",

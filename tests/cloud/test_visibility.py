@@ -7,6 +7,7 @@ import pytest
 
 from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.identity.model import TOKENS
+from pileus.cloud.imageexports.model import IMAGE_EXPORTS
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.model import PORTS
 from pileus.cloud.projects.model import PROJECTS
@@ -54,6 +55,10 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     answer = await client.post("/v1/image-shares", json={"image_id": found["image"], "to_group_id": found["group"]})
     assert answer.status_code == 201, answer.text
     found["image_share"] = answer.json()["id"]
+    answer = await client.post("/v1/image-exports", json={"image_id": image["id"], "format": "vmdk"})
+    assert answer.status_code == 202, answer.text
+    found["image_export"] = answer.json()["image_export"]["id"]
+    await until(lambda: state[IMAGE_EXPORTS].get(found["image_export"]).state == "available")
     wish = {"name": "theirs", "image_id": image["id"], "vcpus": 1, "memory_mib": 256}
     answer = await client.post("/v1/instances", json=wish)
     assert answer.status_code == 202, answer.text

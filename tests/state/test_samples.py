@@ -78,6 +78,7 @@ async def begun(cloud: SimulatedCloud) -> None:
     await make("foreign-guests", host_id=cloud.fleet.hosts[0].id)
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
     await make("image-shares", image_id=image, to_group_id=group["id"])
+    await make("image-exports", image_id=image, format="vmdk")
     one = (await cloud.client.get("/v1/routers")).json()["items"][0]["id"]
     subnet = (await cloud.client.get("/v1/subnets?name=default")).json()["items"][0]["id"]
     await make("reservations", name="printer", subnet_id=subnet, first="10.0.0.50")

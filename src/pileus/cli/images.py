@@ -1,6 +1,6 @@
 """Images up and down: `pileus image upload` makes the record and sends the data, `pileus image download` brings it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
@@ -77,20 +77,51 @@ def commands(session: Session) -> Mapping[str, Command]:
         /,
         *,
         file: Annotated[Path, Parameter(help="Where to write it.")],
+        format: Annotated[
+            Literal["raw", "qcow2", "vmdk", "vhdx"] | None,
+            Parameter(help="What to have it converted to; without it, as it is kept."),
+        ] = None,
         common: AsCommon = COMMON,
     ) -> None:
-        """Write an image's data to a file, checked by its SHA-256."""
+        """Write an image's data to a file, checked by its SHA-256.
+
+        In another format it is exported first, and the export deleted when the file is there.
+        """
         from pileus.cli.names import Names
+        from pileus.cli.tasks import finish
         from pileus.client.images import download as fetch
+        from pileus.client.images import export
 
         session.use(common)
+        file = file.expanduser()
         async with session.client() as client:
             image = await Names(client, session.document).record("image", record)
-            with shown(session, f"download {image['name']}") as progress:
-                await fetch(client, image, file.expanduser(), progress=progress)
+            called = f"download {image['name']}"
+            if format in (None, image["format"]):
+                with shown(session, called) as progress:
+                    await fetch(client, image, file, progress=progress)
+            else:
+                with ExitStack() as bar:
+
+                    async def wait(task: str) -> None:
+                        await finish(session, client, task)
+
+                    image = await export(client, image, format, file, progress=_later(session, called, bar), wait=wait)
         session.say(f"sha256 {image['sha256']}: right")
 
     return {"upload": upload, "download": download}
+
+
+def _later(session: Session, what: str, bar: ExitStack) -> Callable[[int, int], None]:
+    """Shows how far a transfer is from when it begins: until then something else is shown."""
+    tell: Callable[[int, int], None] | None = None
+
+    def told(done: int, of: int) -> None:
+        nonlocal tell
+        tell = tell or bar.enter_context(shown(session, what))
+        tell(done, of)
+
+    return told
 
 
 def _format_of(file: Path) -> str:

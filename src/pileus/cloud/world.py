@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from pileus.cloud.imageexports.files import ExportFiles
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.web import Web
 from pileus.kernel.clock import Clock
@@ -55,6 +56,7 @@ class World:
     networks: Networks
     images: ImageUrls
     files: ImageFiles
+    exports: ExportFiles
     web: Web
     clock: Clock
 

@@ -27,6 +27,8 @@ from pileus.cloud.identity.sealing import Sealer
 from pileus.cloud.identity.tokens import TokenAuthenticator, TokenUses
 from pileus.cloud.identityproviders.port import Directory, OpenIdProviders
 from pileus.cloud.identityproviders.reconcilers import FollowDirectories
+from pileus.cloud.imageexports.files import ExportFiles
+from pileus.cloud.imageexports.reconcilers import ExpireExports
 from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
 from pileus.cloud.images.operations.delivery import arrival_url
@@ -217,7 +219,9 @@ async def composed(
         supplies = Supplies(state, placer, clock)
         hosts = HostLinks(state, placer, supplies, authority, clock)
         watch = TaskWatch()
-        files = ImageFiles(data / "images", disk_tools or QemuImg(), clock)
+        disk_tools = disk_tools or QemuImg()
+        files = ImageFiles(data / "images", disk_tools, clock)
+        exports = ExportFiles(data / "image-exports", files, disk_tools, clock)
         public = _web(settings, state)
         world = World(
             state=state,
@@ -225,6 +229,7 @@ async def composed(
             networks=northbound,
             images=_Urls(tickets),
             files=files,
+            exports=exports,
             web=web or public,
             clock=clock,
         )
@@ -232,7 +237,18 @@ async def composed(
         deleted, events_kept = PurgeDeleted(state, engine, retention, clock), timedelta(days=settings.events_kept_days)
         schedules = RunSchedules(state, engine, usage, views, clock)
         refusals = Refusals(state, clock.monotonic)
-        housekeeping = Housekeeping(state, files, watch, uses, refusals, clock, events_kept, deleted, schedules)
+        housekeeping = Housekeeping(
+            state,
+            files,
+            watch,
+            uses,
+            refusals,
+            clock,
+            events_kept,
+            deleted,
+            schedules,
+            ExpireExports(state, exports, clock),
+        )
         admissions = _Admissions(authority, settings, clock)
         consoles = LinkedConsoles(state, permissions, hosts, clock)
         await consoles.forget_former()
@@ -248,6 +264,7 @@ async def composed(
             OpenIdProviders: OpenIdConnect(public.address, clock),
             Attempts: Attempts(clock),
             ImageFiles: files,
+            ExportFiles: exports,
             Tickets: tickets,
             Admissions: admissions,
             Loads: hosts,

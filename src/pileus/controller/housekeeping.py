@@ -11,6 +11,7 @@ from pileus.cloud.events.refusals import Refusals
 from pileus.cloud.hosts.model import INVITATIONS
 from pileus.cloud.identity.model import TOKEN_SECRETS, TOKENS
 from pileus.cloud.identity.tokens import TokenUses
+from pileus.cloud.imageexports.reconcilers import ExpireExports
 from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.model import IMAGES, Image, ImageState
 from pileus.cloud.images.operations.arrival import UPLOADS_KEPT
@@ -38,7 +39,7 @@ _AT_ONCE = 1000
 class Housekeeping:
     """Begins what is due, and forgets what is over.
 
-    Over are tasks, answers, tokens, instances deleted long ago, old events, files without an image.
+    Over are tasks, answers, tokens, instances deleted long ago, image exports, old events, files without an image.
     """
 
     every = timedelta(seconds=60)
@@ -54,6 +55,7 @@ class Housekeeping:
         events_kept: timedelta,
         deleted: PurgeDeleted,
         schedules: RunSchedules,
+        exports: ExpireExports,
     ) -> None:
         self._state = state
         self._files = files
@@ -64,6 +66,7 @@ class Housekeeping:
         self._events_kept = events_kept
         self._deleted = deleted
         self._schedules = schedules
+        self._exports = exports
         self._wake = asyncio.Event()
 
     def look(self) -> None:
@@ -89,6 +92,7 @@ class Housekeeping:
             self._records,
             self._instances,
             self._images,
+            self._exports.once,
             self._events,
         )
         for deed in deeds:

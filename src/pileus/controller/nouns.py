@@ -16,6 +16,8 @@ from pileus.cloud.identity.model import PASSWORDS, SECOND_FACTORS, TOKEN_SECRETS
 from pileus.cloud.identity.operations import grants, groups, policy, roles, tokens, users
 from pileus.cloud.identityproviders.model import PROVIDER_SECRETS
 from pileus.cloud.identityproviders.operations import group_mappings, identity_providers
+from pileus.cloud.imageexports import workflows as of_image_exports
+from pileus.cloud.imageexports.operations import image_exports
 from pileus.cloud.images import workflows as of_images
 from pileus.cloud.images.operations import images
 from pileus.cloud.images.sharing import image_shares
@@ -48,6 +50,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     instances,
     images,
     image_shares,
+    image_exports,
     flavors,
     keypairs,
     volumes,
@@ -90,6 +93,7 @@ WORKFLOWS = (
     *of_backups.WORKFLOWS,
     *of_networks.WORKFLOWS,
     *of_images.WORKFLOWS,
+    *of_image_exports.WORKFLOWS,
     *OF_FOREIGN_GUESTS,
 )
 

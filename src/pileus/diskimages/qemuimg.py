@@ -28,6 +28,8 @@ _CONVERT_S: Final = 4 * 3600
 _AT_ONCE: Final = 2
 """Conversions at the same time: more would only slow each other, and what else runs here, down."""
 _DRIVERS: Final = {DiskFormat.ISO: "raw"}
+_OPTIONS: Final = {DiskFormat.VMDK: ("-o", "subformat=streamOptimized")}
+"""The vmdk that is made to be sent: in one file, which may be called anything."""
 _PERCENT: Final = re.compile(r"\((\d+(?:\.\d+)?)/100%\)")
 
 Told = Callable[[float], None]
@@ -83,7 +85,7 @@ class QemuImg:
     async def convert(
         self, source: Path, target: Path, *, format: DiskFormat, to: DiskFormat, at_most_bytes: int, told: Told
     ) -> None:
-        """Write an inspected image's content as another format, raw or qcow2; zeroes take no room.
+        """Write an inspected image's content as another format, not ISO; zeroes take no room.
 
         Args:
             source: the image, in the folder that the target goes to.
@@ -98,7 +100,7 @@ class QemuImg:
             Conflict: it does not fit into `at_most_bytes`.
             Unavailable: there is no qemu-img here, or nothing to confine it with.
         """
-        command = ["convert", "-p", "-S", "64k", "--image-opts", _opened(format), "-O", to, _OUT]
+        command = ["convert", "-p", "-S", "64k", "--image-opts", _opened(format), "-O", to, *_OPTIONS.get(to, ()), _OUT]
         limits = Limits(_MEMORY_BYTES, _CONVERT_S, at_most_bytes)
         async with self._slots, _job(source) as job:
             try:

@@ -114,6 +114,13 @@ def iso(*, sectors: int = 20) -> bytes:
     return bytes(image)
 
 
+def _raw(*, size: int) -> bytes:
+    return bytes(size)
+
+
+_EMPTY = {DiskFormat.RAW: _raw, DiskFormat.QCOW2: qcow2, DiskFormat.VMDK: vmdk, DiskFormat.VHDX: vhdx}
+
+
 class SimulatedDiskTools:
     """Opens disk images by their headers alone; what it converts has the size of a disk and no content."""
 
@@ -131,7 +138,7 @@ class SimulatedDiskTools:
     ) -> None:
         await self.faults.before("disk_tools.convert")
         size = await asyncio.to_thread(virtual_size, source, format)
-        made = qcow2(size=size) if to is DiskFormat.QCOW2 else b""
+        made = _EMPTY[to](size=size)
         if len(made) > at_most_bytes:
             raise Conflict("converted, the image takes more than there is for it")
         await asyncio.to_thread(target.write_bytes, made)

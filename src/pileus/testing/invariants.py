@@ -14,6 +14,7 @@ from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS
 from pileus.cloud.identity.model import GRANTS, GROUPS, PASSWORDS, ROLES, SECOND_FACTORS, TOKEN_SECRETS, TOKENS, USERS
 from pileus.cloud.identityproviders.model import GROUP_MAPPINGS, IDENTITY_PROVIDERS, PROVIDER_SECRETS
+from pileus.cloud.imageexports.model import IMAGE_EXPORTS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.consoles import CONSOLES
 from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, PASSWORD_CHANGES, SETTLED, InstanceState
@@ -45,6 +46,7 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (IMAGE_SHARES, "image_id", IMAGES),
     (IMAGE_SHARES, "to_project_id", PROJECTS),
     (IMAGE_SHARES, "to_group_id", GROUPS),
+    (IMAGE_EXPORTS, "project_id", PROJECTS),
     (KEYPAIRS, "project_id", PROJECTS),
     (KEYPAIRS, "user_id", USERS),
     (NETWORKS, "project_id", PROJECTS),

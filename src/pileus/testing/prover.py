@@ -30,6 +30,7 @@ from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.backups.model import SETTLED as BACKUP_SETTLED
 from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS
+from pileus.cloud.imageexports.model import IMAGE_EXPORTS
 from pileus.cloud.images.model import IMAGES, ImageState
 from pileus.cloud.instances.model import INSTANCES, PASSWORD_CHANGES, SETTLED, InstanceState
 from pileus.cloud.instances.specs import guest_spec, plugged_ports_of
@@ -263,6 +264,9 @@ async def disagreements(cloud: SimulatedCloud) -> list[str]:
     # What an upload has brought waits in `.part` for its end; all else that is no image is left over.
     files = {each.name for each in (cloud.data / "images").iterdir() if each.suffix != ".part"}
     found += _differ("files of images", files, active)
+    exports = {each.name for each in (cloud.data / "image-exports").iterdir()}
+    found += _differ("files of image exports", exports, set(state[IMAGE_EXPORTS].ids))
+    found += [f"image export {each.id} is {each.state}" for each in state[IMAGE_EXPORTS].by("state", "converting")]
     for host in cloud.fleet.hosts:
         if not state[HOSTS].get(host.id).connected:
             found.append(f"{host.name} is not connected")

@@ -76,6 +76,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     images_bytes: int
     arriving_bytes: int
     """Of images that are not complete."""
+    exports_bytes: int = 0
+    """Of images in other formats, for people to fetch."""
 
 
 class Arriving:
@@ -168,7 +170,7 @@ class ImageFiles:
             async for chunk in body:
                 size += len(chunk)
                 _check_quota(size, at_most)
-                self._check_room(len(chunk))
+                self.must_have_room(len(chunk))
                 digest.update(chunk)
                 await asyncio.to_thread(writer.write, chunk)
             await asyncio.to_thread(_sync, writer)
@@ -207,7 +209,7 @@ class ImageFiles:
                 at = await asyncio.to_thread(_size, part)
                 if offset != at:
                     raise Conflict(f"{at} bytes have arrived: go on there", because={"upload-offset": str(at)})
-                self._check_room(max(expected_bytes - at, 0))
+                self.must_have_room(max(expected_bytes - at, 0))
                 opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 self._arrived[id] = at
             try:
@@ -218,7 +220,7 @@ class ImageFiles:
                         if expected_bytes and at + len(chunk) > expected_bytes:
                             raise Invalid(f"more arrives than the {expected_bytes} bytes that were declared")
                         _check_quota(at + len(chunk), wanted())
-                        self._check_room(len(chunk))
+                        self.must_have_room(len(chunk))
                         await asyncio.to_thread(_write, opened, chunk, at)
                         self._arrived[id] = at = at + len(chunk)
             finally:
@@ -274,7 +276,7 @@ class ImageFiles:
             if expected.format in AS_THEY_ARE:
                 await asyncio.to_thread(ready.unlink, missing_ok=True)
                 return Arrived(size_bytes=size, virtual_size_bytes=virtual, sha256=found, format=expected.format)
-            most = min(at_most, self._check_room(0))
+            most = min(at_most, self.must_have_room(0))
             await self._tools.convert(
                 part,
                 ready,
@@ -318,19 +320,8 @@ class ImageFiles:
 
     async def send(self, id: ImageId, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """The bytes of an image, or so many from there on. Raises NotFound."""
-        try:
-            file = await asyncio.to_thread(self.path(id).open, "rb")
-        except FileNotFoundError:
-            raise NotFound("the image has no data here") from None
-        with file:
-            file.seek(start)
-            left = length
-            while left is None or left > 0:
-                chunk = await asyncio.to_thread(file.read, _CHUNK if left is None else min(_CHUNK, left))
-                if not chunk:
-                    return
-                left = None if left is None else left - len(chunk)
-                yield chunk
+        async for chunk in sent(self.path(id), start=start, length=length):
+            yield chunk
 
     async def space(self) -> Space:
         """What images take, and what is left."""
@@ -352,7 +343,7 @@ class ImageFiles:
             arriving_bytes=arriving,
         )
 
-    def _check_room(self, needed: int) -> int:
+    def must_have_room(self, needed: int) -> int:
         """Bytes that there is room for. Raises NoRoom if that is less than this."""
         system = os.statvfs(self._folder)
         free, kept = system.f_bavail * system.f_frsize, _kept_free(system)
@@ -380,6 +371,23 @@ class ImageFiles:
             if f".{rest}" == _PART:
                 self._arrived.pop(id, None)
         return gone
+
+
+async def sent(path: Path, *, start: int, length: int | None) -> AsyncIterator[bytes]:
+    """The bytes of a file, or so many from there on. Raises NotFound."""
+    try:
+        file = await asyncio.to_thread(path.open, "rb")
+    except FileNotFoundError:
+        raise NotFound("the image has no data here") from None
+    with file:
+        file.seek(start)
+        left = length
+        while left is None or left > 0:
+            chunk = await asyncio.to_thread(file.read, _CHUNK if left is None else min(_CHUNK, left))
+            if not chunk:
+                return
+            left = None if left is None else left - len(chunk)
+            yield chunk
 
 
 def _check_digest(found: str, expected: str) -> None:

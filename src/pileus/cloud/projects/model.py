@@ -23,6 +23,7 @@ DEFAULT_QUOTA: Mapping[str, int] = {
     "images": 100,
     "image_gib": 500,
     "image_shares": 1000,
+    "image_exports": 5,
     "networks": 20,
     "subnets": 40,
     "reservations": 500,

@@ -11,6 +11,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.identity.leaving import each_once, with_a_project
 from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, TOKENS
 from pileus.cloud.identityproviders.model import GROUP_MAPPINGS, IDENTITY_PROVIDERS
+from pileus.cloud.imageexports.model import IMAGE_EXPORTS
 from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
@@ -37,7 +38,7 @@ from pileus.operations.wire import Description, Name, Wire
 from pileus.state.kinds import Kind
 from pileus.state.state import Change, State, put, remove
 
-KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, SNAPSHOTS, BACKUPS, VOLUMES, IMAGES, FLOATING_IPS)
+KEEP_A_PROJECT: tuple[Kind[Any], ...] = (INSTANCES, SNAPSHOTS, BACKUPS, VOLUMES, IMAGES, IMAGE_EXPORTS, FLOATING_IPS)
 GO_WITH_A_PROJECT: tuple[Kind[Any], ...] = (
     SCHEDULES,
     PORT_FORWARDINGS,

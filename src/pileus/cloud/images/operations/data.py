@@ -2,7 +2,9 @@
 
 import re
 from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from functools import partial
 
 import msgspec
 
@@ -24,7 +26,7 @@ TRANSFER = "image"
 _TICKET_LASTS = timedelta(hours=1)
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 
-_RANGED = Parameter(
+RANGED = Parameter(
     name="Range", about="Only these bytes: `bytes=FIRST-LAST`, the last one left out for all", place="header"
 )
 
@@ -72,7 +74,7 @@ async def upload(exchange: Exchange, image: Image) -> Answer:
     return answer
 
 
-@images.special("GET", "/{id}/data", least=Role.READER, parameters=(_RANGED,))
+@images.special("GET", "/{id}/data", least=Role.READER, parameters=(RANGED,))
 async def download(exchange: Exchange, image: Image) -> Answer:
     """Download an image's data, as it is kept."""
     return _data(exchange, image)
@@ -85,7 +87,7 @@ async def download(exchange: Exchange, image: Image) -> Answer:
     parameters=(
         Parameter(name="ticket", about="What lets the host fetch this image"),
         Parameter(name="host", about="The host that the ticket was made for"),
-        _RANGED,
+        RANGED,
     ),
 )
 async def transfer(exchange: Exchange) -> Answer:
@@ -106,21 +108,26 @@ def _data(exchange: Exchange, image: Image) -> Answer:
     if image.state is not ImageState.ACTIVE:
         raise Conflict(f"image {image.name} has no data yet")
     files: ImageFiles = exchange.services[ImageFiles]
-    digest = b64encode(bytes.fromhex(image.sha256)).decode()
-    start, end = _range(exchange.header("range"), image.size_bytes)
+    send = partial(files.send, ImageId(image.id))
+    return data_of(exchange, send, size_bytes=image.size_bytes, sha256=image.sha256)
+
+
+def data_of(exchange: Exchange, send: Callable[..., AsyncIterator[bytes]], *, size_bytes: int, sha256: str) -> Answer:
+    """The bytes of something, or the range of them that was asked for: `send(start=..., length=...)` brings them."""
+    start, end = _range(exchange.header("range"), size_bytes)
     headers = {
         "content-length": str(end - start),
         "accept-ranges": "bytes",
-        "etag": f'"{image.sha256}"',
-        "repr-digest": f"sha-256=:{digest}:",
+        "etag": f'"{sha256}"',
+        "repr-digest": f"sha-256=:{b64encode(bytes.fromhex(sha256)).decode()}:",
     }
-    is_part = (start, end) != (0, image.size_bytes)
+    is_part = (start, end) != (0, size_bytes)
     if is_part:
-        headers["content-range"] = f"bytes {start}-{end - 1}/{image.size_bytes}"
+        headers["content-range"] = f"bytes {start}-{end - 1}/{size_bytes}"
     return Answer(
         status=206 if is_part else 200,
         media_type="application/octet-stream",
-        stream=files.send(ImageId(image.id), start=start, length=end - start),
+        stream=send(start=start, length=end - start),
         headers=headers,
     )
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from pileus.cloud.imageexports.files import ExportFiles
 from pileus.cloud.images.files import ImageFiles, Space
 from pileus.cloud.images.operations.noun import images
 from pileus.operations.caller import Role
@@ -10,6 +11,8 @@ from pileus.operations.declare import Answer, Exchange
 
 @images.special("GET", "/storage", least=Role.PLATFORM, answers=Space)
 async def storage(exchange: Exchange) -> Answer:
-    """Show what images take of the controller's disk, what is arriving, and how much there is room for."""
+    """Show what images take of the controller's disk, what is arriving or exported, and how much there is room for."""
     files: ImageFiles = exchange.services[ImageFiles]
-    return Answer(status=200, body=msgspec.json.encode(await files.space()))
+    exports: ExportFiles = exchange.services[ExportFiles]
+    space = msgspec.structs.replace(await files.space(), exports_bytes=await exports.taken())
+    return Answer(status=200, body=msgspec.json.encode(space))
