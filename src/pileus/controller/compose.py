@@ -52,6 +52,7 @@ from pileus.controller.copies import CopyKeeper
 from pileus.controller.hosts import HostLinks
 from pileus.controller.housekeeping import Housekeeping
 from pileus.controller.nouns import KINDS, NOUNS, WORKFLOWS
+from pileus.controller.openapi import served
 from pileus.diskimages.qemuimg import QemuImg
 from pileus.federation.ldap.directory import LdapDirectory
 from pileus.federation.oidc.provider import OpenIdConnect
@@ -66,7 +67,6 @@ from pileus.link.tokens import new_token
 from pileus.operations.declare import Answer
 from pileus.operations.engine import Performer
 from pileus.operations.http import Api
-from pileus.operations.openapi import document
 from pileus.operations.permissions import Permissions
 from pileus.operations.usage import Usage
 from pileus.ovn.following import follow
@@ -394,10 +394,9 @@ class _Mounted:
     """What is served besides the operations: the authority's certificate, the OpenAPI document."""
 
     def __init__(self, authority: Authority) -> None:
-        openapi = msgspec.json.encode(document(NOUNS))
         self._files = {
             AUTHORITY_PATH: Answer(status=200, body=authority.pem, media_type="application/x-pem-file"),
-            "/openapi.json": Answer(status=200, body=openapi),
+            "/openapi.json": Answer(status=200, body=served()),
             "/healthz": Answer(status=200, body=b'{"status":"ok"}'),
         }
 

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cached_property
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Protocol
@@ -86,7 +87,12 @@ class PublicWeb:
         """Fetch from public addresses, and from `allowed` ones; never from those that are the cloud's `own`."""
         self._allowed = allowed
         self._own = own
-        self._context = context or ssl.create_default_context()
+        self._trusted = context
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        # To read all authorities takes longer than most of what a controller begins with; few ever fetch.
+        return self._trusted or ssl.create_default_context()
 
     @asynccontextmanager
     async def fetch(self, url: str, *, start: int, validator: str) -> AsyncGenerator[Page]:
