@@ -563,10 +563,10 @@ _OF_DELETED = ("instance.soft_delete", "instance.undelete", "instance.delete a d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workflow", DEEDS)
-async def test_a_workflow_is_all_or_nothing_whatever_breaks_when(workflow: str, tmp_path: Path) -> None:
+def test_a_workflow_is_all_or_nothing_whatever_breaks_when(workflow: str, tmp_path: Path) -> None:
     prepare, deed, ways = DEEDS[workflow]
     settings = KEEPING if workflow.startswith(_OF_DELETED) else SETTINGS
-    assert await Prover(tmp_path, prepare, deed, settings=settings).prove() == ways
+    assert Prover(tmp_path, prepare, deed, settings=settings).prove() == ways
 
 
 def test_every_workflow_is_proven() -> None:

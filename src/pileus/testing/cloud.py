@@ -184,7 +184,9 @@ async def _register(controller: Controller, fleet: SimulatedFleet, clock: Clock,
             virtual_size_bytes=1 * MIB,
             sha256="30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58",
         )
+        await state.commit([put(mini)], ORIGIN)
+        # A sweep that has begun before the image was known would take its file away: this one ends after it.
+        await controller.housekeeping.once()
         await asyncio.to_thread((images / mini.id).write_bytes, bytes(1 * MIB))
-        new.append(mini)
     if new:
         await state.commit([put(record) for record in new], ORIGIN)

@@ -8,14 +8,15 @@ each call of a driver on a host), then once for every moment with something goin
 * the agent dies in a driver's call, before or behind its effect, and is started again;
 * a driver refuses, and the controller loses its power at every write on the way back.
 
-Afterwards every task has come to its end, and hosts and records agree about everything.
+Afterwards every task has come to its end, and hosts and records agree about everything. Time is simulated, so that
+whoever tries again later, or looks every so often, takes no longer for that.
 """
 
 import asyncio
 import copy
 import gc
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,6 @@ from pileus.cloud.storagepools.model import LOCAL, STORAGE_POOLS
 from pileus.cloud.volumes.model import SETTLED as VOLUME_SETTLED
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.controller.compose import Settings
-from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import ProjectId, VolumeId
 from pileus.kernel.units import GIB
@@ -52,6 +52,7 @@ from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
 from pileus.testing.fleet import SimulatedAgent, SimulatedFleet
 from pileus.testing.links import until
 from pileus.testing.memorystore import Disk, MemoryStore
+from pileus.testing.simulatedtime import LoopClock, SimulatedTimeLoop
 from pileus.workflow.task import TASKS, UNFINISHED
 
 Deed = Callable[[SimulatedCloud], Awaitable[None]]
@@ -85,12 +86,16 @@ class Prover:
         self._begun: Disk | None = None
         self._ids: list[str] = []
 
-    async def prove(self) -> int:
+    def prove(self) -> int:
         """Break the deed at every moment there is; says how many runs that took, for a test to pin.
 
         Raises:
             AssertionError: hosts and records disagree after one of them, which it names.
         """
+        with asyncio.Runner(loop_factory=SimulatedTimeLoop) as runner:
+            return runner.run(self._break_everywhere())
+
+    async def _break_everywhere(self) -> int:
         writes, calls = await self._moments()
         runs = 0
         for moment in range(1, 2 * writes + 1):
@@ -185,22 +190,24 @@ class Prover:
 
     async def _fresh(self) -> tuple[MemoryStore, SimulatedFleet]:
         """A disk as the cloud began, and hosts with nothing on them."""
-        fleet = SimulatedFleet(HOSTS_IN_PROOF, clock=SystemClock())
+        fleet = SimulatedFleet(HOSTS_IN_PROOF, clock=_clock())
         if self._begun is None:
             store = MemoryStore()
             async with self._cloud(store, fleet):
                 pass
             self._begun = store.disk
             self._ids = [host.id for host in fleet.hosts]
-            fleet = SimulatedFleet(HOSTS_IN_PROOF, clock=SystemClock())
+            fleet = SimulatedFleet(HOSTS_IN_PROOF, clock=_clock())
         for host, id in zip(fleet.hosts, self._ids, strict=True):
             host.id = type(host.id)(id)
         return MemoryStore(copy.deepcopy(self._begun)), fleet
 
-    @asynccontextmanager
-    async def _cloud(self, store: MemoryStore, fleet: SimulatedFleet) -> AsyncGenerator[SimulatedCloud]:
-        async with simulated_cloud(self._folder, fleet=fleet, store=store, settings=self._settings) as cloud:
-            yield cloud
+    def _cloud(self, store: MemoryStore, fleet: SimulatedFleet) -> AbstractAsyncContextManager[SimulatedCloud]:
+        return simulated_cloud(self._folder, fleet=fleet, store=store, clock=_clock(), settings=self._settings)
+
+
+def _clock() -> LoopClock:
+    return LoopClock(asyncio.get_running_loop())
 
 
 def _refuse(fleet: SimulatedFleet, call: int) -> None:
