@@ -50,6 +50,9 @@ class BackedUpVolume(msgspec.Struct, frozen=True, kw_only=True):
     size_gib: int
     slot: int | None = None
     """Where it was plugged into its instance; 0 is what that booted from."""
+    storage_pool: str
+    """Where it was; a new volume that is made of it goes there, or to another pool of its class."""
+    storage_class: str
     image_id: ImageId | None = None
     secure_delete: bool = False
     since: BackupId | None = None

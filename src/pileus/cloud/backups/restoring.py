@@ -12,11 +12,12 @@ from pileus.cloud.instances.placement import Placer, room_on
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.snapshots.model import must_have_none
 from pileus.cloud.snapshots.subject import must_have_no_others
-from pileus.cloud.storagepools.choosing import candidates
+from pileus.cloud.storagepools.choosing import as_before, candidates
+from pileus.cloud.storagepools.model import StoragePool
 from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.cloud.volumes.operations import SizeGib
 from pileus.cloud.volumes.space import volumes
-from pileus.kernel.errors import Conflict, Invalid
+from pileus.kernel.errors import Conflict, Invalid, NoCapacity
 from pileus.kernel.ids import BackupId, VolumeId
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
@@ -33,6 +34,10 @@ class VolumeRestore(Wire):
     """Which volume of the backup; not needed if there is but one."""
     size_gib: SizeGib | None = None
     """Without one, as large as it was."""
+    storage_pool: Name | None = None
+    """Where its disk is to be, by name; by default where it was, or in another pool of the same class."""
+    storage_class: Name | None = None
+    """Instead, the class of storage pool that it is to be in."""
     description: Description = ""
     labels: Labels = Field(default_factory=dict[str, str])
     secure_delete: bool | None = None
@@ -48,9 +53,7 @@ def restore(ask: Ask, wish: VolumeRestore) -> Plan:
     if wish.size_gib is not None and wish.size_gib < kept.size_gib:
         raise Invalid("some fields are wrong", fields={"size_gib": f"the volume had {kept.size_gib} GiB"})
     size_gib = wish.size_gib or kept.size_gib
-    pool = ask.state[POOLS].get(ask.state[HOSTS].get(backup.host_id).pool_id)
-    chosen = candidates(ask.state, pool, name=None, storage_class=None)
-    there = room_on(ask.view(Placer), ask.state, backup.host_id, size_gib, chosen)
+    there = _storage_pool(ask, wish, backup, kept, size_gib)
     volume = Volume(
         id=ask.new_id(),
         created_at=ask.now,
@@ -72,6 +75,25 @@ def restore(ask: Ask, wish: VolumeRestore) -> Plan:
         answers=volume,
         undo="delete the volume",
     )
+
+
+def _storage_pool(ask: Ask, wish: VolumeRestore, backup: Backup, kept: BackedUpVolume, size_gib: int) -> StoragePool:
+    """Where a new volume goes: to the pool or class that is named, else to where it was.
+
+    Raises:
+        Invalid, NotFound, Conflict: it cannot go there.
+        NoCapacity: there is no room.
+    """
+    placer, pool = ask.view(Placer), ask.state[POOLS].get(ask.state[HOSTS].get(backup.host_id).pool_id)
+    if wish.storage_pool is not None or wish.storage_class is not None:
+        chosen = candidates(ask.state, pool, name=wish.storage_pool, storage_class=wish.storage_class)
+        return room_on(placer, ask.state, backup.host_id, size_gib, chosen)
+    before = as_before(ask.state, pool, kept.storage_pool, kept.storage_class)
+    try:
+        return room_on(placer, ask.state, backup.host_id, size_gib, before)
+    except NoCapacity as full:
+        another = f"volume {kept.name} was in storage pool {kept.storage_pool}: {full.detail}; or name another one"
+        raise NoCapacity(another, because=full.because) from full
 
 
 def to_restore(ask: Ask, backup: Backup) -> list[Volume]:

@@ -28,6 +28,26 @@ def candidates(state: State, pool: Pool, *, name: str | None, storage_class: str
     return [found]
 
 
+def as_before(state: State, pool: Pool, name: str, storage_class: str) -> Sequence[StoragePool]:
+    """The storage pools for a volume, on a host of this resource pool, that was in this one, of this class.
+
+    That one first, if it will still do; then others of its class.
+
+    Raises:
+        Conflict: there is none, with what would help.
+    """
+    suitable = [each for each in state[STORAGE_POOLS] if _suits(each, pool)]
+    found = [each for each in suitable if each.name == name or each.storage_class == storage_class]
+    if not found:
+        gone = "is not there any more" if named(state, name) is None else f"is not for volumes in pool {pool.name}"
+        raise Conflict(
+            f"storage pool {name}, where it was, {gone}, and no other one there is of class {storage_class}: name a"
+            " storage pool or a class",
+            fields={"storage_pool": "missing"},
+        )
+    return sorted(found, key=lambda each: (each.name != name, each.name))
+
+
 def check_suits(storage_pool: StoragePool, pool: Pool) -> None:
     """Raises Conflict if volumes on hosts of this resource pool cannot be in this storage pool."""
     if Purpose.VOLUMES not in storage_pool.purposes:
@@ -42,12 +62,12 @@ def check_suits(storage_pool: StoragePool, pool: Pool) -> None:
         )
 
 
+def _suits(storage_pool: StoragePool, pool: Pool) -> bool:
+    return Purpose.VOLUMES in storage_pool.purposes and storage_pool.serves(pool.id)
+
+
 def _of_class(state: State, pool: Pool, storage_class: str) -> Sequence[StoragePool]:
-    found = [
-        each
-        for each in state[STORAGE_POOLS].by("class", storage_class)
-        if Purpose.VOLUMES in each.purposes and each.serves(pool.id)
-    ]
+    found = [each for each in state[STORAGE_POOLS].by("class", storage_class) if _suits(each, pool)]
     if not found:
         classes = {each.storage_class for each in state[STORAGE_POOLS] if each.serves(pool.id)}
         raise NotFound(

@@ -2,7 +2,6 @@
 
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
 from typing import Annotated, Self
 
 import msgspec
@@ -12,10 +11,11 @@ from pileus.cloud.flavors.model import FLAVORS, Flavor
 from pileus.cloud.flavors.operations import DiskGib, MaxVcpus, MemoryMib, Vcpus
 from pileus.cloud.images.operations.noun import Template, usable_medium
 from pileus.cloud.instances.model import FirstBootData, Instance
+from pileus.cloud.instances.operations.disks import beside_boots_gib, disks_of, further, placed_with
 from pileus.cloud.instances.operations.hardware import BootOrder, check_nics, loaded
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.operations.origin import Origin, check_disks, origin_of
-from pileus.cloud.instances.placement import Placer, default_pool, demand_for, host_name, placed, reasons
+from pileus.cloud.instances.placement import Placer, default_pool, demand_for, reasons
 from pileus.cloud.instances.workflows import create_instance, create_instance_from_backup, create_instance_from_snapshot
 from pileus.cloud.instances.workflows.creation import CreateFromSnapshot
 from pileus.cloud.instances.workflows.hosting import OfInstance
@@ -25,10 +25,8 @@ from pileus.cloud.networks.connecting import may_use, network_for, new_port, sec
 from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, Port, PortState
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.servergroups.model import SERVER_GROUPS
-from pileus.cloud.storagepools.choosing import candidates
-from pileus.cloud.storagepools.model import StoragePool
 from pileus.cloud.volumes.model import BOOT_SLOT, Volume
-from pileus.kernel.errors import Conflict, Invalid, NoCapacity, NotFound
+from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import (
     BackupId,
     FlavorId,
@@ -43,7 +41,6 @@ from pileus.kernel.ids import (
 from pileus.link.records import BOOT_ORDER, NIC_SLOTS, Restart, Watchdog
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
-from pileus.scheduler import Demand, Fleet, Placement
 from pileus.state.state import put
 from pileus.workflow.workflow import Begin, begin
 
@@ -51,8 +48,6 @@ MAX_USER_DATA = 64 * 1024
 _MAX_BASE64 = 96 * 1024
 """Room for that much in base64, in lines."""
 _ALL_BUT_ONE = 2
-_SHORT = 120
-"""Of two names that become one."""
 MAX_BODY = 512 * 1024
 """Room for user data of which every byte has to be escaped."""
 
@@ -78,9 +73,9 @@ class InstanceCreate(Wire):
     secure_delete: bool = False
     """Whether the data on the disk that it boots from is overwritten when that is removed."""
     storage_pool: Name | None = None
-    """Where its disk is to be, by name; by default where its pool has its disks."""
+    """Where its disks are to be, by name; by default where its pool has its disks, or where a backup had them."""
     storage_class: Name | None = None
-    """Instead, the class of storage pool that its disk is to be in."""
+    """Instead, the class of storage pool that its disks are to be in."""
     network_ids: Annotated[tuple[Annotated[Id, ref("network")], ...], Field(max_length=NIC_SLOTS)] = ()
     """It gets a port of its own in each; without any and without ports, in its pool's default one if the project may
     use that, or in the project's only or default one."""
@@ -152,11 +147,11 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     if wish.server_group_id is not None:
         ask.see(SERVER_GROUPS, wish.server_group_id, "server_group_id", of=ask.caller.project_id)
     keypairs = [_keypair(ask, id) for id in dict.fromkeys(wish.keypair_ids)]
-    fleet = ask.view(Placer).fleet
     project = ask.caller.project_id
     template = wish.template or origin.template
     check_disks(origin, template)
-    promised = size[0], wish.max_memory_mib or size[1], size[2] + origin.more_gib
+    disks = disks_of(ask, origin, pool, size[2], wish.storage_pool, wish.storage_class)
+    promised = size[0], wish.max_memory_mib or size[1], beside_boots_gib(disks)
     networks = _networks(ask, wish.network_ids, pool) if wish.network_ids or not wish.port_ids else []
     named = [_free_port(ask, id) for id in dict.fromkeys(wish.port_ids)]
     check_nics(template, len(networks) + len(named))
@@ -173,7 +168,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
     if origin.kept is not None:
         demand = msgspec.structs.replace(demand, only=frozenset({origin.kept.host_id}))
     groups = security_groups_of(ask, wish.security_group_ids, project)
-    placement, demand, storage_pool = _placed(ask, fleet, demand, origin, _storage_pools(ask, wish, origin, pool))
+    placement, demand, storage_pools = placed_with(ask, demand, origin, disks)
     id = InstanceId(ask.new_id())
     hostname = hostname_of(wish.name)
     ports = _ports(ask, id, networks, groups, hostname)
@@ -220,10 +215,10 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         slot=BOOT_SLOT,
         host_id=placement.host,
         secure_delete=wish.secure_delete,
-        storage_pool=storage_pool.name,
-        storage_class=storage_pool.storage_class,
+        storage_pool=storage_pools[0].name,
+        storage_class=storage_pools[0].storage_class,
     )
-    volumes = [volume, *_further(ask, volume, origin)]
+    volumes = [volume, *further(ask, volume, origin, storage_pools)]
     told = FirstBootData(
         id=id,
         created_at=ask.now,
@@ -245,54 +240,9 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         ),
         begin=_task(id, origin, volumes),
         answers=instance,
-        because=reasons(fleet, demand, placement.host) if ask.dry_run else (),
+        because=reasons(ask.view(Placer).fleet, demand, placement.host) if ask.dry_run else (),
         undo="delete the instance",
     )
-
-
-def _storage_pools(ask: Ask, wish: InstanceCreate, origin: Origin, pool: Pool) -> Sequence[StoragePool]:
-    """Where its disk may be, the likeliest first. Raises Invalid, NotFound or Conflict."""
-    if origin.snapshot is None:
-        return candidates(ask.state, pool, name=wish.storage_pool, storage_class=wish.storage_class)
-    if wrong := [each for each in ("storage_pool", "storage_class") if getattr(wish, each) is not None]:
-        copied = "copies of a snapshot are made where its volumes are"
-        raise Invalid("some fields are wrong", fields=dict.fromkeys(wrong, copied))
-    boots = origin.volumes[0]
-    assert isinstance(boots, Volume), "what a snapshot has are volumes"
-    return candidates(ask.state, pool, name=boots.storage_pool, storage_class=None)
-
-
-def _placed(
-    ask: Ask, fleet: Fleet, demand: Demand, origin: Origin, storage_pools: Sequence[StoragePool]
-) -> tuple[Placement, Demand, StoragePool]:
-    """The host and the storage pool that it goes to, and the demand as it was then. Raises NoCapacity."""
-    try:
-        return placed(fleet, demand, storage_pools)
-    except NoCapacity as full:
-        if origin.kept is None:
-            raise
-        where = host_name(ask.state, origin.kept.host_id)
-        detail = f"{origin.words} is on host {where}, and can be copied only there: {full.detail}"
-        raise NoCapacity(detail, because=full.because) from full
-
-
-def _further(ask: Ask, boots: Volume, origin: Origin) -> list[Volume]:
-    """The copies of what a snapshot or backup has besides the volume to boot from, which the instance has as well."""
-    further: list[Volume] = []
-    for slot, volume in enumerate(origin.volumes[1:], BOOT_SLOT + 1):
-        there = volume if isinstance(volume, Volume) else boots
-        further.append(
-            msgspec.structs.replace(
-                boots,
-                id=ask.new_id(),
-                name=f"{boots.name[:_SHORT]}-{volume.name[:_SHORT]}",
-                size_gib=volume.size_gib,
-                slot=slot,
-                storage_pool=there.storage_pool,
-                storage_class=there.storage_class,
-            )
-        )
-    return further
 
 
 def _task(id: InstanceId, origin: Origin, volumes: list[Volume]) -> Begin:

@@ -45,11 +45,6 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         return self.snapshot or self.backup
 
     @property
-    def more_gib(self) -> int:
-        """What the volumes take besides the one to boot from."""
-        return sum(volume.size_gib for volume in self.volumes[1:])
-
-    @property
     def changes(self) -> tuple[Change, ...]:
         """What it is held for the instance with."""
         if self.backup is not None:
