@@ -26,6 +26,24 @@ async def test_one_key_at_once_does_one_thing(cloud: SimulatedCloud) -> None:
     assert len(cloud.state[KEYPAIRS]) == 1
 
 
+async def test_all_that_a_request_names_and_nobody_has_is_named(cloud: SimulatedCloud, people: People) -> None:
+    theirs = await people.person(Role.ADMIN, await people.project("theirs"))
+    group = (await made(theirs.client, "security-groups", name="hidden"))["id"]
+    ours = await people.person(Role.ADMIN, await people.project("ours"))
+    mine = (await items(ours.client, "networks"))[0]["id"]
+    wish = {
+        "name": "x",
+        "image_id": new_id(),
+        "flavor_id": new_id(),
+        "network_ids": [mine],
+        "security_group_ids": [group],
+    }
+    refused = await ours.client.post("/v1/instances", json=wish)
+    assert refusal(refused)[:2] == (404, "not-found")
+    assert refused.json()["fields"] == dict.fromkeys(["image_id", "flavor_id", "security_group_ids"], "not found")
+    assert f"there is no security group {group}" in refused.json()["detail"]
+
+
 async def test_a_deletion_that_is_sent_again_gets_its_first_answer(cloud: SimulatedCloud) -> None:
     keypair = await made(cloud.client, "keypairs", **WISH)
     headers = {"idempotency-key": "gone"}

@@ -108,6 +108,8 @@ class Printer:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table."""
         titles = [title(column) for column in columns]
+        if len(set(titles)) < len(titles):  # such as a role by name and one by id
+            titles = [column.replace("_", " ").upper() for column in columns]
         right = [_is_numeric([row[at] for row in rows]) for at in range(len(columns))]
         if self._terminal.stdout.isatty():
             self._rich_table(titles, rows, right)

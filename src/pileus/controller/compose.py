@@ -274,7 +274,8 @@ async def composed(
             Consoles: consoles,
             GuestPasswords: consoles,
         }
-        performer = Performer(state, engine, clock, usage, limits, views, History(state, clock), services)
+        nouns = {noun.name.replace("_", "-"): noun for noun in NOUNS}
+        performer = Performer(state, engine, clock, usage, limits, views, History(state, clock), nouns, services)
         performer.views = {**views, Undoing: Undoing(NOUNS, performer.authorise)}
         state.listen(watch.events)
         unfollow = follow(state, northbound)

@@ -15,12 +15,13 @@ from pydantic import ValidationError
 
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Forbidden, Invalid, NotFound, PileusError, Stale
-from pileus.kernel.ids import ProjectId, TaskId
+from pileus.kernel.ids import ProjectId, TaskId, is_id
 from pileus.operations.caller import Caller
 from pileus.operations.declare import AT, Answer, Noun, Operation
 from pileus.operations.idempotency import KeptAnswer, fingerprint, kept, key_id
 from pileus.operations.listing import Page, flag, only_of, page
 from pileus.operations.plan import Ask, Plan, ShownChange, ShownPlan
+from pileus.operations.references import references
 from pileus.operations.usage import Limits, Usage
 from pileus.state.history import History, moment_of
 from pileus.state.records import Record
@@ -56,6 +57,8 @@ class Performer:
     limits: Limits
     views: Mapping[type, Any]
     history: History
+    nouns: Mapping[str, Noun[Any]]
+    """By what references call them."""
     services: Mapping[type, Any] = field(default_factory=dict[type, Any])
 
     def authorise(self, operation: Operation, caller: Caller) -> None:
@@ -116,8 +119,11 @@ class Performer:
             await self.state.durable()
             headers = {"idempotency-replayed": "true"}
             return Answer(status=answer.status, body=answer.body.encode(), headers=headers)
-        planned = self._planned(request, ask)
-        plan = planned if isinstance(planned, Plan) else await planned
+        try:
+            planned = self._planned(request, ask)
+            plan = planned if isinstance(planned, Plan) else await planned
+        except NotFound as first:
+            raise self._missing(first, request, ask) from None
         if dry_run:
             self.usage.check(plan.changes, self.state, self.limits)
             return Answer(status=200, body=_encode(self.shown(plan)))
@@ -135,6 +141,22 @@ class Performer:
             raise Invalid("this takes no body", fields={"body": "must be empty"})
         assert operation.planner is not None, "special operations are performed by their route"
         return operation.planner(*arguments)
+
+    def _missing(self, first: NotFound, request: Request, ask: Ask) -> NotFound:
+        """What a planner did not find, with all the rest of what the request names and this caller does not see."""
+        wish = request.operation.wish
+        if wish is None or not first.fields:
+            return first
+        details, fields = [first.detail], dict(first.fields)
+        for at, name, id in references(wish, msgspec.json.decode(request.body)):
+            noun = self.nouns.get(name)
+            if noun is None or not is_id(id) or {at, at.partition(".")[0]} & fields.keys():
+                continue
+            found = self.state.table(noun.kind).find(id)
+            if found is None or not noun.visible(ask, found):
+                details.append(f"there is no {noun.name.replace('_', ' ')} {id}")
+                fields[at] = "not found"
+        return NotFound("; ".join(details), fields=fields)
 
     def plan_together(self, requests: Iterable[Request], *, dry_run: bool) -> list[Plan | PileusError]:
         """What each of these would do if those before it were done: with what they take of hosts, addresses and quota.
