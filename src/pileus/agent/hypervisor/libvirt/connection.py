@@ -1,7 +1,7 @@
 """One connection to libvirtd, opened when it is needed and again after it was lost."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Thread
 from typing import TypeVar
@@ -39,16 +39,21 @@ class Connection:
         uri: str,
         *,
         heard: Callable[[InstanceId, str, Lifecycle, int], None],
+        let_go: Callable[[InstanceId], None],
         lost: Callable[[], None],
     ) -> None:
-        """Nothing is opened yet. `heard` is told a guest's id, its libvirt name, the event and its detail."""
+        """Nothing is opened yet.
+
+        `heard` is told a guest's id, its libvirt name, the event and its detail; `let_go` whose device is unplugged.
+        """
         self._library = library
         self._uri = uri
         self._heard = heard
+        self._let_go = let_go
         self._lost = lost
         self._opening = asyncio.Lock()
         self._open: VirConnect | None = None
-        self._events = -1
+        self._events: tuple[int, ...] = ()
 
     async def ready(self) -> VirConnect:
         """The open connection. Raises Unavailable."""
@@ -106,6 +111,10 @@ class Connection:
             with suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(self._heard, *told)
 
+        def removed(_: VirConnect, domain: VirDomain, __: str, ___: None) -> None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._let_go, InstanceId(domain.UUIDString()))
+
         def closed(connection: VirConnect, reason: int, _: None) -> None:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._drop, connection, reason)
@@ -113,7 +122,11 @@ class Connection:
         opened = self._library.open(self._uri)
         opened.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_COUNT)
         opened.registerCloseCallback(closed, None)
-        self._events = opened.domainEventRegisterAny(None, self._library.VIR_DOMAIN_EVENT_ID_LIFECYCLE, heard, None)
+        library = self._library
+        self._events = (
+            opened.domainEventRegisterAny(None, library.VIR_DOMAIN_EVENT_ID_LIFECYCLE, heard, None),
+            opened.domainEventRegisterAny(None, library.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, removed, None),
+        )
         self._open = opened
 
     def _drop(self, connection: VirConnect, reason: int) -> None:
@@ -130,10 +143,11 @@ class Connection:
         except self._library.libvirtError:
             return False
 
-    def _hang_up(self, connection: VirConnect, events: int) -> None:
+    def _hang_up(self, connection: VirConnect, events: Iterable[int]) -> None:
         # Callbacks hold a connection open until they are taken back, which a dead one refuses to do.
-        with suppress(self._library.libvirtError):
-            connection.domainEventDeregisterAny(events)
+        for event in events:
+            with suppress(self._library.libvirtError):
+                connection.domainEventDeregisterAny(event)
         with suppress(self._library.libvirtError):
             connection.unregisterCloseCallback()
         with suppress(self._library.libvirtError):

@@ -89,7 +89,7 @@ class LibvirtHypervisor:
         self._library = library
         self._ground = ground
         self._accelerator_reason = accelerator_reason
-        self._connection = Connection(library, uri, heard=self._heard, lost=self._lost)
+        self._connection = Connection(library, uri, heard=self._heard, let_go=self._let_go, lost=self._lost)
         self.consoles = LibvirtConsoles(library, self._connection, ground)
         self._turns: WeakValueDictionary[InstanceId, asyncio.Lock] = WeakValueDictionary()
         self._looking = asyncio.Lock()
@@ -300,6 +300,9 @@ class LibvirtHypervisor:
         if event in CHANGES:
             for listener in tuple(self._listeners):
                 listener.tell(id)
+
+    def _let_go(self, id: InstanceId) -> None:
+        self._plugging.let_go(id)
 
     def _lost(self) -> None:
         for listener in tuple(self._listeners):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import structlog
@@ -43,6 +44,12 @@ class Plugging:
         self._do_to = do_to
         self._takes_direct_io = takes_direct_io
         self._iothread = iothread
+        self._unplugging: dict[InstanceId, asyncio.Event] = {}
+
+    def let_go(self, id: InstanceId) -> None:
+        """Take that libvirt says a guest has let go of a device."""
+        if (told := self._unplugging.get(id)) is not None:
+            told.set()
 
     async def change_disks(self, guest: GuestSpec, disks: Mapping[VolumeId, DiskSource]) -> None:
         """Plug in, unplug and enlarge disks; see the port."""
@@ -164,10 +171,16 @@ class Plugging:
                     log.info("device not unplugged at once", guest=id, device=alias, why=str(error))
             return not there
 
+        told = self._unplugging[id] = asyncio.Event()
         try:
             async with asyncio.timeout(_LETS_GO_S):
-                # libvirt tells when a device is gone, but not to one who has lost it in between.
-                while not await self._do_to(f"unplug a {what} of the guest", id, unplug):  # noqa: ASYNC110
-                    await asyncio.sleep(_LOOK_AGAIN_S)
+                while not await self._do_to(f"unplug a {what} of the guest", id, unplug):
+                    # libvirt tells when a device is gone, but not to one who has lost it in between.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_AGAIN_S):
+                            await told.wait()
+                    told.clear()
         except TimeoutError as late:
             raise Conflict(f"the guest does not let go of the {what}; it may be only just starting") from late
+        finally:
+            del self._unplugging[id]
