@@ -58,7 +58,8 @@ class OvnHostNetwork:
     async def plug(self, instance: InstanceId, nic: NicSpec) -> Plug:
         device = tap_of(nic.port)
         async with self._turn(device):
-            if device not in devices():
+            is_new = device not in devices()
+            if is_new:
                 await run("ip", "tuntap", "add", "dev", device, "mode", "tap")
             close_ipv6(device)
             await self._guard(device)
@@ -70,7 +71,7 @@ class OvnHostNetwork:
                 "vm-id": instance,
                 _PORT_MARK: nic.port,
             }
-            await self._switch.add(device, ids)
+            await self._switch.add(device, ids, is_new=is_new)
         return Plug(device=device, offload=await self._switch.offloads())
 
     async def unplug(self, port: PortId) -> None:

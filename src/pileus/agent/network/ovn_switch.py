@@ -23,11 +23,17 @@ class Switch:
         self._doing = asyncio.Event()
         """Set, and replaced by another, when that changes."""
 
-    async def add(self, device: str, ids: Mapping[str, str]) -> None:
-        """Have this device as a port that OVN knows by `ids`, and wait until the switch has opened it."""
+    async def add(self, device: str, ids: Mapping[str, str], *, is_new: bool = True) -> None:
+        """Have this device as a port that OVN knows by `ids`, and wait until the switch has opened it.
+
+        A device that is not new and was opened under these ids is left alone: each change has the switch look at all
+        of its ports.
+        """
         connection = await self._connected()
         ports, interfaces = await connection.transact([_select("Port", device), _select("Interface", device)])
         if ports["rows"] and interfaces["rows"]:
+            if not is_new and _is_open(interfaces["rows"][0], ids):
+                return
             where = [["name", "==", device]]
             change = [{"op": "update", "table": "Interface", "where": where, "row": {"external_ids": _map(ids)}}]
         else:
@@ -131,8 +137,16 @@ class Switch:
 
 
 def _select(table: str, name: str, *columns: str) -> Json:
-    more = {"Interface": ("error",)}.get(table, ())
+    more = {"Interface": ("error", "ofport", "external_ids")}.get(table, ())
     return {"op": "select", "table": table, "where": [["name", "==", name]], "columns": ["_uuid", *columns, *more]}
+
+
+def _is_open(interface: Mapping[str, Json], ids: Mapping[str, str]) -> bool:
+    """Whether the switch has this interface in use; OVN writes ids of its own beside ours."""
+    # A column without a value is an empty set.
+    port, error = interface["ofport"], interface["error"]
+    known = dict(interface["external_ids"][1])
+    return isinstance(port, int) and port > 0 and not isinstance(error, str) and ids.items() <= known.items()
 
 
 def _map(ids: Mapping[str, str]) -> Json:

@@ -76,10 +76,9 @@ class Plugging:
                     iothread = self._iothread and not is_as_found
                     xml = disk_xml(guest, disk, source, direct=direct, iothread=iothread)
                     domain.attachDeviceFlags(xml, library.VIR_DOMAIN_AFFECT_LIVE)
-                elif disk.size_bytes:
-                    # What is larger already stays so: the guest may be using it.
-                    size = max(disk.size_bytes, domain.blockInfo(has[disk.volume])[0])
-                    domain.blockResize(has[disk.volume], size, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+                # What is larger already stays so: the guest may be using it.
+                elif disk.size_bytes and disk.size_bytes > domain.blockInfo(has[disk.volume])[0]:
+                    domain.blockResize(has[disk.volume], disk.size_bytes, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
         await self._do_to("change the guest's disks", guest.id, plug)
 
