@@ -59,10 +59,11 @@ asyncio.run(append_for_ever(SqliteStore(pathlib.Path({str(data)!r}))))
         }
         assert data.stat().st_mode & 0o777 == 0o700
 
-    async def test_a_full_disk_keeps_nothing_of_the_batch_and_later_work_goes_on(self, store: Store) -> None:
+    @pytest.mark.parametrize("last", [1000, 2500])
+    async def test_a_full_disk_keeps_nothing_of_the_batch_and_later_work_goes_on(self, store: Store, last: int) -> None:
         await store.append([entry(1)])
         with file_size_limit(200_000), pytest.raises(Unavailable):
-            await store.append([entry(n, id=str(n), after=f'"{"x" * 1000}"') for n in range(2, 1000)])
+            await store.append([entry(n, id=str(n), after=f'"{"x" * 1000}"') for n in range(2, last)])
         assert await store.last_sequence() == 1
         assert await bodies(store) == {"a": b'{"n":1}'}
         await store.append([entry(2)])

@@ -26,7 +26,6 @@ from pileus.state.rows import (
     RECORD_COLUMNS,
     check_order,
     event_from,
-    final_events,
     microseconds,
     one_of_each,
     span,
@@ -37,31 +36,30 @@ from pileus.state.sqlitefile import check_structure, connect, plain_errors, sole
 from pileus.state.store import Deposed, Event, EventFilter, StoredRecord
 
 _T = TypeVar("_T")
+_Statement = tuple[str, Sequence[int | str | bytes | None]]
 
 _BATCH = 1000
 _TRIM_AT_ONCE = 2000
 _END = 2**63 - 1
 
 _APPEND = f"""
-CREATE TEMP VIEW batch AS SELECT
-    NULL AS epoch, NULL AS first, NULL AS last, NULL AS bodies, NULL AS events, NULL AS kept, NULL AS gone;
-CREATE TEMP TRIGGER append INSTEAD OF INSERT ON batch BEGIN
+CREATE TEMP VIEW batch AS SELECT NULL AS epoch, {", ".join(f"NULL AS {column}" for column in EVENT_COLUMNS)};
+CREATE TEMP TRIGGER append INSTEAD OF INSERT ON batch WHEN NEW.epoch IS NOT NULL BEGIN
     SELECT raise(ABORT, 'deposed')
-        WHERE NOT EXISTS (SELECT 1 FROM main.lead WHERE epoch = NEW.epoch AND last_sequence = NEW.first - 1);
-    UPDATE lead SET last_sequence = NEW.last;
-    INSERT INTO events ({", ".join(EVENT_COLUMNS)})
-        SELECT {", ".join(f"value ->> {column}" for column in range(len(EVENT_COLUMNS) - 2))},
-            coalesce(substr(NEW.bodies, value ->> 12, value ->> 13), x''),
-            coalesce(substr(NEW.bodies, value ->> 14, value ->> 15), x'')
-        FROM json_each(NEW.events);
+        WHERE NOT EXISTS (SELECT 1 FROM main.lead WHERE epoch = NEW.epoch AND last_sequence = NEW.sequence - 1);
+    UPDATE lead SET last_sequence = NEW.sequence;
+    INSERT INTO events ({", ".join(EVENT_COLUMNS)}) VALUES ({", ".join(f"NEW.{column}" for column in EVENT_COLUMNS)});
     INSERT INTO records ({", ".join(RECORD_COLUMNS)})
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr(NEW.bodies, value ->> 4, value ->> 5)
-        FROM json_each(NEW.kept) WHERE true
+        SELECT NEW.kind, NEW.id, NEW.revision, NEW.version, NEW.after WHERE NEW.after <> x''
         ON CONFLICT (kind, id) DO UPDATE
         SET revision = excluded.revision, version = excluded.version, body = excluded.body;
-    DELETE FROM records WHERE (kind, id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(NEW.gone));
+    DELETE FROM records WHERE NEW.after = x'' AND kind = NEW.kind AND id = NEW.id;
 END;
 """  # noqa: S608 - our own columns
+_ROW = f"({', '.join('?' * (len(EVENT_COLUMNS) + 1))})"
+_NO_ROW = (None,) * (len(EVENT_COLUMNS) + 1)
+_ROWS_AT_ONCE = 1024
+"""Of one statement; SQLite takes 32,766 arguments."""
 
 # The same reason as above: one row, however many events. Numbers first, rows then: only numbers are sorted.
 _READ = f"""
@@ -131,9 +129,12 @@ class SqliteStore:
         if not events:
             return
         check_order(events)
-        batch = (self._epoch, events[0].sequence, events[-1].sequence, *_packed(events))
+        parts = [
+            _insertion(self._epoch, events[first : first + _ROWS_AT_ONCE])
+            for first in range(0, len(events), _ROWS_AT_ONCE)
+        ]
         try:
-            await self._writer.run(lambda on: on.execute("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?)", batch))
+            await self._writer.run(lambda on: _execute(on, parts))
         except sqlite3.IntegrityError as refused:
             if refused.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_TRIGGER:
                 raise
@@ -142,7 +143,7 @@ class SqliteStore:
             )
             raise Deposed(
                 "another process writes here now",
-                internal=f"epoch {epoch} (mine {self._epoch}), last event {last} (mine begin with {batch[1]})",
+                internal=f"epoch {epoch} (mine {self._epoch}), last event {last}, mine begin with {events[0].sequence}",
             ) from refused
 
     async def events(self, after: int, limit: int, where: EventFilter) -> list[Event]:
@@ -329,48 +330,43 @@ def _number(on: sqlite3.Connection, query: str, *arguments: int) -> int:
     return number or 0
 
 
-def _packed(events: Sequence[Event]) -> tuple[bytes, str, str, str]:
-    """A batch for the trigger: every body one behind the other, and JSON lists that say where in there each is."""
-    bodies: list[bytes] = []
-    rows: list[tuple[int | str, ...]] = []
-    places: dict[int, tuple[int, int]] = {}
-    position = 1
+def _insertion(epoch: int, events: Sequence[Event]) -> _Statement:
+    """The statement that keeps these. Its rows are a power of two, so that SQLite has seen most statements before."""
+    arguments: list[int | str | bytes | None] = []
     for event in events:
-        before, after = bytes(event.before), bytes(event.after)
-        bodies += before, after
-        behind = position + len(before)
-        places[event.sequence] = (behind, len(after))
-        rows.append(
-            (
-                event.sequence,
-                microseconds(event.at),
-                event.actor,
-                event.operation,
-                event.request,
-                event.source,
-                event.task,
-                event.project,
-                event.kind,
-                event.id,
-                event.revision,
-                event.version,
-                position,
-                len(before),
-                behind,
-                len(after),
-            )
+        arguments += (
+            epoch,
+            event.sequence,
+            microseconds(event.at),
+            event.actor,
+            event.operation,
+            event.request,
+            event.source,
+            event.task,
+            event.project,
+            event.kind,
+            event.id,
+            event.revision,
+            event.version,
+            bytes(event.before),
+            bytes(event.after),
         )
-        position = behind + len(after)
-    kept: list[tuple[str | int, ...]] = []
-    gone: list[tuple[str, str]] = []
-    for event in final_events(events):
-        place = places[event.sequence]
-        if place[1]:
-            kept.append((event.kind, event.id, event.revision, event.version, *place))
-        else:
-            gone.append((event.kind, event.id))
-    return b"".join(bodies), _json(rows), _json(kept), _json(gone)
+    rows = 1 << (len(events) - 1).bit_length()
+    arguments += _NO_ROW * (rows - len(events))
+    return f"INSERT INTO batch VALUES {', '.join([_ROW] * rows)}", arguments  # noqa: S608 - question marks
 
 
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+def _execute(on: sqlite3.Connection, statements: Sequence[_Statement]) -> None:
+    """Do all of these or none; one alone needs no transaction around it."""
+    if len(statements) == 1:
+        on.execute(*statements[0])
+        return
+    on.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in statements:
+            on.execute(*statement)
+        on.execute("COMMIT")
+    except BaseException:
+        if on.in_transaction:
+            on.execute("ROLLBACK")
+        raise
