@@ -182,4 +182,4 @@ class Plugging:
         except TimeoutError as late:
             raise Conflict(f"the guest does not let go of the {what}; it may be only just starting") from late
         finally:
-            del self._unplugging[id]
+            self._unplugging.pop(id, None)
