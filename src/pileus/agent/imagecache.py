@@ -1,9 +1,10 @@
 """The copies of images that a host keeps to make volumes from: those that were not used for long make room.
 
-A volume is a copy and needs its image no more. What is let go of is fetched again when it is needed again.
+A volume is a copy and needs its image no more. What is let go of is fetched again when it is needed again; of an image
+that is deleted nothing is, and its copies go as soon as the host hears of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -13,10 +14,10 @@ from pileus.agent.storage.port import CachedImage, PoolUse, StoragePool
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import ImageId
-from pileus.link.images import ImageCopies, ImageCopy
+from pileus.link.images import ImageCopies, ImageCopy, ImagesDrop, PackedImage
 
 UNUSED: Final = timedelta(days=7)
-"""What no volume was made from for so long goes; so do, in the end, images that are deleted."""
+"""What no volume was made from for so long goes."""
 AT_MOST: Final = 0.25
 """How much of a pool images may take: beyond that the least recently used go."""
 KEPT_FREE: Final = 0.2
@@ -30,9 +31,13 @@ log = structlog.stdlib.get_logger()
 class ImageCache:
     """Lets go of images in the pools of a host."""
 
-    def __init__(self, pools: Mapping[str, StoragePool], clock: Clock) -> None:
+    def __init__(
+        self, pools: Mapping[str, StoragePool], clock: Clock, copied: Callable[[], Container[ImageId]]
+    ) -> None:
+        """Images in these pools; `copied` says of which volumes are being made just now."""
         self._pools = pools
         self._clock = clock
+        self._copied = copied
 
     async def told(self) -> ImageCopies:
         """All that is here.
@@ -51,7 +56,24 @@ class ImageCache:
             for name, pool in self._pools.items()
             for id, image in (await pool.cached()).items()
         ]
-        return ImageCopies(images=tuple(images))
+        packed = [
+            PackedImage(image=id, pool=name) for name, pool in self._pools.items() for id in await pool.packing.packed()
+        ]
+        return ImageCopies(images=tuple(images), packed=tuple(packed))
+
+    async def drop(self, wish: ImagesDrop) -> None:
+        """Have no copies of these images, but of those from which a volume is being made.
+
+        What guests have in their drives stays for them.
+
+        Raises:
+            Unavailable: a pool cannot be reached.
+        """
+        for name, pool in self._pools.items():
+            for id in wish.images:
+                if id in await pool.cached() and id not in self._copied():
+                    await pool.remove_image(id)
+                    log.info("image dropped", image=id, pool=name)
 
     async def settle(self) -> None:
         """Let those go that are to."""

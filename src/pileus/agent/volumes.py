@@ -17,10 +17,11 @@ from pileus.agent.storage.port import DiskSource, Fetch, Layering, StoragePool
 from pileus.agent.turns import Turns
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, NotFound, PileusError, Stale, Unavailable
-from pileus.kernel.ids import VolumeId
+from pileus.kernel.ids import ImageId, VolumeId
 from pileus.kernel.units import size_text
 from pileus.link.records import (
     FoundDisk,
+    ImageSource,
     Progress,
     VolumeBackup,
     VolumeObserved,
@@ -63,6 +64,8 @@ class Volumes:
         self._turns = Turns()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._wiping = asyncio.Semaphore(WIPED_AT_ONCE)
+        self.copied: list[ImageId] = []
+        """The images that volumes are being made from, each as often as one is."""
 
     async def ensure(self, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
         """Have the volume. If that fails, all is as it was before.
@@ -103,10 +106,18 @@ class Volumes:
         pool = self.pool(spec.pool)
         # A volume that is there needs its image no more, which may be gone.
         if spec.image is not None and spec.id not in await pool.list():
-            await pool.ensure_image(spec.image, self._fetch, lambda part: tell(Progress(step="image", fraction=part)))
+            return await self._make_of(spec.image, pool, spec, tell)
         if spec.backup is not None and spec.id not in await pool.list():
             await self._restore(pool, spec, spec.backup, tell)
         return await pool.ensure(spec, lambda part: tell(Progress(step="copying", fraction=part)))
+
+    async def _make_of(self, image: ImageSource, pool: StoragePool, spec: VolumeSpec, tell: Tell) -> VolumeObserved:
+        self.copied.append(image.id)
+        try:
+            await pool.ensure_image(image, self._fetch, lambda part: tell(Progress(step="image", fraction=part)))
+            return await pool.ensure(spec, lambda part: tell(Progress(step="copying", fraction=part)))
+        finally:
+            self.copied.remove(image.id)
 
     async def _restore(self, pool: StoragePool, spec: VolumeSpec, backup: VolumeBackup, tell: Tell) -> None:
         size = (await self._contents.found(backup)).size_bytes

@@ -32,6 +32,7 @@ from pileus.cloud.imageexports.reconcilers import ExpireExports
 from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.cloud.images.operations.data import transfer_url
 from pileus.cloud.images.operations.delivery import arrival_url
+from pileus.cloud.images.reconcilers import DropImages
 from pileus.cloud.images.web import PublicWeb, Web, prefixes
 from pileus.cloud.instances.consoles import ConsoleTokens
 from pileus.cloud.instances.operations.console import Consoles
@@ -288,6 +289,7 @@ async def composed(
                     tasks.create_task(housekeeping.run(), name="housekeeping"),
                     tasks.create_task(ServePools(state, hosts, supplies).run(), name="storage pools"),
                     tasks.create_task(CopyKeeper(state, hosts).run(), name="copies"),
+                    tasks.create_task(DropImages(state, hosts).run(), name="copies of deleted images"),
                     tasks.create_task(FollowShadows(state, hosts).run(), name="shadows"),
                     tasks.create_task(FollowDirectories(state, directory, sealer, clock).run(), name="directories"),
                     tasks.create_task(_renew(identity, settings), name="certificates"),

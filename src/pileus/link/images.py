@@ -55,7 +55,21 @@ class ImageCopy(Message, frozen=True, kw_only=True):
     """Whether guests may have it in their drives."""
 
 
+class PackedImage(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An image that is packed on a host, for somebody to send."""
+
+    image: ImageId
+    pool: str = "local"
+
+
 class ImageCopies(Message, frozen=True, kw_only=True):
-    """All that a host keeps copies of."""
+    """All that a host keeps copies of, and what is packed there."""
 
     images: tuple[ImageCopy, ...]
+    packed: tuple[PackedImage, ...] = ()
+
+
+class ImagesDrop(Message, frozen=True, kw_only=True):
+    """Images of which a host need not keep copies any more."""
+
+    images: tuple[ImageId, ...]

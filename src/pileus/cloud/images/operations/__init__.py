@@ -10,5 +10,6 @@ from pileus.cloud.images.operations import importing
 from pileus.cloud.images.operations import building
 from pileus.cloud.images.operations import delivery
 from pileus.cloud.images.operations import storage
+from pileus.cloud.images.operations import copies
 
-__all__ = ["arrival", "building", "data", "delivery", "images", "importing", "records", "storage"]
+__all__ = ["arrival", "building", "copies", "data", "delivery", "images", "importing", "records", "storage"]
