@@ -154,6 +154,7 @@ async def _serve(data: Path, config: AgentConfig, identity: AgentIdentity) -> No
             tasks.create_task(dialler.run())
     finally:
         await engines.network.close()
+        await engines.hypervisor.close()
 
 
 def _volumes_in(config: AgentConfig, data: Path) -> Path:

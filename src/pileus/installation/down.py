@@ -71,6 +71,8 @@ async def _end_guests(places: Places, say: Callable[[str], None]) -> None:
                 await hypervisor.stop(id)
     except PileusError as refused:
         say(f"guests could not be asked to end: {refused.detail}")
+    finally:
+        await hypervisor.close()
 
 
 async def _disconnect(places: Places, say: Callable[[str], None]) -> None:

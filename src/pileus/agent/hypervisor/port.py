@@ -236,3 +236,7 @@ class Hypervisor(Protocol):
     def changes(self) -> AsyncIterator[InstanceId]:
         """The guests whose state changed, as it happens; ends when the hypervisor is lost (look again then)."""
         ...
+
+    async def close(self) -> None:
+        """Let go of what is open; guests go on."""
+        ...

@@ -262,6 +262,9 @@ class SimulatedHypervisor:
         await self.before("foreign")
         return tuple(self.others.values())
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
     async def list(self) -> dict[InstanceId, GuestFound]:
         await self.before("list")
         return {
