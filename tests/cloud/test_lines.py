@@ -225,9 +225,23 @@ async def test_a_router_tells_what_goes_by_which_uplink_and_what_the_world_has_t
     assert (second["network"], second["carries"]) == ("line-b", ["ipv6"])
     assert second["bound"] == ["from 10.0.0.0/24: source route", "from 2001:db8:7::/64: its own prefix"]
     assert second["routed"] == [{"prefix": "2001:db8:7::/64", "next_hop": "2001:db8:b::2"}]
+    assert (second["physical_network"], second["vlan"]) == ("line-b", None)
     await cloud.client.post(f"/v1/networks/{router['external_network_id']}/disable")
     first, second = (await cloud.client.get(path)).json()["uplinks"]
     assert (first["in_service"], first["carries"], second["carries"]) == (False, [], ["ipv4", "ipv6"])
+
+
+async def test_a_router_tells_on_which_vlan_a_line_is_and_what_is_limited_on_it(cloud: SimulatedCloud) -> None:
+    wish = {"physical_network": "line-b", "vlan": 20, "cidr": CIDR, "gateway": "203.0.113.1"}
+    line = (await cloud.client.post("/v1/networks/external", json={"name": "line-b", **wish})).json()
+    router = await changed(cloud, await default_router(cloud), further_network_ids=[line["id"]])
+    web = await running(cloud, cloud.client, name="web")
+    (port,) = await items(cloud.client, f"ports?instance_id={web['id']}")
+    floating = await made(cloud.client, "floating-ips", network_id=line["id"], port_id=port["id"], bandwidth_mbit=20)
+    _, second = (await cloud.client.get(f"/v1/routers/{router['id']}/uplinks")).json()["uplinks"]
+    assert (second["physical_network"], second["vlan"]) == ("line-b", 20)
+    inside = port["addresses"][0]["address"]
+    assert second["bound"] == [f"{inside}: floating IP {floating['address']}, 20 Mbit/s in each direction"]
 
 
 async def test_reach_tells_by_which_line_and_why(cloud: SimulatedCloud) -> None:

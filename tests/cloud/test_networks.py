@@ -148,6 +148,22 @@ async def test_a_route_goes_to_a_next_hop_of_its_own_ip_version(cloud: Simulated
     assert (await cloud.client.patch(path, json=good)).json()["routes"] == good["routes"]
 
 
+async def test_to_one_destination_there_is_one_route(cloud: SimulatedCloud) -> None:
+    lan = (await subnet(cloud.client, "10.1.0.0/24")).json()
+    router = await made(cloud.client, "routers", name="r", subnet_ids=[lan["id"]])
+    path, outside = f"/v1/routers/{router['id']}", (await items(cloud.client, "networks?kind=external"))[0]["id"]
+    assert (await cloud.client.patch(path, json={"external_network_id": outside})).is_success
+    inside = {"destination": "10.9.0.0/16", "next_hop": "10.1.0.9"}
+    for next_hop in ("10.1.0.9", "10.1.0.10", "198.51.100.1"):
+        again = {"destination": "10.9.0.0/16", "next_hop": next_hop}
+        longer = {"destination": "10.9.8.0/24", "next_hop": next_hop}
+        answer = await cloud.client.patch(path, json={"routes": [inside, longer, again]})
+        assert refusal(answer) == (400, "invalid", {"routes.2.destination"})
+        says = answer.json()["fields"]["routes.2.destination"]
+        assert says == "10.9.0.0/16 goes by 10.1.0.9 (routes.0) already"
+        assert (await cloud.client.patch(path, json={"routes": [inside, longer]})).is_success
+
+
 EXTERNAL = {"name": "second line", "physical_network": "line-2", "cidr": "203.0.113.0/24", "gateway": "203.0.113.1"}
 
 

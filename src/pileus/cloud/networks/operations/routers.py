@@ -128,6 +128,8 @@ def change_router(ask: Ask, router: Router, wish: RouterChange) -> Plan:
     if wish.model_fields_set & {"external_network_id", "further_network_ids"}:
         changed = _with_other_uplinks(ask, changed, wish)
     _floating_stay_reachable(ask, router, changed)
+    if changed.routes != router.routes:
+        _lead_one_way(changed)
     if changed.routes != router.routes or changed.uplinks != router.uplinks:
         _lead_somewhere(ask, changed)
     _sources_go_out(ask, changed)
@@ -202,6 +204,18 @@ def _lead_somewhere(ask: Ask, router: Router) -> None:
     }
     if wrong:
         raise Invalid("some routes lead nowhere", fields=wrong)
+
+
+def _lead_one_way(router: Router) -> None:
+    """Raises Invalid if two routes are for one destination."""
+    first: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    for at, route in enumerate(router.routes):
+        if route.destination in first:
+            wrong[f"routes.{at}.destination"] = f"{route.destination} goes by {first[route.destination]} already"
+        first.setdefault(route.destination, f"{route.next_hop} (routes.{at})")
+    if wrong:
+        raise Invalid("to each destination there is one route, of one next hop", fields=wrong)
 
 
 def _sources_go_out(ask: Ask, router: Router) -> None:

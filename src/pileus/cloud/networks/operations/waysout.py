@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.floatingips.model import FLOATING_IPS, FloatingIp
 from pileus.cloud.nat.model import rules_through
 from pileus.cloud.networks.model import Router, Uplink
 from pileus.cloud.networks.operations.routers import routers
@@ -27,13 +27,15 @@ class WayOut(msgspec.Struct, frozen=True, kw_only=True):
 
     network_id: str
     network: str
+    physical_network: str
+    vlan: int | None
     in_service: bool
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
     carries: tuple[str, ...]
     """`ipv4` and `ipv6`, for what nothing binds to another uplink."""
     bound: tuple[str, ...]
-    """What goes by it for another reason, while it is in service."""
+    """What goes by it for another reason, while it is in service; with what limits it."""
     routed: tuple[RoutedPrefix, ...]
     """Needed for answers to arrive: it is sent out with its own addresses."""
 
@@ -63,6 +65,8 @@ def _shown(state: State, router: Router, uplink: Uplink, ways_out: Sequence[Leg]
     return WayOut(
         network_id=network.id,
         network=network.name,
+        physical_network=network.physical_network,
+        vlan=network.vlan,
         in_service=network.in_service,
         addresses=tuple(leg.address for leg in mine),
         gateways=tuple(leg.subnet.gateway for leg in mine if leg.subnet.gateway),
@@ -80,10 +84,14 @@ def _shown(state: State, router: Router, uplink: Uplink, ways_out: Sequence[Leg]
 def _bound(state: State, router: Router, mine: Sequence[Leg]) -> Iterator[str]:
     network = mine[0].network.id
     floating = [each for each in state[FLOATING_IPS].by("router_id", router.id) if each.network_id == network]
-    yield from (f"{each.fixed_address}: floating IP {each.address}" for each in floating)
+    yield from (f"{each.fixed_address}: floating IP {each.address}{_limit(each)}" for each in floating)
     rules = [rule for rule in rules_through(state, router.id) if rule.network_id == network]
     yield from (f"a rule of floating IP {rule.address} ({rule.id})" for rule in rules)
     static = [route for route in router.routes if leg_to(mine, route.next_hop) is not None]
     yield from (f"to {route.destination}: static route" for route in static)
     yield from (f"from {each.source}: source route" for each in router.source_routes if each.network_id == network)
     yield from (f"from {each.cidr}: its own prefix" for each in joined(state, router) if each.delegated_by == network)
+
+
+def _limit(floating: FloatingIp) -> str:
+    return f", {floating.bandwidth_mbit} Mbit/s in each direction" if floating.bandwidth_mbit is not None else ""
