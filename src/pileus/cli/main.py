@@ -14,6 +14,7 @@ from cyclopts.exceptions import CycloptsError
 from pileus import __version__
 from pileus.cli import problems
 from pileus.cli.commands import Command, command_of, is_command
+from pileus.cli.help import PlainHelp
 from pileus.cli.local import ABOUT, LOCAL
 from pileus.cli.session import Session
 from pileus.cli.terminal import Terminal, of_process
@@ -80,7 +81,7 @@ def application(session: Session, noun: str | None) -> App:
         help=_ABOUT,
         help_epilogue=_epilogue(),
         version=__version__,
-        help_formatter="default" if terminal.stdout.isatty() else "plain",
+        help_formatter="default" if terminal.stdout.isatty() else PlainHelp(),
         help_format="plaintext",
         default_parameter=Parameter(show_default=False),
     )
