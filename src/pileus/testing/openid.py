@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import secrets
+import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -89,8 +90,10 @@ class SimulatedOpenIdProvider:
 
 
 @asynccontextmanager
-async def openid_provider(now: Callable[[], datetime]) -> AsyncGenerator[SimulatedOpenIdProvider]:
-    """A provider that listens on loopback for as long as this is open."""
+async def openid_provider(
+    now: Callable[[], datetime], context: ssl.SSLContext | None = None
+) -> AsyncGenerator[SimulatedOpenIdProvider]:
+    """A provider that listens on loopback for as long as this is open; with a context, as `localhost` by TLS."""
     provider = SimulatedOpenIdProvider(now)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,7 +112,8 @@ async def openid_provider(now: Callable[[], datetime]) -> AsyncGenerator[Simulat
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    provider.issuer = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    provider.issuer = f"http://127.0.0.1:{port}" if context is None else f"https://localhost:{port}"
     async with server:
         yield provider
