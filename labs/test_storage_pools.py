@@ -19,10 +19,12 @@ from pileus.agent.storage.directory import DirectoryPool
 from pileus.agent.storage.mounted import MARKER, MountedFolders
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.errors import Conflict, Unavailable
-from pileus.kernel.ids import StoragePoolId, VolumeId, new_id
+from pileus.kernel.ids import BackupId, ProjectId, SnapshotId, StoragePoolId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
-from pileus.link.records import PoolObserved, VolumeSpec
+from pileus.link.backups import BackupSpec, VolumeToBackUp
+from pileus.link.records import PoolObserved, Progress, VolumeBackup, VolumeSpec
+from pileus.link.snapshots import SnapshotSpec, VolumeOf
 from pileus.link.storagepools import DirectoryBacking, StoragePools, StoragePoolSpec
 
 pytestmark = [
@@ -80,7 +82,7 @@ class Host:
 
     async def make(self, pool: str, size_bytes: int) -> VolumeSpec:
         volume = VolumeSpec(id=VolumeId(new_id()), generation=1, size_bytes=size_bytes, pool=pool)
-        await self.agent.ensure_volume(volume, lambda _: None)
+        await self.agent.ensure_volume(volume, _nobody)
         return volume
 
 
@@ -115,6 +117,28 @@ async def test_pools_on_two_disks_are_apart_and_one_whose_disk_is_gone_is_not_wr
     assert list(host.fast.iterdir()) == [], "a strange disk was written to"
 
 
+async def test_a_volume_is_backed_up_to_another_disk_and_restored_to_the_disk_that_it_was_on(
+    tmp_path: Path, mount: Mount
+) -> None:
+    host = Host(tmp_path)
+    mount(host.fast)
+    mount(host.slow)
+    await host.serve(_pool("fast", host.fast), _pool("slow", host.slow))
+    volume, project, id = await host.make("fast", 16 * MIB), ProjectId(new_id()), BackupId(new_id())
+    content = os.urandom(2 * MIB) + bytes(14 * MIB)
+    (host.fast / "volumes" / volume.id / "disk.raw").write_bytes(content)
+    kept = SnapshotSpec(id=SnapshotId(id), volumes=(VolumeOf(id=volume.id, pool="fast"),))
+    await host.agent.ensure_snapshot(kept, _nobody)
+    of = VolumeToBackUp(id=volume.id, pool="fast", since=None)
+    await host.agent.ensure_backup(BackupSpec(id=id, place="slow", project=project, volumes=(of,)), _nobody)
+    held = VolumeBackup(id=id, place="slow", project=project, volume=volume.id)
+    again = VolumeSpec(id=VolumeId(new_id()), generation=1, size_bytes=16 * MIB, pool="fast", backup=held)
+    await host.agent.ensure_volume(again, _nobody)
+    assert (host.fast / "volumes" / again.id / "disk.raw").read_bytes() == content
+    assert not (host.slow / "volumes" / again.id).exists()
+    assert not (tmp_path / "local" / "volumes" / again.id).exists()
+
+
 async def test_a_pool_promises_as_much_as_it_may_and_refuses_when_it_is_really_full(
     tmp_path: Path, mount: Mount
 ) -> None:
@@ -143,3 +167,7 @@ def _pool(name: str, at: Path) -> StoragePoolSpec:
 
 def _nothing(*_: object) -> Any:
     raise AssertionError("nothing is fetched or sent here")
+
+
+def _nobody(_: Progress) -> None:
+    """Nobody wants to know how far it is."""
