@@ -131,7 +131,7 @@ class CopyKeeper:
         if event.kind == IMAGES.name:
             for kind in _PLACED:
                 self._all_of(each.host_id for each in self._state.table(kind).by("image", event.id))
-        for body in (bytes(event.before), bytes(event.after)):
+        for body in (event.before, event.after):
             if body:
                 self._mark_where(event, _where.decode(body))
 
@@ -215,10 +215,10 @@ class CopyKeeper:
             record = self._state.table(_OF_ONE_HOST[kind]).find(id) if kind in _OF_ONE_HOST else None
             if not isinstance(record, Instance | Volume | Port) or record.host_id != host:
                 return None
-            belongs_to = {record.project_id, getattr(record, "image_id", None) or record.project_id}
-            if not belongs_to <= sent.keys():
+            image = None if isinstance(record, Port) else record.image_id
+            if record.project_id not in sent or (image and image not in sent):
                 return None
-            if isinstance(record, Port) and self._state[FLOATING_IPS].by("port_id", id):
+            if isinstance(record, Port) and self._state[FLOATING_IPS].count_by("port_id", id):
                 return None
             found.append(record)
         return found

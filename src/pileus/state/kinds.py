@@ -57,16 +57,13 @@ class Kind(Generic[R]):
         self.unique = dict(unique or {})
         self.counts = counts
         self.upgrades = upgrades
+        self.version = 1 + len(upgrades)
         self.keeps_before = keeps_before
         self.secret = secret
         self._decoder = msgspec.json.Decoder(record)
 
     def __repr__(self) -> str:
         return f"Kind({self.name!r})"
-
-    @property
-    def version(self) -> int:
-        return 1 + len(self.upgrades)
 
     def read(self, stored: StoredRecord) -> R:
         """The record as today's type, upgraded if it was kept by an older program.

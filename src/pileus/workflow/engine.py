@@ -53,11 +53,12 @@ class _Unwinding(Exception):
 class _Run(Generic[W]):
     """One run of a workflow over the journal in its task's record."""
 
-    __slots__ = ("_interruptible", "_passed", "engine", "id", "live")
+    __slots__ = ("_interruptible", "_passed", "_tasks", "engine", "id", "live")
 
     def __init__(self, engine: "Engine[W]", id: TaskId) -> None:
         self.engine = engine
         self.id = id
+        self._tasks = engine.state[TASKS]
         self._passed: list[tuple[Step[W, ..., Any], tuple[Any, ...], dict[str, Any]]] = []
         """The steps that were reached, each with its arguments: what an undo takes."""
         self._interruptible: asyncio.Task[Any] | None = None
@@ -65,7 +66,7 @@ class _Run(Generic[W]):
 
     @property
     def task(self) -> Task:
-        return self.engine.state[TASKS].get(self.id)
+        return self._tasks.get(self.id)
 
     async def __call__(self, step: Step[W, P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         position = len(self._passed)
