@@ -35,7 +35,7 @@ from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.cloud.world import Hosts, Nothing
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import HostId
-from pileus.link.copies import PAGE_BYTES, CopiesKept, CopiesUpdate, Copy
+from pileus.link.copies import CopiesKept, CopiesUpdate, Copy
 from pileus.link.records import Message, Method
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
@@ -67,8 +67,11 @@ COPIED = frozenset(kind.name for kind in (*ON_HOSTS, *OF_PROJECTS, *OF_EVERYBODY
 _PAUSE_S = 1.0
 """For which changes are gathered: an instance that is being made changes often."""
 _ANSWER_S = 60.0
-_AT_ONCE = 64
+_AT_ONCE = 16
 """Hosts that are told at a time."""
+_PAGE_BYTES = 64 * 1024
+"""Of what one is told in one message, about: while a controller starts all hosts are told, and all that waits for them
+is in memory."""
 
 
 class _Where(msgspec.Struct, frozen=True):
@@ -284,7 +287,7 @@ def _updates(state: State, new: Iterable[Record], gone: Sequence[str]) -> Iterat
     for record in new:
         page.append(copy := copy_of(state, record))
         size += len(bytes(copy.body))
-        if size > PAGE_BYTES:
+        if size > _PAGE_BYTES:
             yield CopiesUpdate(keep=tuple(page))
             page, size = [], 0
     if page or gone:
