@@ -198,3 +198,25 @@ async def test_nothing_else_is_done_with_an_instance_while_its_disk_is_looked_in
 )
 def test_a_hash_is_that_of_the_specification(password: str, salt: str, rounds: int, hash: str) -> None:
     assert sha512_crypt(password, salt, rounds=rounds) == f"$6$rounds={rounds}${salt}${hash}"
+
+
+async def test_a_dry_run_says_where_it_would_be_set_and_sets_nothing(cloud: SimulatedCloud) -> None:
+    running_one, stopped_one = (
+        (await running(cloud, cloud.client, name="web"))["id"],
+        await stopped(cloud, cloud.client),
+    )
+    for host in cloud.fleet.hosts:
+        host.hypervisor.deaf.add(InstanceId(running_one))
+    before = [*cloud.state[INSTANCES], *cloud.state[PASSWORD_CHANGES]]
+    for id, would in (
+        (running_one, "set the password of root in instance web, if its guest agent answers"),
+        (stopped_one, "set the password of root in the disk of instance hello"),
+    ):
+        answer = await cloud.client.post(f"/v1/instances/{id}/password", json={"dry_run": True})
+        assert (answer.status_code, answer.json()) == (200, {"user": "root", "would": would})
+    assert [*cloud.state[INSTANCES], *cloud.state[PASSWORD_CHANGES]] == before
+    assert (set_in(cloud, running_one), on_disk(cloud, stopped_one)) == ({}, {})
+    paused = await cloud.client.post(f"/v1/instances/{running_one}/pause")
+    await over(cloud, paused.json()["task_id"])
+    answer = await cloud.client.post(f"/v1/instances/{running_one}/password", json={"dry_run": True})
+    assert refusal(answer)[:2] == (409, "conflict")

@@ -34,7 +34,7 @@ from pileus.cloud.schedules.model import SCHEDULES
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS, SECURITY_RULES
 from pileus.cloud.servergroups.model import SERVER_GROUPS
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
-from pileus.cloud.storagepools.model import STORAGE_POOLS, StoragePool
+from pileus.cloud.storagepools.model import STANDARD, STORAGE_POOLS, StoragePool
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.controller.copies import COPIED, OF_EVERYBODY
 from pileus.kernel.ids import HostId, InstanceId, PoolId
@@ -294,7 +294,7 @@ class _Rebuilding:
                 volume,
                 host_id=host,
                 storage_pool=spec.pool,
-                storage_class="" if spec.found else self._class_of(spec.pool),
+                storage_class="" if spec.found else self._class_of(spec.pool) or volume.storage_class or STANDARD,
                 generation=spec.generation,
                 size_gib=-(-spec.size_bytes // GIB),
                 state=VolumeState.IN_USE if user else VolumeState.AVAILABLE,

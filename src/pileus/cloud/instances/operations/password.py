@@ -55,6 +55,8 @@ class PasswordReset(Wire):
     """By default the one that the image names, else root."""
     password: GuestPassword | None = None
     """Without one, one is made up and shown this once."""
+    dry_run: bool = False
+    """Only say what would be done: the guest is not asked, nor its disk looked at."""
 
 
 class PasswordSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,6 +67,8 @@ class PasswordSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """If it was made up: nobody else has it."""
     task_id: str = ""
     """Of a stopped instance: it is set when this task has ended well."""
+    would: str = ""
+    """What would be done, if nothing else was asked for."""
 
 
 @instances.special(
@@ -84,20 +88,47 @@ async def reset_password(exchange: Exchange, instance: Instance, wish: PasswordR
     """
     image = exchange.ask.state[IMAGES].find(instance.image_id or "")
     user = wish.user or (image.default_user if image is not None else "") or "root"
+    if wish.dry_run:
+        return Answer(status=200, body=msgspec.json.encode(PasswordSet(user=user, would=_would(instance, user))))
     password = wish.password or "".join(secrets.choice(_ALPHABET) for _ in range(_GENERATED_CHARACTERS))
     made_up = "" if wish.password else password
     if instance.state is InstanceState.STOPPED:
         return await _set_in_disk(exchange, instance, user, password, made_up)
-    if instance.state is not InstanceState.RUNNING:
-        raise Conflict(f"instance {instance.name} is {instance.state}: it must be running or stopped")
+    _must_run(instance)
     guests: GuestPasswords = exchange.services[GuestPasswords]
     await guests.set_password(instance, user, password)
     now = exchange.ask.state[INSTANCES].find(instance.id)
     changes = (put(now),) if now is not None else ()
     answer = PasswordSet(user=user, password=made_up)
-    return await exchange.commit(
-        Plan(summary=f"set the password of {user} in instance {instance.name}", changes=changes, answers=answer)
-    )
+    return await exchange.commit(Plan(summary=_in_guest(instance, user), changes=changes, answers=answer))
+
+
+def _would(instance: Instance, user: str) -> str:
+    """What would be done. Raises Conflict if it would be refused."""
+    if instance.state is InstanceState.STOPPED:
+        _held(instance, user)
+        return _in_disk(instance, user)
+    _must_run(instance)
+    return f"{_in_guest(instance, user)}, if its guest agent answers"
+
+
+def _in_guest(instance: Instance, user: str) -> str:
+    return f"set the password of {user} in instance {instance.name}"
+
+
+def _in_disk(instance: Instance, user: str) -> str:
+    return f"set the password of {user} in the disk of instance {instance.name}"
+
+
+def _must_run(instance: Instance) -> None:
+    if instance.state is not InstanceState.RUNNING:
+        raise Conflict(f"instance {instance.name} is {instance.state}: it must be running or stopped")
+
+
+def _held(instance: Instance, user: str) -> Instance:
+    """A stopped instance while its disk is opened. Raises Conflict if it must not be."""
+    instance.must_be_ours("its disk is opened by its own guest alone; start it first")
+    return instance.busy(f"the password of {user} is being set in its disk")
 
 
 async def _set_in_disk(exchange: Exchange, instance: Instance, user: str, password: str, made_up: str) -> Answer:
@@ -107,12 +138,11 @@ async def _set_in_disk(exchange: Exchange, instance: Instance, user: str, passwo
     now = ask.see(INSTANCES, instance.id)
     if now.state is not InstanceState.STOPPED:
         raise Conflict(f"instance {now.name} is {now.state} by now")
-    now.must_be_ours("its disk is opened by its own guest alone; start it first")
-    busy = now.busy(f"the password of {user} is being set in its disk")
+    busy = _held(now, user)
     change = PasswordChange(id=now.id, created_at=ask.now, project_id=now.project_id, user=user, hash=hash)
     begun = await exchange.commit(
         Plan(
-            summary=f"set the password of {user} in the disk of instance {now.name}",
+            summary=_in_disk(now, user),
             changes=(put(busy), put(change)),
             begin=begin(set_password, OfInstance(InstanceId(now.id))),
         )
