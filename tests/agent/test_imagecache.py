@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +57,13 @@ def test_a_pool_with_room_keeps_what_is_used_now_and_then() -> None:
     week = an_image_of(5, unused=timedelta(days=8))
     cached = {ImageId(new_id()): day, ImageId(new_id()): week}
     assert [cached[id] for id in to_let_go(cached, a_pool(100, 80), NOW)] == [week]
+
+
+@pytest.mark.parametrize(("at_most", "kept"), [(0.0, 0), (0.05, 1), (0.2, 3)])
+def test_how_much_copies_may_take_is_the_operators_to_say(at_most: float, kept: int) -> None:
+    cached = {ImageId(new_id()): an_image_of(5, unused=timedelta(days=day)) for day in (1, 2, 3)}
+    gone = to_let_go(cached, a_pool(100, 80), NOW, at_most=at_most)
+    assert set(cached) - set(gone) == set([*cached][:kept]), "the last used stay"
 
 
 async def test_an_agent_lets_go_of_what_was_not_used_for_long_and_fetches_it_again(bench: HostBench) -> None:

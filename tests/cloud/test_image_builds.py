@@ -74,6 +74,50 @@ async def test_what_the_disk_was_made_from_says_what_its_image_needs(cloud: Simu
     assert (said["default_user"], said["min_memory_mib"], said["architecture"]) == ("", 0, "x86_64")
 
 
+NEEDS = {"template": "windows", "default_user": "ann", "architecture": "x86_64", "min_memory_mib": 300}
+
+
+async def told_and_made(cloud: SimulatedCloud, image: dict[str, Any], name: str) -> dict[str, Any]:
+    """An instance of an image that says what it needs, and that gets what it says."""
+    assert {key: image[key] for key in NEEDS} == NEEDS
+    wish = {"name": name, "image_id": image["id"], "vcpus": 1}
+    for little in ({"memory_mib": 256}, {"memory_mib": 512, "disk_gib": 2}):
+        assert refusal(await cloud.client.post("/v1/instances", json={**wish, **little}))[0] == 400
+    instance = await running(cloud, cloud.client, image_id=image["id"], name=name, memory_mib=512)
+    assert (instance["template"], instance["disk_gib"]) == ("windows", 3)
+    spec = host_of(cloud, instance).hypervisor.guests[InstanceId(instance["id"])].spec
+    assert spec.template == "windows"
+    return instance
+
+
+async def test_what_guests_need_goes_with_the_image_from_instance_to_image_and_back(cloud: SimulatedCloud) -> None:
+    mini = cloud.state[IMAGES].ids[0]
+    assert (await cloud.client.patch(f"/v1/images/{mini}", json={**NEEDS, "min_disk_gib": 3})).status_code == 200
+    first = await told_and_made(cloud, await shown(cloud.client, f"images/{mini}"), "first")
+    second = await told_and_made(cloud, await built(cloud, instance_id=first["id"]), "second")
+    snapshot = (await done(cloud, "snapshots", name="before", instance_id=second["id"]))["snapshot"]
+    again = (await done(cloud, "instances", name="again", snapshot_id=snapshot["id"]))["instance"]
+    await told_and_made(cloud, await built(cloud, snapshot_id=snapshot["id"]), "third")
+    await told_and_made(cloud, await built(cloud, instance_id=again["id"]), "fourth")
+
+
+async def test_an_image_that_comes_back_is_the_same_disk_and_needs_what_is_said_of_it(cloud: SimulatedCloud) -> None:
+    built_one = await built(cloud, instance_id=(await running(cloud, cloud.client, disk_gib=3))["id"])
+    data = (await cloud.client.get(f"/v1/images/{built_one['id']}/data")).content
+    back = await made(cloud.client, "images", name="back", format=built_one["format"], **NEEDS)
+    answer = await cloud.client.put(f"/v1/images/{back['id']}/data", content=data)
+    assert answer.status_code == 200, answer.text
+    same = ("format", "size_bytes", "virtual_size_bytes", "sha256")
+    assert {key: answer.json()[key] for key in same} == {key: built_one[key] for key in same}
+    await told_and_made(cloud, answer.json(), "back")
+
+
+async def test_an_image_cannot_have_the_devices_of_a_guest_that_was_taken_over(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    wish = {"name": "golden", "instance_id": instance["id"], "template": "as-found"}
+    assert refusal(await cloud.client.post("/v1/images/build", json=wish)) == (400, "invalid", {"template"})
+
+
 async def test_an_image_of_a_snapshot_leaves_the_snapshot_as_it_was(cloud: SimulatedCloud) -> None:
     instance = await running(cloud, cloud.client)
     snapshot = (await done(cloud, "snapshots", name="before", instance_id=instance["id"]))["snapshot"]

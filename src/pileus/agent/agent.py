@@ -19,7 +19,7 @@ from pileus.agent.copies import Copies
 from pileus.agent.guests import Guests
 from pileus.agent.host import Host
 from pileus.agent.hypervisor.port import Hypervisor, HypervisorFacts
-from pileus.agent.imagecache import ImageCache
+from pileus.agent.imagecache import AT_MOST, ImageCache
 from pileus.agent.media import Media
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.packing import ImagePacking, Send
@@ -84,6 +84,8 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True):
     config_drives: Path | None = None
     """The folder for config drives, to which QEMU's user is let through."""
     found_disks: FoundDisks = FilesAsFound()
+    images_at_most: float = AT_MOST
+    """How much of each pool copies of images may take."""
 
 
 class Agent:
@@ -102,7 +104,7 @@ class Agent:
         contents = BackupContents(self._pools)
         self._volumes = Volumes(self._pools, records.volumes, engines.fetch, contents, engines.found_disks, clock)
         self._media = Media(self._pools, engines.fetch, clock, lambda: specs_of(records.guests))
-        self.image_cache = ImageCache(self._pools, clock, lambda: self._volumes.copied)
+        self.image_cache = ImageCache(self._pools, clock, lambda: self._volumes.copied, at_most=engines.images_at_most)
         self.packing = ImagePacking(self._pools, engines.send)
         self._guests = Guests(
             engines.hypervisor,

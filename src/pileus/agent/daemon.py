@@ -6,7 +6,7 @@ import signal
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import structlog
@@ -16,6 +16,7 @@ from pileus.agent.fetching import ImageFetcher, api_client
 from pileus.agent.host import LinuxHost
 from pileus.agent.hypervisor.port import Hypervisor
 from pileus.agent.hypervisor.simulated import SimulatedHypervisor
+from pileus.agent.imagecache import AT_MOST
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.network.simulated import SimulatedNetwork
 from pileus.agent.records import AgentRecords
@@ -93,6 +94,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     network: OvnConfig | SimulatedConfig
     pools: dict[str, DirectoryConfig | SimulatedConfig]
     pace: Pace = Pace()
+    images_at_most: Annotated[float, msgspec.Meta(ge=0, le=1)] = AT_MOST
+    """How much of each storage pool copies of images may take, between 0 and 1."""
 
 
 def read_config(data: Path) -> AgentConfig:
@@ -139,6 +142,7 @@ async def _serve(data: Path, config: AgentConfig, identity: AgentIdentity) -> No
         fetch=fetcher.fetch,
         send=Sender(lambda: config.api, lambda: api_client(identity.context())).send,
         config_drives=_volumes_in(config, data) / "config-drives",
+        images_at_most=config.images_at_most,
     )
     service = AgentService(Agent(engines, records, clock, config.pace))
 

@@ -19,7 +19,7 @@ from pileus.link.images import ImageCopies, ImageCopy, ImagesDrop, PackedImage
 UNUSED: Final = timedelta(days=7)
 """What no volume was made from for so long goes."""
 AT_MOST: Final = 0.25
-"""How much of a pool images may take: beyond that the least recently used go."""
+"""How much of a pool images may take if nobody says otherwise: beyond that the least recently used go."""
 KEPT_FREE: Final = 0.2
 """How much of a pool is to be free as long as images can make room."""
 JUST_USED: Final = timedelta(hours=1)
@@ -32,9 +32,18 @@ class ImageCache:
     """Lets go of images in the pools of a host."""
 
     def __init__(
-        self, pools: Mapping[str, StoragePool], clock: Clock, copied: Callable[[], Container[ImageId]]
+        self,
+        pools: Mapping[str, StoragePool],
+        clock: Clock,
+        copied: Callable[[], Container[ImageId]],
+        *,
+        at_most: float = AT_MOST,
     ) -> None:
-        """Images in these pools; `copied` says of which volumes are being made just now."""
+        """Images in these pools, of each of which they take no more than `at_most`.
+
+        `copied` says of which images volumes are being made.
+        """
+        self._at_most = at_most
         self._pools = pools
         self._clock = clock
         self._copied = copied
@@ -82,14 +91,16 @@ class ImageCache:
                 images = await pool.cached()
                 if all(self._clock.now() - image.used_at < JUST_USED for image in images.values()):
                     continue
-                for id in to_let_go(images, await pool.use(), self._clock.now()):
+                for id in to_let_go(images, await pool.use(), self._clock.now(), at_most=self._at_most):
                     await pool.remove_image(id)
                     log.info("image let go", image=id, pool=name, bytes=images[id].allocated_bytes)
             except PileusError as why:
                 log.warning("images not looked after", pool=name, why=str(why), internal=why.internal)
 
 
-def to_let_go(images: Mapping[ImageId, CachedImage], use: PoolUse, now: datetime) -> list[ImageId]:
+def to_let_go(
+    images: Mapping[ImageId, CachedImage], use: PoolUse, now: datetime, *, at_most: float = AT_MOST
+) -> list[ImageId]:
     """The images to let go of, least recently used first. Pure."""
     taken, free = sum(image.allocated_bytes for image in images.values()), use.free_bytes
     gone: list[ImageId] = []
@@ -97,7 +108,7 @@ def to_let_go(images: Mapping[ImageId, CachedImage], use: PoolUse, now: datetime
         unused = now - image.used_at
         if image.offered or unused < JUST_USED:
             continue
-        if unused > UNUSED or taken > AT_MOST * use.total_bytes or free < KEPT_FREE * use.total_bytes:
+        if unused > UNUSED or taken > at_most * use.total_bytes or free < KEPT_FREE * use.total_bytes:
             gone.append(id)
             taken -= image.allocated_bytes
             free += image.allocated_bytes

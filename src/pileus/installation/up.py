@@ -15,6 +15,7 @@ import msgspec
 from pileus import __version__
 from pileus.agent.agent import Pace
 from pileus.agent.daemon import IDENTITY, AgentConfig, DirectoryConfig, LibvirtConfig, OvnConfig, read_config
+from pileus.agent.imagecache import AT_MOST
 from pileus.client.client import Client
 from pileus.client.config import Config
 from pileus.cloud.hosts.model import HOSTS, Host
@@ -218,6 +219,7 @@ def _configure_agent(places: Places, addresses: EngineAddresses, controller: Set
         name=before.name if before else "",
         run=before.run if before else "",
         pace=before.pace if before else Pace(),
+        images_at_most=before.images_at_most if before else AT_MOST,
         link=(Address("127.0.0.1", controller.link_port),),
         api=(Address("127.0.0.1", controller.api_port),),
         hypervisor=LibvirtConfig(

@@ -6,7 +6,7 @@ import msgspec
 from pydantic import model_validator
 
 from pileus.cloud.images.model import IMAGES, ImageState
-from pileus.cloud.images.operations.noun import images, may_use
+from pileus.cloud.images.operations.noun import Template, images, may_use
 from pileus.cloud.images.operations.records import (
     Architecture,
     ImageDescription,
@@ -46,7 +46,7 @@ class ImageBuild(Wire):
     public: bool = False
     default_user: UserName | None = None
     """Who to sign in as; without one, as for what the disk was made from."""
-    template: GuestTemplate | None = None
+    template: Template | None = None
     """The set of devices that guests are given; without one, that of the instance."""
     architecture: Architecture | None = None
     """Such as x86_64, for people to know."""
