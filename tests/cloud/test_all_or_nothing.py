@@ -12,6 +12,7 @@ from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.networks.model import NETWORKS, PORTS, NetworkKind
+from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
 from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
@@ -440,6 +441,13 @@ async def export_image(cloud: SimulatedCloud) -> None:
     assert answer.status_code in (202, 503), answer.text
 
 
+async def prefetch_image(cloud: SimulatedCloud) -> None:
+    await until(lambda: all(host.connected for host in cloud.state[HOSTS]))
+    wish = {"pool_id": cloud.state[POOLS].ids[0]}
+    answer = await cloud.client.post(f"/v1/images/{cloud.state[IMAGES].ids[0]}/prefetch", json=wish)
+    assert answer.status_code in (202, 503), answer.text
+
+
 async def build_image(cloud: SimulatedCloud) -> None:
     await build(cloud, instance_id=the_instance(cloud))
 
@@ -525,6 +533,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "image.build": (running, build_image, 88),
     "image.build from a snapshot": (snapshotted, build_from_a_snapshot, 61),
     "image_export.create": (nothing, export_image, 27),
+    "image.prefetch": (nothing, prefetch_image, 26),
     "snapshot.create": (attached, snapshot, 45),
     "snapshot.create with memory": (running, snapshot_with_memory, 33),
     "snapshot.create at rest": (stopped, snapshot, 30),

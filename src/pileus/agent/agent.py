@@ -104,7 +104,9 @@ class Agent:
         contents = BackupContents(self._pools)
         self._volumes = Volumes(self._pools, records.volumes, engines.fetch, contents, engines.found_disks, clock)
         self._media = Media(self._pools, engines.fetch, clock, lambda: specs_of(records.guests))
-        self.image_cache = ImageCache(self._pools, clock, lambda: self._volumes.copied, at_most=engines.images_at_most)
+        self.image_cache = ImageCache(
+            self._pools, engines.fetch, clock, lambda: self._volumes.copied, at_most=engines.images_at_most
+        )
         self.packing = ImagePacking(self._pools, engines.send)
         self._guests = Guests(
             engines.hypervisor,

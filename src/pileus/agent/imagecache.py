@@ -4,17 +4,21 @@ A volume is a copy and needs its image no more. What is let go of is fetched aga
 that is deleted nothing is, and its copies go as soon as the host hears of it.
 """
 
+import asyncio
 from collections.abc import Callable, Container, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
-from pileus.agent.storage.port import CachedImage, PoolUse, StoragePool
+from pileus.agent.pools import Pools
+from pileus.agent.storage.port import CachedImage, Fetch, PoolUse
+from pileus.agent.volumes import Tell
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import PileusError
+from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import ImageId
-from pileus.link.images import ImageCopies, ImageCopy, ImagesDrop, PackedImage
+from pileus.link.images import ImageBring, ImageCopies, ImageCopy, ImagesDrop, PackedImage
+from pileus.link.records import Progress
 
 UNUSED: Final = timedelta(days=7)
 """What no volume was made from for so long goes."""
@@ -33,7 +37,8 @@ class ImageCache:
 
     def __init__(
         self,
-        pools: Mapping[str, StoragePool],
+        pools: Pools,
+        fetch: Fetch,
         clock: Clock,
         copied: Callable[[], Container[ImageId]],
         *,
@@ -45,6 +50,9 @@ class ImageCache:
         """
         self._at_most = at_most
         self._pools = pools
+        self._fetch = fetch
+        self._brought: dict[ImageId, set[asyncio.Future[None]]] = {}
+        """What is being brought for the time when a volume is made from it."""
         self._clock = clock
         self._copied = copied
 
@@ -70,6 +78,29 @@ class ImageCache:
         ]
         return ImageCopies(images=tuple(images), packed=tuple(packed))
 
+    async def bring(self, wish: ImageBring, tell: Tell) -> None:
+        """Have a copy of the image, as if a volume had just been made from it.
+
+        Raises:
+            NotFound: there is no such pool here.
+            Conflict: the pool has no room, the image is not what it claims to be, or it is dropped meanwhile.
+            Unavailable: the pool, or where the image comes from, cannot be reached.
+        """
+        pool, id = self._pools.find(wish.pool), wish.image.id
+        bringing = pool.ensure_image(wish.image, self._fetch, lambda part: tell(Progress(step="image", fraction=part)))
+        task = asyncio.ensure_future(bringing)
+        self._brought.setdefault(id, set()).add(task)
+        try:
+            await asyncio.wait({task})
+            if task.cancelled():
+                raise Conflict("the image is not wanted any more")
+            task.result()
+        finally:
+            task.cancel()
+            self._brought[id].discard(task)
+            if not self._brought[id]:
+                del self._brought[id]
+
     async def drop(self, wish: ImagesDrop) -> None:
         """Have no copies of these images, but of those from which a volume is being made.
 
@@ -78,9 +109,13 @@ class ImageCache:
         Raises:
             Unavailable: a pool cannot be reached.
         """
+        for id in wish.images:
+            for task in self._brought.get(id, ()):
+                task.cancel()
         for name, pool in self._pools.items():
             for id in wish.images:
-                if id in await pool.cached() and id not in self._copied():
+                # Whatever is there: what is brought no more may have arrived just now.
+                if id not in self._copied():
                     await pool.remove_image(id)
                     log.info("image dropped", image=id, pool=name)
 

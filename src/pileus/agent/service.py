@@ -20,7 +20,7 @@ from pileus.link.channel import Channel
 from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
 from pileus.link.foreign import ForeignGuests
 from pileus.link.handlers import Call, Handlers, Opening
-from pileus.link.images import ImageCopies, ImageForget, ImagePack, ImagePacked, ImagesDrop, ImageSend
+from pileus.link.images import ImageBring, ImageCopies, ImageForget, ImagePack, ImagePacked, ImagesDrop, ImageSend
 from pileus.link.records import (
     ConsoleLogRequest,
     ConsoleRequest,
@@ -76,6 +76,7 @@ class AgentService:
         self.handlers.add(Method.BACKUP_CHECK, BackupOf, self._check_backup)
         self.handlers.add(Method.BACKUP_REMOVE, BackupOf, self._remove_backup)
         self.handlers.add(Method.IMAGES_CACHED, Message, self._cached_images)
+        self.handlers.add(Method.IMAGE_BRING, ImageBring, self._bring_image)
         self.handlers.add(Method.IMAGES_DROP, ImagesDrop, self._drop_images)
         self.handlers.add(Method.IMAGE_PACK, ImagePack, self._pack_image)
         self.handlers.add(Method.IMAGE_SEND, ImageSend, self._send_image)
@@ -182,6 +183,9 @@ class AgentService:
 
     async def _cached_images(self, _body: Message, _call: Call) -> ImageCopies:
         return await self._agent.image_cache.told()
+
+    async def _bring_image(self, wish: ImageBring, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.image_cache.bring(wish, tell))
 
     async def _drop_images(self, wish: ImagesDrop, call: Call) -> None:
         await self._carry_out(call, lambda _: self._agent.image_cache.drop(wish))

@@ -18,7 +18,7 @@ from pileus.kernel.ids import HostId
 from pileus.link.certificates import Authority
 from pileus.link.channel import Channel
 from pileus.link.handlers import Call, Handlers
-from pileus.link.images import ImagePack, ImageSend
+from pileus.link.images import ImageBring, ImagePack, ImageSend
 from pileus.link.records import (
     GuestObserved,
     Hello,
@@ -44,6 +44,7 @@ _PER_HOST = 16
 """Requests under way at one host at a time; more wait here, where they cost the host nothing."""
 _WIPED_PER_HOST = 1
 _PACKED_PER_HOST = 2
+_BROUGHT_PER_HOST = 2
 _MEND_S = 180.0
 
 _SEEN = {
@@ -222,6 +223,8 @@ def _lane(body: Message) -> tuple[str, int]:
         return "wiping", _WIPED_PER_HOST
     if isinstance(body, ImagePack | ImageSend):
         return "packing", _PACKED_PER_HOST
+    if isinstance(body, ImageBring):
+        return "bringing images", _BROUGHT_PER_HOST
     return "", _PER_HOST
 
 

@@ -7,7 +7,7 @@ What is packed stays on the host until it is forgotten: whoever dies meanwhile, 
 from datetime import datetime
 
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
-from pileus.link.records import Message
+from pileus.link.records import ImageSource, Message
 
 
 class ImagePack(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,7 +69,14 @@ class ImageCopies(Message, frozen=True, kw_only=True):
     packed: tuple[PackedImage, ...] = ()
 
 
+class ImageBring(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An image of which a host is to have a copy before anything is made from it."""
+
+    image: ImageSource
+    pool: str = "local"
+
+
 class ImagesDrop(Message, frozen=True, kw_only=True):
-    """Images of which a host need not keep copies any more."""
+    """Images of which a host need not keep, or bring, copies any more."""
 
     images: tuple[ImageId, ...]

@@ -100,6 +100,7 @@ class Method(StrEnum):
     RESTORE_DROP = "restore.drop"  # controller: BackupRestore -> None
     RESTORE_EXCHANGE = "restore.exchange"  # controller: BackupRestore -> None
     IMAGES_CACHED = "images.cached"  # controller: Message -> ImageCopies
+    IMAGE_BRING = "image.bring"  # controller: ImageBring -> None
     IMAGES_DROP = "images.drop"  # controller: ImagesDrop -> None
     IMAGE_PACK = "image.pack"  # controller: ImagePack -> ImagePacked
     IMAGE_SEND = "image.send"  # controller: ImageSend -> None

@@ -11,5 +11,17 @@ from pileus.cloud.images.operations import building
 from pileus.cloud.images.operations import delivery
 from pileus.cloud.images.operations import storage
 from pileus.cloud.images.operations import copies
+from pileus.cloud.images.operations import prefetching
 
-__all__ = ["arrival", "building", "copies", "data", "delivery", "images", "importing", "records", "storage"]
+__all__ = [
+    "arrival",
+    "building",
+    "copies",
+    "data",
+    "delivery",
+    "images",
+    "importing",
+    "prefetching",
+    "records",
+    "storage",
+]

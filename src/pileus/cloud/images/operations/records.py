@@ -16,6 +16,7 @@ from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Name, Wire
 from pileus.state.state import put, remove
+from pileus.workflow.task import TASKS, UNFINISHED
 
 _COPIES = frozenset({InstanceState.BUILDING, InstanceState.REBUILDING})
 """The states of instances whose hosts may be copying their image."""
@@ -119,6 +120,8 @@ def delete(ask: Ask, image: Image) -> Plan:
         raise Conflict(f"image {image.name} is protected; take the protection away first")
     if image.state is ImageState.IMPORTING:
         raise Conflict(f"a task is at work on image {image.name}: cancel it first")
+    if any(task.state in UNFINISHED for task in ask.state[TASKS].by("subject", image.id)):
+        raise Conflict(f"a task is at work on image {image.name}: wait for it, or cancel it")
     being_built = [each for each in ask.state[INSTANCES].by("image", image.id) if each.state in _COPIES]
     if being_built:
         raise Conflict(f"instance {being_built[0].name} is being made from it")
