@@ -326,9 +326,12 @@ class RawImage(msgspec.Struct, frozen=True):
 def raw(cloud: CloudHost) -> RawImage:
     path = cloud.folder / "image.raw"
     cloud.run("qemu-img", "convert", "-O", "raw", str(cache.mini().path), str(path))
+    return RawImage(f"image upload raw-one --file {path} --default-user root", sha256_of(path))
+
+
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return RawImage(f"image upload raw-one --file {path} --default-user root", sha256)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +347,20 @@ def test_an_image_that_is_not_what_it_should_be_is_refused(cloud: CloudHost, raw
 
 def test_an_image_is_uploaded_from_a_file(raw: RawImage, raw_one: Record) -> None:
     assert [raw_one[each] for each in ("state", "format", "sha256")] == ["active", "raw", raw.sha256]
+
+
+def test_an_image_is_brought_to_the_hosts_beforehand_and_comes_back_in_another_format(
+    cloud: CloudHost, raw: RawImage, raw_one: Record
+) -> None:
+    cloud.cli("image prefetch raw-one --pool default")
+    told = cloud.ask("image copies raw-one")
+    assert [(each["copy"]["image"], each["copy"]["pool"]) for each in told["copies"]] == [(raw_one["id"], "local")]
+    assert told["not_known"] == {}
+    disk, back = cloud.folder / "raw-one.vmdk", cloud.folder / "raw-one.raw"
+    cloud.cli(f"image download raw-one --file {disk} --format vmdk")
+    cloud.run("qemu-img", "convert", "-f", "vmdk", "-O", "raw", str(disk), str(back))
+    assert sha256_of(back) == raw.sha256
+    assert cloud.ask("image-export list") == []
 
 
 def test_a_dry_run_says_what_would_be_done_where_and_how_it_is_taken_back(cloud: CloudHost, raw_one: Record) -> None:
