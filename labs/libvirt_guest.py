@@ -7,6 +7,7 @@ import cache
 from libvirt_host import LibvirtHost
 from msgspec.structs import replace
 
+from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.hypervisor.consoles import ByteStream
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.network.port import Plug
@@ -68,9 +69,12 @@ class Guest:
             disks=(GuestDisk(volume=self.root),),
             nics=(NicSpec(port=port, network=NetworkId(new_id()), mac=mac, addresses=("192.0.2.5",), mtu=1442),),
             first_boot=FirstBoot(hostname="guest"),
+            # One that nobody tells anything asks for it as long as a boot takes, before it lets anybody in.
+            config_drive=True,
             template=template,
         )
         self._plugs = {port: Plug(device=tap, offload=False)}
+        self._drives = ConfigDrives(host.disks / "config-drives")
         self._hypervisor = hypervisor
         self._terminal: Terminal | None = None
 
@@ -83,8 +87,13 @@ class Guest:
         """Have these disks besides the one that it boots from, as an agent gives them."""
         root = {self.root: DiskSource(kind="file", path=str(self.disk), format="raw")}
         self.spec = replace(self.spec, generation=self.spec.generation + 1, disks=(self.spec.disks[0], *disks))
-        await self._hypervisor.define(self.spec, {**root, **sources}, self._plugs)
+        await self.defined({**root, **sources}, self._plugs)
         await self._hypervisor.change_disks(self.spec, {**root, **sources})
+
+    async def defined(self, disks: Mapping[VolumeId, DiskSource], plugs: Mapping[PortId, Plug]) -> None:
+        """Be defined as its spec says, with all of its disks."""
+        drive = await self._drives.ensure(self.spec)
+        await self._hypervisor.define(self.spec, disks, plugs, config_drive=drive)
 
     async def changed(self, **changes: object) -> None:
         """Have its definition changed."""

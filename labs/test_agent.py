@@ -87,6 +87,7 @@ class Bench:
             host=LinuxHost(self._data.parent),
             fetch=_no_images,
             send=_nowhere,
+            config_drives=self.host.disks / f"{self._data.name}-config-drives",
         )
         agent = Agent(engines, records, SystemClock(), Pace(shut_down_s=2.0, look_again_s=0.2))
         agent.listen(self.observed.append)

@@ -27,7 +27,7 @@ async def test_a_guest_without_a_network_becomes_what_its_config_drive_says_and_
     await guest.installed()
     script = SCRIPT.ljust(65_536, b".")
     boot = FirstBoot(hostname="hermit", user_data=b64encode(script).decode(), user_data_base64=True)
-    guest.spec = replace(guest.spec, nics=(), first_boot=boot, config_drive=True)
+    guest.spec = replace(guest.spec, nics=(), first_boot=boot)
     drives = ConfigDrives(host.disks / "config-drives")
     source = await drives.ensure(guest.spec)
     assert source is not None

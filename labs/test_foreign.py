@@ -219,6 +219,7 @@ async def test_a_guest_that_we_made_is_left_to_virsh_with_its_disk_and_its_card(
     host: LibvirtHost, hypervisor: LibvirtHypervisor
 ) -> None:
     guest = Guest(host, hypervisor)
+    guest.spec = replace(guest.spec, config_drive=False)
     await run("qemu-img", "create", "-q", "-f", "raw", str(guest.disk), "8M")
     await guest.given(sources={})
     await guest.start()

@@ -13,9 +13,9 @@ from pileus.link.records import DiskLimits, GuestLimits
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
-COUNT = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"
-READ = "dd if=/dev/vda of=/dev/null bs=64k count=256 iflag=direct 2>/dev/null"
-READ_OFTEN = "dd if=/dev/vda of=/dev/null bs=4k count=300 iflag=direct 2>/dev/null"
+COUNT = "i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done"
+READ = "dd if=/dev/vda of=/dev/null bs=64k count=128 iflag=direct 2>/dev/null"
+READ_OFTEN = "dd if=/dev/vda of=/dev/null bs=4k count=150 iflag=direct 2>/dev/null"
 
 
 async def test_limits_slow_a_running_guest_down_and_leave_it_as_it_was(

@@ -37,7 +37,7 @@ async def test_a_network_interface_comes_and_goes_while_the_guest_runs_and_keeps
     async def has(*nics: NicSpec) -> None:
         guest.spec = replace(guest.spec, generation=guest.spec.generation + 1, nics=nics)
         mine = {nic.port: plugs[nic.port] for nic in guest.spec.nics}
-        await hypervisor.define(guest.spec, disks, mine)
+        await guest.defined(disks, mine)
         await hypervisor.change_nics(guest.spec, mine)
 
     async def seen(count: int) -> dict[str, str]:

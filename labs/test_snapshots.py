@@ -66,6 +66,7 @@ class Subject:
                 ),
             ),
             first_boot=FirstBoot(hostname="guest"),
+            config_drive=True,
         )
 
     @property

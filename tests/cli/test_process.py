@@ -23,6 +23,8 @@ async def started(pileus: CommandLine, *arguments: str) -> asyncio.subprocess.Pr
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # Whoever runs tests in the background has them ignore it, and all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
