@@ -36,7 +36,12 @@ def test_names_that_shorten_alike_stay_apart() -> None:
 
 @pytest.mark.parametrize("size_mib", [3, 31, 33, 130])
 def test_any_size_has_as_many_clusters_as_fat16_may_have(size_mib: int) -> None:
-    assert 4085 <= Reader(fat16({"a": b"a"}, label="x", size_bytes=size_mib * MIB)).clusters <= 65524
+    assert 4101 <= Reader(fat16({"a": b"a"}, label="x", size_bytes=size_mib * MIB)).clusters <= 65508
+
+
+@pytest.mark.parametrize(("size_mib", "sectors"), [(4, 1), (30, 8), (130, 64), (1000, 64)])
+def test_clusters_are_as_large_as_they_may_be(size_mib: int, sectors: int) -> None:
+    assert Reader(fat16({"a": b"a"}, label="x", size_bytes=size_mib * MIB)).per_cluster == sectors
 
 
 def test_what_does_not_fit_is_refused() -> None:

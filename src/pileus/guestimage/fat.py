@@ -11,8 +11,9 @@ _SECTOR_BYTES = 512
 _ROOT_ENTRIES = 512
 _ENTRY_BYTES = 32
 _CHARACTERS_PER_LONG_ENTRY = 13
-# With fewer or more clusters a reader takes it for FAT12 or FAT32.
-_CLUSTERS_AT_LEAST, _CLUSTERS_AT_MOST = 4085, 65524
+# With fewer or more clusters a reader takes it for FAT12 or FAT32; 16 besides for those that miscount, as told there.
+_CLUSTERS_AT_LEAST, _CLUSTERS_AT_MOST = 4085 + 16, 65524 - 16
+_SECTORS_PER_CLUSTER_AT_MOST = 64
 _FIRST_CLUSTER, _END_OF_CHAIN = 2, 0xFFFF
 _FOLDER, _FILE, _VOLUME_LABEL, _LONG_NAME = 0x10, 0x20, 0x08, 0x0F
 _DATE = (2024 - 1980) << 9 | 1 << 5 | 1
@@ -59,19 +60,29 @@ class _Volume:
         self._label = label
         self._hidden_sectors = hidden_sectors
         self._sectors = size_bytes // _SECTOR_BYTES
-        self._sectors_per_cluster = 1
-        while self._sectors // self._sectors_per_cluster > _CLUSTERS_AT_MOST:
-            self._sectors_per_cluster *= 2
-        if self._sectors_per_cluster > 64:
-            raise ValueError("too large for FAT16")
-        # An entry of two bytes per cluster; counting the whole volume's clusters is at most a few sectors too many.
-        self._table_sectors = (self._sectors // self._sectors_per_cluster + 2) * 2 // _SECTOR_BYTES + 1
-        self._data_sector = 1 + 2 * self._table_sectors + _ROOT_ENTRIES * _ENTRY_BYTES // _SECTOR_BYTES
-        self._clusters = (self._sectors - self._data_sector) // self._sectors_per_cluster
+        # As large as they may be: firmware and boot loaders read cluster by cluster, which an emulated guest waits for.
+        self._sectors_per_cluster = _SECTORS_PER_CLUSTER_AT_MOST
+        while self._clusters < _CLUSTERS_AT_LEAST and self._sectors_per_cluster > 1:
+            self._sectors_per_cluster //= 2
         if self._clusters < _CLUSTERS_AT_LEAST:
             raise ValueError("too small for FAT16")
+        if self._clusters > _CLUSTERS_AT_MOST:
+            raise ValueError("too large for FAT16")
         self._table = [0xFFF8, 0xFFFF]
         self._data: dict[int, bytes] = {}
+
+    @property
+    def _table_sectors(self) -> int:
+        # An entry of two bytes per cluster; counting the whole volume's clusters is at most a few sectors too many.
+        return (self._sectors // self._sectors_per_cluster + 2) * 2 // _SECTOR_BYTES + 1
+
+    @property
+    def _data_sector(self) -> int:
+        return 1 + 2 * self._table_sectors + _ROOT_ENTRIES * _ENTRY_BYTES // _SECTOR_BYTES
+
+    @property
+    def _clusters(self) -> int:
+        return (self._sectors - self._data_sector) // self._sectors_per_cluster
 
     @property
     def _cluster_bytes(self) -> int:
