@@ -23,7 +23,7 @@ from pileus.testing.diskimages import iso, vmdk
 from pileus.testing.foreignguests import DATA, DISK, other, shadows
 from pileus.testing.links import until
 from pileus.testing.prover import Deed, Prover
-from pileus.workflow.task import TASKS, UNFINISHED
+from pileus.testing.requests import at_rest
 
 URL = "https://example.com/disk.vmdk"
 
@@ -53,13 +53,13 @@ async def create_on_lan(cloud: SimulatedCloud) -> None:
 
 async def running(cloud: SimulatedCloud) -> None:
     await create(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def stopped(cloud: SimulatedCloud) -> None:
     await running(cloud)
     await stop(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def stop(cloud: SimulatedCloud) -> None:
@@ -73,7 +73,7 @@ async def start(cloud: SimulatedCloud) -> None:
 async def paused(cloud: SimulatedCloud) -> None:
     await running(cloud)
     await pause(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def pause(cloud: SimulatedCloud) -> None:
@@ -87,7 +87,7 @@ async def resume(cloud: SimulatedCloud) -> None:
 async def suspended(cloud: SimulatedCloud) -> None:
     await running(cloud)
     await suspend(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def suspend(cloud: SimulatedCloud) -> None:
@@ -110,7 +110,7 @@ async def with_room(cloud: SimulatedCloud) -> None:
     image = cloud.state[IMAGES].ids[0]
     most = {"max_vcpus": 4, "max_memory_mib": 1024}
     await ask(cloud, "POST", "", {"name": "hello", "image_id": image, "vcpus": 1, "memory_mib": 256, **most})
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def resize_running(cloud: SimulatedCloud) -> None:
@@ -135,7 +135,7 @@ async def with_an_iso(cloud: SimulatedCloud) -> None:
 async def inserted(cloud: SimulatedCloud) -> None:
     await with_an_iso(cloud)
     await insert(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def insert(cloud: SimulatedCloud) -> None:
@@ -188,7 +188,7 @@ async def undelete(cloud: SimulatedCloud) -> None:
 async def deleted(cloud: SimulatedCloud) -> None:
     await running(cloud)
     await delete(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def detached(cloud: SimulatedCloud) -> None:
@@ -200,13 +200,13 @@ async def detached(cloud: SimulatedCloud) -> None:
 async def attached(cloud: SimulatedCloud) -> None:
     await detached(cloud)
     await attach(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def attached_before(cloud: SimulatedCloud) -> None:
     await attached(cloud)
     await detach(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def attach(cloud: SimulatedCloud) -> None:
@@ -239,7 +239,7 @@ async def with_a_port(cloud: SimulatedCloud) -> None:
 async def with_a_port_attached(cloud: SimulatedCloud) -> None:
     await with_a_port(cloud)
     await attach_port(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def with_a_port_and_two_instances(cloud: SimulatedCloud) -> None:
@@ -256,9 +256,9 @@ async def with_a_port_and_two_instances(cloud: SimulatedCloud) -> None:
     network = next(network.id for network in cloud.state[NETWORKS] if network.name == "default")
     answer = await cloud.client.post("/v1/ports", json={"name": "second", "network_id": network})
     assert answer.status_code == 201, answer.text
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
     await attach_port(cloud)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def attach_port(cloud: SimulatedCloud) -> None:
@@ -277,10 +277,6 @@ async def ask_port(cloud: SimulatedCloud, path: str, body: dict[str, Any] | None
     port = next(port.id for port in cloud.state[PORTS] if port.name == "second")
     answer = await cloud.client.post(f"/v1/ports/{port}{path}", json=body)
     assert answer.status_code in (202, 503), answer.text
-
-
-async def at_rest(cloud: SimulatedCloud) -> None:
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
 
 
 async def snapshot(cloud: SimulatedCloud, **more: Any) -> None:

@@ -14,22 +14,9 @@ from pileus.kernel.ids import VolumeId
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fleet import SimulatedAgent
 from pileus.testing.links import until
-from pileus.testing.requests import gone, made, refusal, running, shown
-from pileus.workflow.task import TASKS, UNFINISHED
+from pileus.testing.requests import asked, at_rest, gone, made, refusal, running, shown
 
 _KEPT = ("host_id", "image_id")
-
-
-async def at_rest(cloud: SimulatedCloud) -> None:
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
-
-
-async def asked(cloud: SimulatedCloud, method: str, path: str, **wish: Any) -> dict[str, Any]:
-    """What is answered, when the task that was begun has ended."""
-    answer = await cloud.client.request(method, f"/v1/{path}", json=wish or None)
-    assert answer.status_code == 202, answer.text
-    await at_rest(cloud)
-    return answer.json()
 
 
 async def a_vault(cloud: SimulatedCloud, name: str = "vault") -> None:

@@ -8,8 +8,7 @@ from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, named
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until
-from pileus.testing.requests import gone, made, refusal, running, shown
-from pileus.workflow.task import TASKS, UNFINISHED
+from pileus.testing.requests import asked, gone, made, refusal, running, shown
 
 
 async def a_pool(cloud: SimulatedCloud, name: str, storage_class: str = "standard", *purposes: str) -> None:
@@ -23,14 +22,6 @@ async def without_pool(cloud: SimulatedCloud, name: str) -> None:
     pool = named(cloud.state, name)
     assert pool is not None
     assert (await cloud.client.delete(f"/v1/storage-pools/{pool.id}")).status_code == 204
-
-
-async def asked(cloud: SimulatedCloud, method: str, path: str, **wish: Any) -> dict[str, Any]:
-    """What is answered, when the task that was begun has ended."""
-    answer = await cloud.client.request(method, f"/v1/{path}", json=wish or None)
-    assert answer.status_code == 202, answer.text
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
-    return answer.json()
 
 
 @pytest.fixture

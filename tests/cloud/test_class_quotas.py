@@ -11,8 +11,7 @@ from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until
 from pileus.testing.people import People, Person
-from pileus.testing.requests import items, made, refusal, running, shown
-from pileus.workflow.task import TASKS, UNFINISHED
+from pileus.testing.requests import at_rest, items, made, refusal, running, shown
 
 FAST = "volume_gib.performance"
 
@@ -43,7 +42,7 @@ async def done(cloud: SimulatedCloud, member: Person, path: str, **wish: Any) ->
     """What is answered, when the task that was begun has ended."""
     answer = await member.client.post(f"/v1/{path}", json=wish)
     assert answer.status_code == 202, answer.text
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
     return answer.json()
 
 
@@ -104,7 +103,7 @@ async def test_every_way_to_have_more_of_a_class_counts(cloud: SimulatedCloud, m
     some = await member.client.post("/v1/instances/create-many", json=many)
     assert (some.json()["accepted"], some.json()["refused"]) == (1, 1)
     assert await used(member) == (4, 4)
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)
 
 
 async def test_what_is_deleted_is_given_back_to_its_class(cloud: SimulatedCloud, member: Person) -> None:

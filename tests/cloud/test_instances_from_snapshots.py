@@ -10,10 +10,8 @@ from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.errors import Conflict
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
-from pileus.testing.links import until
 from pileus.testing.people import People
-from pileus.testing.requests import begun, made, over, refusal, running, shown
-from pileus.workflow.task import TASKS, UNFINISHED
+from pileus.testing.requests import at_rest, begun, made, over, refusal, running, shown
 
 
 async def done(cloud: SimulatedCloud, path: str, **wish: Any) -> dict[str, Any]:
@@ -106,4 +104,4 @@ async def test_a_snapshot_that_is_nobodys_business_or_one_of_two_origins_is_refu
     answer = await cloud.client.post("/v1/instances", json=wish)
     assert refusal(await cloud.client.delete(f"/v1/snapshots/{snapshot['id']}"))[:2] == (409, "conflict")
     assert (await over(cloud, answer.json()["task_id"])).state == "done"
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+    await at_rest(cloud)

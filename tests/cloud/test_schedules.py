@@ -23,8 +23,8 @@ from pileus.testing.invariants import dangling
 from pileus.testing.links import until
 from pileus.testing.memorystore import MemoryStore
 from pileus.testing.people import People
-from pileus.testing.requests import made, refusal, running
-from pileus.workflow.task import TASKS, UNFINISHED
+from pileus.testing.requests import at_rest, made, refusal, running
+from pileus.workflow.task import TASKS
 
 HOUR = timedelta(hours=1)
 
@@ -39,10 +39,6 @@ async def cloud(tmp_path: Path, clock: FrozenClock) -> AsyncIterator[SimulatedCl
     async with simulated_cloud(tmp_path, hosts=1, store=MemoryStore(), clock=clock) as cloud:
         yield cloud
         assert dangling(cloud.state) == []
-
-
-async def at_rest(cloud: SimulatedCloud) -> None:
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
 
 
 async def look(cloud: SimulatedCloud, *, times: int = 1) -> None:

@@ -10,21 +10,7 @@ from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId, VolumeId
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fleet import SimulatedAgent
-from pileus.testing.links import until
-from pileus.testing.requests import made, refusal, running
-from pileus.workflow.task import TASKS, UNFINISHED
-
-
-async def at_rest(cloud: SimulatedCloud) -> None:
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
-
-
-async def asked(cloud: SimulatedCloud, method: str, path: str, **wish: Any) -> dict[str, Any]:
-    """What is answered, when the task that was begun has ended."""
-    answer = await cloud.client.request(method, f"/v1/{path}", json=wish or None)
-    assert answer.status_code == 202, answer.text
-    await at_rest(cloud)
-    return answer.json()
+from pileus.testing.requests import asked, made, refusal, running
 
 
 async def with_data(cloud: SimulatedCloud) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,12 +12,7 @@ from pileus.kernel.ids import InstanceId
 from pileus.link.templates import FRAMES, TO_BE_GIVEN, GuestTemplate
 from pileus.state.state import put
 from pileus.testing.cloud import ORIGIN, SimulatedCloud
-from pileus.testing.links import until
-from pileus.workflow.task import TASKS, UNFINISHED
-
-
-async def at_rest(cloud: SimulatedCloud) -> None:
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+from pileus.testing.requests import at_rest
 
 
 def wish(cloud: SimulatedCloud, template: GuestTemplate | None) -> dict[str, Any]:

@@ -14,13 +14,9 @@ from pileus.link.records import DISK_SLOTS
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fleet import SimulatedAgent
 from pileus.testing.links import until
-from pileus.workflow.task import TASKS, UNFINISHED
+from pileus.testing.requests import at_rest
 
 NOW = FrozenClock().now()
-
-
-async def at_rest(cloud: SimulatedCloud) -> None:
-    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
 
 
 async def an_instance(cloud: SimulatedCloud, name: str = "web") -> dict[str, Any]:

@@ -22,24 +22,11 @@ from pileus.kernel.ids import InstanceId, new_id
 from pileus.link.addresses import Address
 from pileus.link.certificates import AgentIdentity, AgentKey, Authority
 from pileus.link.join import JoinRequest, join
-from pileus.link.records import HostFacts
 from pileus.link.tokens import new_token, read_token
 from pileus.testing.cloud import SETTINGS
 from pileus.testing.fleet import SimulatedFleet, over_tls
 from pileus.testing.foreignguests import other
-from pileus.testing.links import until
-
-FACTS = HostFacts(
-    name="h",
-    hypervisor="",
-    accelerator="",
-    accelerator_reason="",
-    architecture="",
-    vcpus=1,
-    memory_mib=0,
-    disk_mib=0,
-    version="",
-)
+from pileus.testing.links import FACTS, until
 
 
 async def test_hosts_come_back_to_a_new_authority_with_their_records_and_running_guests(tmp_path: Path) -> None:

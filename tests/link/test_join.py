@@ -16,24 +16,12 @@ from pileus.link.addresses import Address
 from pileus.link.certificates import LEAF_LIFETIME, AgentIdentity, AgentKey, Authority, ServerIdentity
 from pileus.link.handlers import Handlers
 from pileus.link.join import AUTHORITY_PATH, JOIN_PATH, Invitation, JoinRequest, accept_join, join
-from pileus.link.records import HostFacts
 from pileus.link.renewal import answer_renewals, renew_if_due
 from pileus.link.tokens import hashed, new_token
-from pileus.testing.links import LoopbackCloud
+from pileus.testing.links import FACTS, LoopbackCloud
 
 HOST, OTHER = HostId("host-1"), HostId("host-2")
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-FACTS = HostFacts(
-    name="h1",
-    hypervisor="simulated",
-    accelerator="simulated",
-    accelerator_reason="",
-    architecture="x86_64",
-    vcpus=4,
-    memory_mib=8192,
-    disk_mib=100_000,
-    version="1",
-)
 
 
 def asked(secret: str, key: AgentKey) -> JoinRequest:

@@ -13,7 +13,21 @@ from pileus.link.certificates import AgentIdentity, AgentKey, Authority, ServerI
 from pileus.link.channel import Channel
 from pileus.link.dialler import Dialler
 from pileus.link.handlers import Handlers
+from pileus.link.records import HostFacts
 from pileus.link.server import LinkServer
+
+FACTS = HostFacts(
+    name="host-1",
+    hypervisor="simulated",
+    accelerator="simulated",
+    accelerator_reason="",
+    architecture="x86_64",
+    vcpus=4,
+    memory_mib=8192,
+    disk_mib=100_000,
+    version="1",
+)
+"""What a host tells that joins."""
 
 
 async def until(holds: Callable[[], object], *, within_s: float = 30.0) -> None:

@@ -78,3 +78,16 @@ async def gone(cloud: SimulatedCloud, client: httpx2.AsyncClient, id: str) -> No
     answer = await client.delete(f"/v1/instances/{id}")
     assert answer.status_code == 202, answer.text
     await until(lambda: id not in cloud.state[INSTANCES])
+
+
+async def at_rest(cloud: SimulatedCloud) -> None:
+    """Wait until no task is at work."""
+    await until(lambda: not any(cloud.state[TASKS].count_by("state", state) for state in UNFINISHED))
+
+
+async def asked(cloud: SimulatedCloud, method: str, path: str, **wish: Any) -> dict[str, Any]:  # noqa: ANN401
+    """What is answered, when the task that was begun has ended."""
+    answer = await cloud.client.request(method, f"/v1/{path}", json=wish or None)
+    assert answer.status_code == 202, answer.text
+    await at_rest(cloud)
+    return answer.json()
