@@ -229,13 +229,13 @@ def cloud_host() -> Generator[CloudHost]:
     first = subprocess.Popen((*command, "sh", "-e", str(script)), env={"PATH": _PATH})
     hosts: list[CloudHost] = []
     try:
-        until((folder / "ready").exists, "the machine is made", within_s=20)
+        until((folder / "ready").exists, "the machine is made", within_s=60)
         children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
         host = CloudHost(folder, int(children.read_text(encoding="ascii").split()[0]))
         hosts.append(host)
         world = ("ip", "netns", "exec", "world", sys.executable, str(Path(__file__).with_name("internet.py")), WORLD)
         host.start(*world, log=folder / "world.log")
-        until(lambda: "here I am" in (folder / "world.log").read_text(), "the world is there", within_s=20)
+        until(lambda: "here I am" in (folder / "world.log").read_text(), "the world is there", within_s=60)
         host.remember()
         yield host
     finally:

@@ -44,7 +44,7 @@ async def _asked(sock: socket.socket, device: str, kind: int, options: bytes) ->
     number = os.urandom(3)
     expected = _ADVERTISE if kind == _SOLICIT else _REPLY
     index = _index(sock, device)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             await loop.sock_sendto(sock, bytes((kind,)) + number + options, (_ALL_SERVERS, _SERVER, 0, index))
             try:

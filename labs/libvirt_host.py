@@ -35,7 +35,7 @@ def missing() -> str | None:
     return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
 
 
-def until(condition: Callable[[], bool], what: str, *, within_s: float = 20.0) -> None:
+def until(condition: Callable[[], bool], what: str, *, within_s: float = 60.0) -> None:
     """Wait for a condition, or fail saying what did not come true."""
     deadline = time.monotonic() + within_s
     while not condition():

@@ -55,7 +55,7 @@ def missing() -> str | None:
     return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, *, within_s: float = 15.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, *, within_s: float = 60.0) -> None:
     """Wait for a condition, or fail saying what did not come true."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s

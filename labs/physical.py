@@ -57,7 +57,7 @@ async def sees(namespace: str, sender: str, frame: bytes, marker: bytes) -> bool
     """Whether a frame gets from one namespace to another, to which the marker that is sent behind it does."""
     loop = asyncio.get_running_loop()
     with await within(namespace, _raw) as far, await within(sender, _raw) as near:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 for each in (frame, marker):
                     await loop.sock_sendall(near, each)

@@ -189,7 +189,7 @@ async def slapd(folder: Path) -> AsyncGenerator[Slapd]:
 
 async def _answers(process: asyncio.subprocess.Process, port: int) -> bool:
     """Whether it listens; False if it has ended instead."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while process.returncode is None:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

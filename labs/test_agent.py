@@ -38,7 +38,7 @@ from pileus.link.records import (
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"agent lab: {missing()}")]
 
-WITHIN_S = 60.0
+WITHIN_S = 90.0
 
 
 class TapNetwork(SimulatedNetwork):

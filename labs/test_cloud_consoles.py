@@ -30,11 +30,11 @@ def seen(cloud: CloudHost, password: str = "") -> tuple[list[str], str]:
     """What a viewer sees that `instance vnc` has brought to the screen, and the password that it printed."""
     said = cloud.folder / "vnc.log"
     vnc = cloud.start("pileus", "instance", "vnc", "hello", log=said)
-    until(lambda: "connect a VNC viewer" in said.read_text(), "the way to the screen is told", within_s=20)
+    until(lambda: "connect a VNC viewer" in said.read_text(), "the way to the screen is told", within_s=60)
     address, printed, *_ = said.read_text().splitlines()
     host, _, port = address.partition(":")
     shown = cloud.run(sys.executable, VIEWER, host, port, password or printed).stdout.split()
-    assert vnc.wait(timeout=20) == 0
+    assert vnc.wait(timeout=60) == 0
     return shown, printed
 
 
@@ -87,14 +87,14 @@ def guest_says(cloud: CloudHost, command: str) -> str:
     """What a command says on the guest's serial console, where somebody is signed in."""
     said = cloud.folder / "console.log"
     console = cloud.start("pileus", "instance", "console", "hello", log=said)
-    until(lambda: "Ctrl-] leaves" in said.read_text(), "the console is open", within_s=20)
+    until(lambda: "Ctrl-] leaves" in said.read_text(), "the console is open", within_s=60)
     assert console.stdin is not None
     console.stdin.write(f"{command}; echo $((6*7))end\r")
     console.stdin.flush()
-    until(lambda: "42end" in said.read_text(), f"{command} is done", within_s=30)
+    until(lambda: "42end" in said.read_text(), f"{command} is done", within_s=60)
     console.stdin.write("\x1d")
     console.stdin.flush()
-    assert console.wait(timeout=20) == 0
+    assert console.wait(timeout=60) == 0
     return said.read_text()
 
 

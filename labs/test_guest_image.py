@@ -115,7 +115,7 @@ class Guest:
                 return None
             return link
 
-        with eventually(attempt, f"QEMU opens {name}", within_s=10) as link:
+        with eventually(attempt, f"QEMU opens {name}", within_s=60) as link:
             return link.makefile("rw")
 
     def monitor(self, command: str, /, **arguments: object) -> Answer:
@@ -141,7 +141,7 @@ class Guest:
         """Everything that the guest wrote to its serial console."""
         return (self._folder / "serial").read_text(errors="replace")
 
-    def says(self, pattern: str, within_s: float = 60.0) -> re.Match[str]:
+    def says(self, pattern: str, within_s: float = 180.0) -> re.Match[str]:
         """Wait for a line of the guest."""
 
         def seen() -> re.Match[str] | None:
@@ -182,7 +182,7 @@ class Guest:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port(80)}/", timeout=20) as answer:
             return json.load(answer)
 
-    def press_power_button(self, within_s: float = 30.0) -> None:
+    def press_power_button(self, within_s: float = 60.0) -> None:
         self.monitor("system_powerdown")
         eventually(lambda: self.process.poll() is not None, "the guest shuts down", within_s)
 
@@ -337,7 +337,7 @@ def third_boot(place: Path, image: BuiltImage, public_key: str) -> Iterator[Gues
     firmware = ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={FIRMWARE}")
     # UEFI and GRUB together need more memory than the guest itself.
     with running(place / "3", disk, *raw_disk(seed), *firmware, memory_mib=256) as guest:
-        guest.says("ready", within_s=120)
+        guest.says("ready")
         yield guest
 
 
@@ -458,7 +458,7 @@ def test_the_agent_can_give_root_a_password(first_boot: Guest) -> None:
 
 
 def test_the_power_button_shuts_down(first_boot: Guest) -> None:
-    first_boot.press_power_button(within_s=15)
+    first_boot.press_power_button(within_s=60)
     assert "pileus-guest: stopping" in first_boot.serial()
 
 

@@ -29,8 +29,8 @@ from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorCont
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
-WITHIN_S = 30.0
-BOOTS_WITHIN_S = 90.0
+WITHIN_S = 90.0
+BOOTS_WITHIN_S = 180.0
 PROMPT = b"root@guest:~# "
 
 

@@ -22,7 +22,7 @@ from pileus.kernel.units import MIB
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
-WITHIN_S = 60.0
+WITHIN_S = 90.0
 SHADOW = "root:*:19000:0:99999:7:::\nann:!:19000:0:99999:7:::\nann.b:!:19000:0:99999:7:::\n"
 HASH, OTHER_HASH = "$6$rounds=5000$salt$hash", "$6$rounds=5000$salt$other"
 

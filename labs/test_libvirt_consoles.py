@@ -22,7 +22,7 @@ from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, Power
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
-SHOWS_WITHIN_S = 20.0
+SHOWS_WITHIN_S = 90.0
 
 
 @pytest.fixture

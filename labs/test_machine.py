@@ -160,7 +160,7 @@ async def test_a_daemon_that_is_killed_comes_back_and_works(engines: Engines, at
     async def back() -> bool:
         return (await status_of(engines, name)).pid not in {None, killed} and await all_works(at)
 
-    assert await until(back, within_s=20)
+    assert await until(back, within_s=60)
 
 
 async def test_the_supervisor_may_be_killed_without_harm(engines: Engines, at: EngineAddresses) -> None:
@@ -183,7 +183,7 @@ async def test_a_guest_outlives_libvirtd_and_is_found_again(engines: Engines, at
             return "running" in await virsh(at, "qemu-monitor-command", "outlives", "--hmp", "info status")
         return False
 
-    assert await until(found, within_s=20)
+    assert await until(found, within_s=60)
     assert identify(pid) == guest
     await virsh(at, "destroy", "outlives")
 
@@ -243,7 +243,7 @@ async def test_the_external_network_reaches_the_world_under_the_machines_address
         async def world_answers() -> bool:
             return await reaches("192.0.2.9")
 
-        assert await until(world_answers, within_s=10)
+        assert await until(world_answers, within_s=60)
         assert await reaches(at.external_gateway)
     finally:
         await nbctl(at, "--if-exists", "ls-del", "ext")
@@ -315,7 +315,7 @@ async def test_a_card_and_a_bridge_of_the_machines_own_become_physical_networks_
             # What a guest is on the wire, a port of the bridge is as well.
             await run("ip", "address", "add", f"10.77.{each}.5/24", "dev", bridge)
             await run("ip", "link", "set", bridge, "up")
-            assert await until(lambda each=each: is_reached(f"10.77.{each}.5"), within_s=10)
+            assert await until(lambda each=each: is_reached(f"10.77.{each}.5"), within_s=60)
         said.clear()
         assert await up() == "external:br-ex,lan:br-lan,office:br-office", "what was asked for once is kept"
         assert said == []
@@ -402,7 +402,7 @@ async def two_ports_reach_each_other(one: EngineAddresses, two: EngineAddresses,
             ping = ("ping", "-c1", "-W1", "-s1372", "10.0.0.2")
             return " 1 received" in await run("ip", "netns", "exec", guests[0], *ping, accept=(0, 1, 2))
 
-        assert await until(reaches, within_s=10)
+        assert await until(reaches, within_s=60)
     finally:
         for guest in guests:
             await run("ip", "netns", "delete", guest)

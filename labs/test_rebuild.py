@@ -41,7 +41,7 @@ def test_a_lost_database_is_made_again_while_the_guest_runs_on(cloud: CloudHost)
     kinds = ("instances", "volumes", "ports", "networks", "subnets", "routers", "security-rules", "floating-ips")
     before = {kind: cloud.records(kind) for kind in kinds}
     hello = before["instances"][0]
-    until(lambda: copies(cloud).get(hello["id"]) == hello["revision"], "the host has the newest copy", within_s=20)
+    until(lambda: copies(cloud).get(hello["id"]) == hello["revision"], "the host has the newest copy", within_s=60)
     process, rows = qemu(cloud, hello["id"]), ports(cloud)
 
     supervisor, controller = daemon(cloud, "supervisor"), daemon(cloud, "controller")
@@ -65,7 +65,7 @@ def test_a_lost_database_is_made_again_while_the_guest_runs_on(cloud: CloudHost)
             known = {name: value for name, value in record.items() if name not in own}
             assert {name: value for name, value in after[record["id"]].items() if name not in own} == known
     assert qemu(cloud, hello["id"]) == process
-    until(lambda: ports(cloud) == rows, "the network is as it was", within_s=20)
+    until(lambda: ports(cloud) == rows, "the network is as it was", within_s=60)
     cloud.cli("instance stop hello")
     cloud.cli("instance start hello")
     assert cloud.ask("instance show hello")["state"] == "running"
