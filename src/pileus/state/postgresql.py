@@ -41,6 +41,7 @@ from pileus.state.rows import (
     final_events,
     microseconds,
     one_of_each,
+    row_of,
     span,
     wanted,
 )
@@ -498,25 +499,7 @@ def _insert(file: sqlite3.Connection, table: str, columns: Sequence[str], rows: 
 
 def _columns(events: Sequence[Event]) -> list[list[Any]]:
     """A batch for the statement: a list for each column of the events, of the records put, of those deleted."""
-    rows = [
-        (
-            event.sequence,
-            microseconds(event.at),
-            event.actor,
-            event.operation,
-            event.request,
-            event.source,
-            event.task,
-            event.project,
-            event.kind,
-            event.id,
-            event.revision,
-            event.version,
-            bytes(event.before),
-            bytes(event.after),
-        )
-        for event in events
-    ]
+    rows = list(map(row_of, events))
     kept: list[tuple[Any, ...]] = []
     gone: list[tuple[str, str]] = []
     for event in final_events(events):

@@ -67,6 +67,26 @@ def event_from(row: EventRow) -> Event:
     )
 
 
+def row_of(event: Event) -> EventRow:
+    """The row of an event."""
+    return (
+        event.sequence,
+        microseconds(event.at),
+        event.actor,
+        event.operation,
+        event.request,
+        event.source,
+        event.task,
+        event.project,
+        event.kind,
+        event.id,
+        event.revision,
+        event.version,
+        bytes(event.before),
+        bytes(event.after),
+    )
+
+
 def check_order(events: Sequence[Event]) -> None:
     """Refuse a batch whose sequence numbers have a gap: that is a bug of the caller, not a state of the cloud."""
     for expected, event in enumerate(events, events[0].sequence):

@@ -28,6 +28,7 @@ from pileus.state.rows import (
     event_from,
     microseconds,
     one_of_each,
+    row_of,
     span,
     wanted,
 )
@@ -334,23 +335,7 @@ def _insertion(epoch: int, events: Sequence[Event]) -> _Statement:
     """The statement that keeps these. Its rows are a power of two, so that SQLite has seen most statements before."""
     arguments: list[int | str | bytes | None] = []
     for event in events:
-        arguments += (
-            epoch,
-            event.sequence,
-            microseconds(event.at),
-            event.actor,
-            event.operation,
-            event.request,
-            event.source,
-            event.task,
-            event.project,
-            event.kind,
-            event.id,
-            event.revision,
-            event.version,
-            bytes(event.before),
-            bytes(event.after),
-        )
+        arguments += (epoch, *row_of(event))
     rows = 1 << (len(events) - 1).bit_length()
     arguments += _NO_ROW * (rows - len(events))
     return f"INSERT INTO batch VALUES {', '.join([_ROW] * rows)}", arguments  # noqa: S608 - question marks
