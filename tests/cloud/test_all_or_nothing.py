@@ -334,6 +334,42 @@ async def with_a_vault(cloud: SimulatedCloud) -> None:
     await until(lambda: cloud.state[POOLS_ON_HOSTS].count_by("storage_pool", pool) == len(cloud.fleet.hosts))
 
 
+async def with_another_pool(cloud: SimulatedCloud) -> None:
+    """A further storage pool, that every host serves and whose volumes are limited."""
+    wish = {"name": "fast", "path": "/srv/fast", "iops": 1000}
+    answer = await cloud.client.post("/v1/storage-pools", json=wish)
+    assert answer.status_code == 201, answer.text
+    pool = answer.json()["id"]
+    await until(lambda: cloud.state[POOLS_ON_HOSTS].count_by("storage_pool", pool) == len(cloud.fleet.hosts))
+
+
+async def attached_with_another_pool(cloud: SimulatedCloud) -> None:
+    await attached(cloud)
+    await with_another_pool(cloud)
+
+
+async def snapshotted_with_another_pool(cloud: SimulatedCloud) -> None:
+    await snapshotted(cloud)
+    await with_another_pool(cloud)
+
+
+async def detached_with_another_pool(cloud: SimulatedCloud) -> None:
+    await attached_before(cloud)
+    await with_another_pool(cloud)
+    await ask_volume(cloud, "PATCH", "", {"secure_delete": True}, done=200)
+
+
+async def stopped_with_another_pool(cloud: SimulatedCloud) -> None:
+    await attached(cloud)
+    await stop(cloud)
+    await at_rest(cloud)
+    await with_another_pool(cloud)
+
+
+async def move_volume(cloud: SimulatedCloud) -> None:
+    await ask_volume(cloud, "POST", "/move", {"storage_pool": "fast"})
+
+
 async def with_a_vault_and_stopped(cloud: SimulatedCloud) -> None:
     await with_a_vault(cloud)
     await stop(cloud)
@@ -401,10 +437,12 @@ async def clone_from_snapshot(cloud: SimulatedCloud) -> None:
     await ask_volume(cloud, "POST", "/clone", {"name": "copy", "snapshot_id": kept})
 
 
-async def ask_volume(cloud: SimulatedCloud, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+async def ask_volume(
+    cloud: SimulatedCloud, method: str, path: str, body: dict[str, Any] | None = None, *, done: int = 202
+) -> None:
     volume = next(volume.id for volume in cloud.state[VOLUMES] if volume.name == "data")
     answer = await cloud.client.request(method, f"/v1/volumes/{volume}{path}", json=body)
-    assert answer.status_code in (202, 503), answer.text
+    assert answer.status_code in (done, 503), answer.text
 
 
 async def uploaded(cloud: SimulatedCloud) -> None:
@@ -524,6 +562,10 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "volume.grow detached": (attached_before, grow, 23),
     "volume.set_limits": (attached, limit_volume, 34),
     "volume.delete": (attached_before, delete_volume, 19),
+    "volume.move": (detached_with_another_pool, move_volume, 33),
+    "volume.move of a running guest": (attached_with_another_pool, move_volume, 63),
+    "volume.move of a stopped guest": (stopped_with_another_pool, move_volume, 39),
+    "volume.move with a snapshot": (snapshotted_with_another_pool, move_volume, 63),
     "image.import": (on_the_web, import_image, 41),
     "image.finish": (uploaded, finish_upload, 30),
     "image.build": (running, build_image, 88),

@@ -34,6 +34,7 @@ from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import InstanceId, PortId
 from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupRestore, BackupSpec
 from pileus.link.foreign import ForeignGuests
+from pileus.link.moves import VolumeMove
 from pileus.link.records import (
     DiskPassword,
     FoundDisk,
@@ -140,6 +141,15 @@ class Agent:
         if (user := self._guests.user_of(removal.id)) is not None:
             raise Conflict(f"the volume is a disk of guest {user.name!r}")
         await self._volumes.remove(removal, tell)
+
+    async def copy_volume(self, wish: VolumeMove, tell: Tell) -> None:
+        await self._guests.moves.copy(wish, tell)
+
+    async def switch_volume(self, wish: VolumeMove, tell: Tell) -> None:
+        await self._guests.moves.switch(wish, tell)
+
+    async def undo_move(self, wish: VolumeMove) -> None:
+        await self._guests.moves.undo(wish)
 
     async def ensure_medium(self, spec: MediumSpec, tell: Tell) -> None:
         await self._media.ensure(spec, tell)
@@ -300,6 +310,7 @@ class Agent:
         try:
             await self._pools.look()
             await self._volumes.settle()
+            await self._guests.moves.settle()
             await self._guests.snapshots.settle()
             await self._guests.settle()
             await self._media.settle()

@@ -9,6 +9,7 @@ from pileus.agent.hypervisor.port import Hypervisor
 from pileus.agent.keeping import Keeping
 from pileus.agent.making import Making
 from pileus.agent.media import Media
+from pileus.agent.moving import Moves
 from pileus.agent.network.port import HostNetwork
 from pileus.agent.records import GuestRecord, Records, Removed, SnapshotRecord
 from pileus.agent.snapshots import Snapshots
@@ -58,6 +59,7 @@ class Guests:
             hypervisor, network, volumes, media, config_drives, records, clock, boot=boot, patience_s=patience_s
         )
         self.snapshots = Snapshots(self._making, volumes, snapshots)
+        self.moves = Moves(self._making, self.snapshots, volumes)
         self._turns = self._making.turns
         self.consoles = GuestConsoles(hypervisor.consoles, self._making)
         self._keeping = Keeping(self._making, observed)

@@ -50,6 +50,22 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         return (*(nic.port for nic in self.spec.nics), *self.former_ports)
 
 
+class VolumeMoving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume that is on its way to another pool, and until it goes over is where it was."""
+
+    to: str
+    generation: int
+    """Of the volume when it is there."""
+    secure: bool = False
+    """Whether what is left here is overwritten then."""
+    since: datetime
+    """When that was last asked for."""
+    at_rest: bool = False
+    """Whether all of it is there, and nobody may use it, so that this stays so."""
+    goes_over: bool = False
+    """Whether its guest may be using the copy already: then what the guest uses is what counts."""
+
+
 class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="volume"):
     """A volume that ought to be on this host."""
 
@@ -58,6 +74,11 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Whether it has been brought to this specification."""
     used: bool = False
     """Whether it has been whole at an earlier specification: then it holds data, and no failure may undo it."""
+    move: VolumeMoving | None = None
+    left_in: str = ""
+    """The pool in which a copy of it is yet to be removed that is not the volume, or no more."""
+    secure: bool = False
+    """Whether that copy is overwritten."""
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="removed"):
@@ -72,6 +93,8 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """What may still be plugged for it."""
     pool: str = ""
     """Where it is, if it is a volume."""
+    left_in: str = ""
+    """The pool in which a further copy of it is, if it is a volume."""
     secure: bool = False
     """Whether its data is overwritten, if it is a volume."""
     leaving: Leaving | None = None

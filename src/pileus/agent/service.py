@@ -21,6 +21,7 @@ from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
 from pileus.link.foreign import ForeignGuests
 from pileus.link.handlers import Call, Handlers, Opening
 from pileus.link.images import ImageBring, ImageCopies, ImageForget, ImagePack, ImagePacked, ImagesDrop, ImageSend
+from pileus.link.moves import VolumeMove, VolumeMoveCopy
 from pileus.link.records import (
     ConsoleLogRequest,
     ConsoleRequest,
@@ -68,6 +69,9 @@ class AgentService:
         self.handlers.add(Method.VOLUME_ENSURE, VolumeSpec, self._ensure_volume)
         self.handlers.add(Method.VOLUME_SPACE, VolumeOf, self._volume_space)
         self.handlers.add(Method.VOLUME_REMOVE, VolumeRemoval, self._remove_volume)
+        self.handlers.add(Method.MOVE_COPY, VolumeMoveCopy, self._copy_volume)
+        self.handlers.add(Method.MOVE_SWITCH, VolumeMove, self._switch_volume)
+        self.handlers.add(Method.MOVE_UNDO, VolumeMove, self._undo_move)
         self.handlers.add(Method.MEDIUM_ENSURE, MediumSpec, self._ensure_medium)
         self.handlers.add(Method.SNAPSHOT_ENSURE, SnapshotSpec, self._ensure_snapshot)
         self.handlers.add(Method.SNAPSHOT_REMOVE, SnapshotRemoval, self._remove_snapshot)
@@ -159,6 +163,15 @@ class AgentService:
 
     async def _remove_volume(self, removal: VolumeRemoval, call: Call) -> None:
         await self._carry_out(call, lambda tell: self._agent.remove_volume(removal, tell))
+
+    async def _copy_volume(self, wish: VolumeMoveCopy, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.copy_volume(wish, tell))
+
+    async def _switch_volume(self, wish: VolumeMove, call: Call) -> None:
+        await self._carry_out(call, lambda tell: self._agent.switch_volume(wish, tell))
+
+    async def _undo_move(self, wish: VolumeMove, call: Call) -> None:
+        await self._carry_out(call, lambda _: self._agent.undo_move(wish))
 
     async def _ensure_medium(self, spec: MediumSpec, call: Call) -> None:
         await self._carry_out(call, lambda tell: self._agent.ensure_medium(spec, tell))

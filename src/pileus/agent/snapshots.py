@@ -67,7 +67,7 @@ class Snapshots:
             Conflict: there is no room, or memory is asked for of a guest that does not run.
             Unavailable: hypervisor or pool do not answer.
         """
-        async with self._turns.of(spec.id), self._holding(spec.volumes) as users:
+        async with self._turns.of(spec.id), self.holding(spec.volumes) as users:
             record = self._records.get(spec.id)
             if isinstance(record, Removed):
                 raise Stale(f"snapshot {spec.id} was removed from this host")
@@ -95,7 +95,7 @@ class Snapshots:
                 await self._records.put(removal.id, Removed(generation=1, at=self._making.clock.now()))
             self._looked_at_all = False  # should this be interrupted
             try:
-                async with self._holding(removal.volumes) as users:
+                async with self.holding(removal.volumes) as users:
                     await self._take_away(removal.id, removal.volumes, users, tell)
             except Conflict:
                 if not removal.later:
@@ -111,7 +111,7 @@ class Snapshots:
             Conflict: a volume is used by another guest that runs.
             Unavailable: hypervisor or pool do not answer.
         """
-        async with self._turns.of(wish.id), self._holding(wish.volumes) as users:
+        async with self._turns.of(wish.id), self.holding(wish.volumes) as users:
             if not await self._is_reverted(wish):
                 for guest in sorted(set(users.values())):
                     if guest != wish.guest and await self._is_up(guest):
@@ -136,7 +136,7 @@ class Snapshots:
             Conflict: a guest that runs uses one of them.
             Unavailable: hypervisor or pool do not answer.
         """
-        async with self._turns.of(to), self._holding(volumes) as users:
+        async with self._turns.of(to), self.holding(volumes) as users:
             for guest in sorted(set(users.values())):
                 if await self._is_up(guest):
                     raise Conflict("a guest that runs is using a volume")
@@ -157,7 +157,7 @@ class Snapshots:
             Unavailable: the pool does not answer.
         """
         async with AsyncExitStack() as open_while:
-            async with self._holding((volume,)):
+            async with self.holding((volume,)):
                 self._being_read[volume.id] += 1
                 open_while.callback(self._was_read, volume.id)
                 layering = self._volumes.layering(volume.pool)
@@ -168,6 +168,15 @@ class Snapshots:
         self._being_read[volume] -= 1
         if not self._being_read[volume]:
             del self._being_read[volume]
+
+    @asynccontextmanager
+    async def unmerged(self, volume: VolumeId) -> AsyncGenerator[None, None]:
+        """Leave the layers of a volume as they are meanwhile; what is to be merged is merged afterwards."""
+        self._being_read[volume] += 1
+        try:
+            yield
+        finally:
+            self._was_read(volume)
 
     async def settle(self) -> None:
         """Finish the merges that were interrupted, let no guest be held still, and forget old removals."""
@@ -296,8 +305,9 @@ class Snapshots:
         await layering.confirm(volume.id, id)
 
     async def _merge(self, volume: VolumeOf, users: _Users, tell: Tell) -> None:
-        """Merge what no snapshot needs any more; later, if the volume is being read."""
-        if self._being_read[volume.id]:
+        """Merge what no snapshot needs any more; later, if the volume is being read, or on its way elsewhere."""
+        # Two jobs on one disk are one too many: the end of one would be taken for that of the other.
+        if self._being_read[volume.id] or self._volumes.is_moving(volume.id):
             self._looked_at_all = False
             return
         layering = self._volumes.layering(volume.pool)
@@ -324,10 +334,10 @@ class Snapshots:
         done = True
         for volume in await self._volumes.in_layers():
             try:
-                async with self._holding((volume,)) as users:
+                async with self.holding((volume,)) as users:
                     if (await self._volumes.layering(volume.pool).layers(volume.id)).unconfirmed == "":
                         await self._merge(volume, users, tell_nobody)
-                    done = done and not self._being_read[volume.id]
+                    done = done and not self._being_read[volume.id] and not self._volumes.is_moving(volume.id)
             except PileusError as why:
                 log.warning("layers not merged yet", volume=volume.id, why=str(why), internal=why.internal)
                 done = False
@@ -350,7 +360,7 @@ class Snapshots:
     # Who is concerned.
 
     @asynccontextmanager
-    async def _holding(self, volumes: Sequence[VolumeOf]) -> AsyncGenerator[_Users, None]:
+    async def holding(self, volumes: Sequence[VolumeOf]) -> AsyncGenerator[_Users, None]:
         """The guests that have these volumes, by volume, kept as they are meanwhile."""
         async with AsyncExitStack() as held:
             for id in sorted({volume.id for volume in volumes}):

@@ -56,12 +56,12 @@ class Volumes:
         clock: Clock,
     ) -> None:
         self._pools = pools
-        self._records = records
+        self.records = records
         self._fetch = fetch
         self._contents = contents
         self._found_disks = found_disks
         self._clock = clock
-        self._turns = Turns()
+        self.turns = Turns()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._wiping = asyncio.Semaphore(WIPED_AT_ONCE)
         self.copied: list[ImageId] = []
@@ -78,8 +78,8 @@ class Volumes:
         """
         if spec.found is None:
             self.pool(spec.pool)
-        async with self._turns.of(spec.id):
-            before = self._records.get(spec.id)
+        async with self.turns.of(spec.id):
+            before = self.records.get(spec.id)
             if isinstance(before, Removed):
                 before = await self._finish_removal(spec.id, before, tell)
             known = -1 if before is None else _generation(before)
@@ -87,14 +87,18 @@ class Volumes:
                 raise Stale(f"volume {spec.id} is at generation {known} on this host")
             used = isinstance(before, VolumeRecord) and (before.made or before.used)
             record = VolumeRecord(spec=_without_ticket(spec), used=used)
-            await self._records.put(spec.id, record)
+            if isinstance(before, VolumeRecord) and used:
+                if before.spec.pool != spec.pool or before.move is not None:
+                    raise Stale(f"volume {spec.id} is in storage pool {before.spec.pool}, or on its way elsewhere")
+                record = structs.replace(record, left_in=before.left_in, secure=before.secure)
+            await self.records.put(spec.id, record)
             try:
                 async with self._slots:
                     observed = await self._make(spec, tell)
-                await self._records.put(spec.id, structs.replace(record, made=True))
+                await self.records.put(spec.id, structs.replace(record, made=True))
             except Exception:
                 if isinstance(before, VolumeRecord) and used:
-                    await self._records.put(spec.id, before)
+                    await self.records.put(spec.id, before)
                 else:
                     await self._undo(spec)
                 raise
@@ -139,8 +143,8 @@ class Volumes:
             NotFound: there is no such storage pool here.
             Unavailable: the pool cannot be reached; the removal goes on by itself.
         """
-        async with self._turns.of(removal.id):
-            before = self._records.get(removal.id)
+        async with self.turns.of(removal.id):
+            before = self.records.get(removal.id)
             place = _found(before)
             if place is None:
                 self.pool(removal.pool)
@@ -154,8 +158,9 @@ class Volumes:
                 secure=removal.secure or (isinstance(before, Removed) and before.secure),
                 found=place,
                 left=removal.left or (isinstance(before, Removed) and before.left),
+                left_in=_copy_in(before),
             )
-            await self._records.put(removal.id, removed)
+            await self.records.put(removal.id, removed)
             await self._finish_removal(removal.id, removed, tell)
 
     async def _undo(self, spec: VolumeSpec) -> None:
@@ -168,7 +173,7 @@ class Volumes:
             left=spec.found is not None,
         )
         try:
-            await self._records.put(spec.id, removed)
+            await self.records.put(spec.id, removed)
             await self._finish_removal(spec.id, removed, tell_nobody)
         except PileusError as why:
             log.warning("undo of a volume goes on later", volume=spec.id, why=str(why), internal=why.internal)
@@ -180,44 +185,56 @@ class Volumes:
             log.info("volume left where it is", volume=id)
         elif removed.found is not None:
             await self._found_disks.remove(removed.found, secure=removed.secure)
-        elif removed.secure:
-            pool = self.pool(removed.pool)
-            async with self._wiping:
-                await pool.wipe(id, lambda part: tell(Progress(step="overwriting", fraction=part)))
-            log.info("volume overwritten and removed", volume=id)
         else:
-            await self.pool(removed.pool).remove(id)
+            await self.discard(id, removed.pool, tell, secure=removed.secure)
+        if removed.left_in in self._pools:
+            await self.discard(id, removed.left_in, tell, secure=removed.secure)
         finished = structs.replace(removed, finished=True, at=self._clock.now())
-        await self._records.put(id, finished)
+        await self.records.put(id, finished)
         return finished
+
+    async def discard(self, id: VolumeId, pool: str, tell: Tell, *, secure: bool) -> None:
+        """Have nothing of a volume in this pool any more.
+
+        Raises:
+            NotFound: there is no such pool.
+            Unavailable: the pool cannot be reached.
+        """
+        holder = self.pool(pool)
+        if not secure:
+            await holder.remove(id)
+            return
+        async with self._wiping:
+            await holder.wipe(id, lambda part: tell(Progress(step="overwriting", fraction=part)))
+        log.info("volume overwritten and removed", volume=id, pool=pool)
 
     async def settle(self) -> None:
         """Finish or undo what was interrupted, and forget old removals."""
-        for id, record in self._records.items():
-            if self._turns.busy(id) or (isinstance(record, VolumeRecord) and record.made):
+        for id, record in self.records.items():
+            if self.turns.busy(id) or (isinstance(record, VolumeRecord) and record.made):
                 continue
-            async with self._turns.of(id):
+            async with self.turns.of(id):
                 try:
                     await self._settle(id)
                 except PileusError as why:
                     log.warning("volume not settled yet", volume=id, why=str(why), internal=why.internal)
 
     async def _settle(self, id: VolumeId) -> None:
-        match self._records.get(id):
+        match self.records.get(id):
             case Removed(left=True, found=None, finished=True):
                 pass  # its files are among those of our pool
             case Removed(finished=True) as removed:
                 if self._clock.now() - removed.at > REMEMBERED:
-                    await self._records.forget(id)
+                    await self.records.forget(id)
             case Removed() as removed:
                 await self._finish_removal(id, removed, tell_nobody)
             case VolumeRecord(made=False, spec=VolumeSpec(found=FoundDisk())) as record:
-                await self._records.put(id, structs.replace(record, made=True))
+                await self.records.put(id, structs.replace(record, made=True))
             case VolumeRecord(made=False, spec=spec) as record:
                 pool = self.pool(spec.pool)
                 if id in await pool.list():
                     await pool.ensure(spec, lambda _: None)
-                    await self._records.put(id, structs.replace(record, made=True))
+                    await self.records.put(id, structs.replace(record, made=True))
                 elif not record.used:
                     # Whoever wanted it asks again; its image's ticket would no longer be good.
                     await self._undo(spec)
@@ -233,6 +250,11 @@ class Volumes:
         """
         if (place := self._found_at(id)) is not None:
             return found.source_of(place)
+        record = self.records.get(id)
+        if isinstance(record, VolumeRecord):
+            pool = record.spec.pool  # which changes before its guest is told
+            if record.move is not None and (record.move.at_rest or record.move.goes_over):
+                raise Unavailable("the volume is being moved to another storage pool")
         holder = self.pool(pool)
         if (await holder.layering.layers(id)).merging:
             raise Unavailable("the volume's snapshots are being merged")
@@ -246,6 +268,11 @@ class Volumes:
         """
         return self.pool(pool).layering
 
+    def is_moving(self, id: VolumeId) -> bool:
+        """Whether a copy of the volume is, or is being made, in another pool, to become the volume."""
+        record = self.records.get(id)
+        return isinstance(record, VolumeRecord) and record.move is not None
+
     async def has(self, id: VolumeId, pool: str) -> bool:
         """Whether the volume is here."""
         return self._found_at(id) is not None or id in await self.pool(pool).list()
@@ -257,7 +284,7 @@ class Volumes:
             NotFound: there is no such volume or pool.
             Unavailable: the pool cannot be reached.
         """
-        record = self._records.get(volume.id)
+        record = self.records.get(volume.id)
         if isinstance(record, VolumeRecord) and record.spec.found is not None:
             return VolumeSpace(allocated_bytes=found.observed(record.spec).allocated_bytes)
         pool = self.pool(volume.pool)
@@ -272,27 +299,33 @@ class Volumes:
             VolumeOf(id=id, pool=name)
             for name, pool in self._pools.items()
             for id in await pool.list()
-            if not self._is_left(id) and (await pool.layering.layers(id)).below
+            if self._is_in(id, name) and (await pool.layering.layers(id)).below
         ]
 
     async def observe(self) -> list[VolumeObserved]:
         """Every volume in every pool that can be reached, with or without a record."""
-        every = (record for _, record in self._records.items() if isinstance(record, VolumeRecord))
+        every = (record for _, record in self.records.items() if isinstance(record, VolumeRecord))
         seen = [found.observed(record.spec) for record in every if record.spec.found is not None]
         for name, pool in self._pools.items():
             try:
-                seen += [each for id, each in (await pool.list()).items() if not self._is_left(id)]
+                seen += [each for id, each in (await pool.list()).items() if self._is_in(id, name)]
             except PileusError as why:
                 log.warning("storage pool not listed", pool=name, why=str(why), internal=why.internal)
         return seen
 
     def _found_at(self, id: VolumeId) -> FoundDisk | None:
-        record = self._records.get(id)
+        record = self.records.get(id)
         return record.spec.found if isinstance(record, VolumeRecord) else None
 
-    def _is_left(self, id: VolumeId) -> bool:
-        record = self._records.get(id)
-        return isinstance(record, Removed) and record.left
+    def _is_in(self, id: VolumeId, pool: str) -> bool:
+        """Whether what a pool has of this volume is the volume: neither on its way there, nor left there."""
+        match self.records.get(id):
+            case Removed(left=True):
+                return False
+            case VolumeRecord(spec=spec):
+                return spec.pool == pool
+            case _:
+                return True
 
     def pool(self, name: str) -> StoragePool:
         """The pool of this name.
@@ -310,6 +343,13 @@ def tell_nobody(_: Progress) -> None:
 
 def _generation(record: VolumeRecord | Removed) -> int:
     return record.spec.generation if isinstance(record, VolumeRecord) else record.generation
+
+
+def _copy_in(record: VolumeRecord | Removed | None) -> str:
+    """The pool in which there may be a further copy of a volume."""
+    if record is None:
+        return ""
+    return record.move.to if isinstance(record, VolumeRecord) and record.move is not None else record.left_in
 
 
 def _found(record: VolumeRecord | Removed | None) -> FoundDisk | None:

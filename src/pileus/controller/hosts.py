@@ -19,6 +19,7 @@ from pileus.link.certificates import Authority
 from pileus.link.channel import Channel
 from pileus.link.handlers import Call, Handlers
 from pileus.link.images import ImageBring, ImagePack, ImageSend
+from pileus.link.moves import VolumeMove, VolumeMoveCopy
 from pileus.link.records import (
     GuestObserved,
     Hello,
@@ -45,6 +46,7 @@ _PER_HOST = 16
 _WIPED_PER_HOST = 1
 _PACKED_PER_HOST = 2
 _BROUGHT_PER_HOST = 2
+_MOVED_PER_HOST = 2
 _MEND_S = 180.0
 
 _SEEN = {
@@ -219,7 +221,9 @@ class HostLinks:
 def _lane(body: Message) -> tuple[str, int]:
     """With what else a request waits for its turn, and how many of these are under way at one time."""
     # What takes hours must not keep the host from everything else.
-    if isinstance(body, VolumeRemoval) and body.secure:
+    if isinstance(body, VolumeMoveCopy):
+        return "moving", _MOVED_PER_HOST
+    if isinstance(body, VolumeRemoval | VolumeMove) and body.secure:
         return "wiping", _WIPED_PER_HOST
     if isinstance(body, ImagePack | ImageSend):
         return "packing", _PACKED_PER_HOST

@@ -42,6 +42,7 @@ from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, STORAGE_BACKINGS
 from pileus.cloud.storagepools.operations import storage_pools
 from pileus.cloud.tasks.operations import tasks
 from pileus.cloud.volumes import workflows as of_volumes
+from pileus.cloud.volumes.moveworkflow import move_volume
 from pileus.operations.declare import Noun
 from pileus.operations.idempotency import KEPT_ANSWERS
 from pileus.state.kinds import Kind
@@ -89,6 +90,7 @@ NOUNS: tuple[Noun[Any], ...] = (
 WORKFLOWS = (
     *of_instances.WORKFLOWS,
     *of_volumes.WORKFLOWS,
+    move_volume,
     *of_snapshots.WORKFLOWS,
     *of_backups.WORKFLOWS,
     *of_networks.WORKFLOWS,

@@ -295,6 +295,8 @@ class _Rebuilding:
                 host_id=host,
                 storage_pool=spec.pool,
                 storage_class="" if spec.found else self._class_of(spec.pool) or volume.storage_class or STANDARD,
+                moving_to="",
+                moving_to_class="",
                 generation=spec.generation,
                 size_gib=-(-spec.size_bytes // GIB),
                 state=VolumeState.IN_USE if user else VolumeState.AVAILABLE,

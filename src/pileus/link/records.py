@@ -89,6 +89,9 @@ class Method(StrEnum):
     VOLUME_ENSURE = "volume.ensure"  # controller: VolumeSpec -> VolumeObserved
     VOLUME_SPACE = "volume.space"  # controller: VolumeOf -> VolumeSpace
     VOLUME_REMOVE = "volume.remove"  # controller: VolumeRemoval -> None
+    MOVE_COPY = "move.copy"  # controller: VolumeMoveCopy -> None
+    MOVE_SWITCH = "move.switch"  # controller: VolumeMove -> None
+    MOVE_UNDO = "move.undo"  # controller: VolumeMove -> None
     MEDIUM_ENSURE = "medium.ensure"  # controller: MediumSpec -> None
     SNAPSHOT_ENSURE = "snapshot.ensure"  # controller: SnapshotSpec -> SnapshotObserved
     SNAPSHOT_REMOVE = "snapshot.remove"  # controller: SnapshotRemoval -> None

@@ -11,7 +11,7 @@ import msgspec
 from pileus.agent.hypervisor.appliance import Appliance
 from pileus.agent.hypervisor.consoles import Consoles
 from pileus.agent.network.port import Plug
-from pileus.agent.storage.port import DiskSource
+from pileus.agent.storage.port import DiskSource, Told
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.foreign import ForeignGuest
 from pileus.link.records import GuestSpec, Leaving
@@ -92,6 +92,36 @@ class LayeredDisks(Protocol):
         ...
 
 
+class MirroredDisks(Protocol):
+    """The disks of running guests on their way to other files. Every call is idempotent.
+
+    Raises Unavailable if the hypervisor does not answer, NotFound for a guest or disk that it does not have.
+    """
+
+    async def mirrored(self, id: InstanceId) -> Mapping[VolumeId, str]:
+        """The file to which each disk is being mirrored that is; nothing of a guest that does not run."""
+        ...
+
+    async def mirror(self, id: InstanceId, volume: VolumeId, to: DiskSource, told: Told) -> None:
+        """Have what a disk is written to copied to an empty file that is there, and kept equal to it from then on.
+
+        Comes back when it is equal. What lies below that file is not copied. Raises Conflict if the guest does not run,
+        ends meanwhile, or the copying fails; there is no mirror then.
+        """
+        ...
+
+    async def go_over(self, id: InstanceId, volume: VolumeId, to: DiskSource) -> None:
+        """Have the guest use the mirror from one moment on, also from its next start, and the former file no more.
+
+        Raises Conflict if the disk is not mirrored there, or not equal.
+        """
+        ...
+
+    async def stop_mirroring(self, id: InstanceId, volume: VolumeId) -> None:
+        """Have the disk mirrored no more; the guest goes on with what it has."""
+        ...
+
+
 class Hypervisor(Protocol):
     """Runs guests. Every call is idempotent: asking twice is asking once.
 
@@ -107,6 +137,11 @@ class Hypervisor(Protocol):
     @property
     def layers(self) -> LayeredDisks:
         """The layers of their disks."""
+        ...
+
+    @property
+    def mirrors(self) -> MirroredDisks:
+        """Their disks on their way elsewhere."""
         ...
 
     @property

@@ -10,6 +10,7 @@ from msgspec import structs
 from pileus.agent.faults import Faults
 from pileus.agent.hypervisor.port import NOTHING_IN, GuestFound, GuestState, HypervisorFacts
 from pileus.agent.hypervisor.simulatedconsoles import SimulatedConsoles
+from pileus.agent.hypervisor.simulatedmirrors import SimulatedMirrors
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
@@ -65,6 +66,7 @@ class SimulatedHypervisor:
         self.others: dict[str, ForeignGuest] = {}
         """Guests that somebody made without Pileus, by the hypervisor's ids."""
         self.layers = SimulatedLayers(self)
+        self.mirrors = SimulatedMirrors(self)
         self.appliance = SimulatedAppliance(self)
         self._lost = False
         self._watchers: set[asyncio.Queue[InstanceId | None]] = set()
@@ -239,6 +241,7 @@ class SimulatedHypervisor:
         await self.before("undefine")
         if self.guests.pop(id, None) is not None:
             self.consoles.forget(id)
+            self.mirrors.end(id)
             self._tell(id)
         self.faults.after("hypervisor.undefine")
 
@@ -342,6 +345,7 @@ class SimulatedHypervisor:
         self.guests[id] = structs.replace(self.guests[id], state=state, cause=cause)
         if state not in UP:
             self.consoles.end(id)
+            self.mirrors.end(id)
         self._tell(id)
 
     def _tell(self, id: InstanceId) -> None:

@@ -28,6 +28,7 @@ from pileus.agent.backup.port import BackupPlace
 from pileus.agent.storage import overlays
 from pileus.agent.storage.directory_images import DirectoryImages
 from pileus.agent.storage.directory_layers import DirectoryLayering
+from pileus.agent.storage.directory_moving import DirectoryMoving
 from pileus.agent.storage.directory_packing import DirectoryPacking
 from pileus.agent.storage.directory_room import DirectoryRoom
 from pileus.agent.storage.files import assemble, in_thread, publish, resize, stoppable, sync_folder
@@ -37,6 +38,7 @@ from pileus.agent.storage.port import (
     DiskSource,
     Fetch,
     Layering,
+    Moving,
     Packing,
     Pieces,
     Told,
@@ -76,6 +78,7 @@ class DirectoryPool:
         self._scratch = Scratch(folder / "scratch")
         self._images = DirectoryImages(folder / "images", folder / "media", self._turns, self._room, self._scratch)
         self._layering = DirectoryLayering(self._volumes, folder / "memory", self._turns, self._room.reserving)
+        self._moving = DirectoryMoving(self._volumes, self._turns, self._room.reserving, self._scratch)
         self._packing = DirectoryPacking(
             folder / "packed", self._layering, self._scratch.making, self._scratch.discard, self._room.reserving
         )
@@ -103,6 +106,10 @@ class DirectoryPool:
     @property
     def layering(self) -> Layering:
         return self._layering
+
+    @property
+    def moving(self) -> Moving:
+        return self._moving
 
     @property
     def place(self) -> BackupPlace:

@@ -162,6 +162,36 @@ class Packing(Protocol):
         ...
 
 
+class VolumeContents(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a volume is made of, for another pool to take."""
+
+    generation: int
+    size_bytes: int
+    layers: Layers
+    files: Mapping[str, DiskSource]
+    """Where each layer is."""
+    secure: bool = False
+    """Whether its layers are overwritten before their space is given back."""
+
+
+class Moving(Protocol):
+    """Takes volumes from other pools, with all their layers. Every call is idempotent.
+
+    Raises NotFound for a volume that is not there, Unavailable if the pool cannot be reached.
+    """
+
+    async def contents(self, id: VolumeId) -> VolumeContents: ...
+
+    async def receive(self, id: VolumeId, contents: VolumeContents, told: Told, *, filled: bool = True) -> DiskSource:
+        """Have a new copy of a volume of another pool, or nothing of it if that fails; say where it is written to.
+
+        Nobody may be using a copy that is there already. Unless it is to be `filled`, what is written to is left empty,
+        for whoever uses the volume to fill it; the other layers must not be written to meanwhile, and with `filled`
+        nothing of it. Raises Conflict if there is no room.
+        """
+        ...
+
+
 class StoragePool(Protocol):
     """Keeps volumes, the images that they are made from, and backups. Every call is idempotent.
 
@@ -171,6 +201,11 @@ class StoragePool(Protocol):
     @property
     def layering(self) -> Layering:
         """The snapshots of its volumes."""
+        ...
+
+    @property
+    def moving(self) -> Moving:
+        """Its volumes on their way to and from other pools."""
         ...
 
     @property

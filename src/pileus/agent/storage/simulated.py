@@ -10,7 +10,7 @@ from pathlib import Path
 from pileus.agent.backup.simulated import SimulatedPlace
 from pileus.agent.faults import Faults
 from pileus.agent.storage.layers import Layers
-from pileus.agent.storage.port import CachedImage, DiskSource, Fetch, Moment, Pieces, StoragePool, Told
+from pileus.agent.storage.port import CachedImage, DiskSource, Fetch, Moment, Pieces, StoragePool, Told, VolumeContents
 from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import ImageId, SnapshotId, StoragePoolId, VolumeId, check_id
@@ -23,8 +23,18 @@ from pileus.link.storagepools import StoragePoolSpec
 class SimulatedStorage:
     """Keeps volumes that have a size and no content."""
 
-    def __init__(self, faults: Faults | None = None, *, total_bytes: int = TIB, fetches: bool = True) -> None:
-        """A pool of this size. With `fetches` off it takes every image on trust, without asking for its bytes."""
+    def __init__(
+        self,
+        faults: Faults | None = None,
+        *,
+        total_bytes: int = TIB,
+        fetches: bool = True,
+        root: str = "/simulated",
+    ) -> None:
+        """A pool of this size, whose files would be below `root`.
+
+        With `fetches` off it takes every image on trust, without asking for its bytes.
+        """
         self.faults = faults or Faults()
         self.volumes: dict[VolumeId, VolumeObserved] = {}
         self.images: dict[ImageId, ImageSource] = {}
@@ -45,7 +55,8 @@ class SimulatedStorage:
         self.prepared: dict[tuple[VolumeId, str], bytes] = {}
         """What volumes are to become."""
         self.became: dict[VolumeId, str] = {}
-        self.layering = SimulatedLayering(self.faults, self.volumes, self.contents)
+        self.layering = SimulatedLayering(self.faults, self.volumes, self.contents, root)
+        self.moving = SimulatedMoving(self)
         self.packing = SimulatedPacking(self.faults, self.volumes, self.layering)
 
     async def ensure_image(self, image: ImageSource, fetch: Fetch, told: Told) -> None:
@@ -100,9 +111,7 @@ class SimulatedStorage:
         if known is None and volume.copy_of is not None:
             (await self.layering.layers(volume.copy_of.volume)).of(volume.copy_of.snapshot)
         size = max(volume.size_bytes, known.size_bytes if known else 0)
-        room = (self._total_bytes - self.filled_bytes) * self._overcommit - self._promised()
-        if size - (known.size_bytes if known else 0) > room:
-            raise Conflict(f"the storage pool has no room for {size_text(volume.size_bytes)}")
+        self.check_room(size - (known.size_bytes if known else 0))
         observed = VolumeObserved(id=volume.id, generation=volume.generation, size_bytes=size)
         self.volumes[volume.id] = observed
         if known is None:
@@ -181,7 +190,7 @@ class SimulatedStorage:
         await self.faults.before("storage.source")
         if id not in self.volumes:
             raise NotFound(f"the storage pool has no volume {id}")
-        return _source(id, (await self.layering.layers(id)).active)
+        return self.layering.file(id, (await self.layering.layers(id)).active)
 
     async def use(self) -> PoolUse:
         await self.faults.before("storage.use")
@@ -191,6 +200,11 @@ class SimulatedStorage:
 
     def overcommit(self, ratio: float) -> None:
         self._overcommit = ratio
+
+    def check_room(self, growth_bytes: int) -> None:
+        """Raises Conflict if it cannot promise so much more."""
+        if growth_bytes > (self._total_bytes - self.filled_bytes) * self._overcommit - self._promised():
+            raise Conflict(f"the storage pool has no room for {size_text(growth_bytes)}")
 
     def _promised(self) -> int:
         return sum(volume.size_bytes for volume in self.volumes.values())
@@ -219,7 +233,9 @@ class SimulatedBackings:
         if why := self.missing(spec):
             raise Unavailable(why)
         if spec.id not in self.pools:
-            self.pools[spec.id] = SimulatedStorage(self._faults, total_bytes=self._total_bytes, fetches=False)
+            self.pools[spec.id] = SimulatedStorage(
+                self._faults, total_bytes=self._total_bytes, fetches=False, root=f"/simulated/{spec.id}"
+            )
         return self.pools[spec.id]
 
     def missing(self, spec: StoragePoolSpec) -> str:
@@ -247,11 +263,12 @@ class SimulatedLayering:
     """The layers of simulated volumes: how they lie on each other, and what was in them when they were frozen."""
 
     def __init__(
-        self, faults: Faults, volumes: Mapping[VolumeId, VolumeObserved], contents: dict[VolumeId, bytes]
+        self, faults: Faults, volumes: Mapping[VolumeId, VolumeObserved], contents: dict[VolumeId, bytes], root: str
     ) -> None:
         self.faults = faults
         self._contents = contents
-        self._kept: dict[tuple[VolumeId, str], bytes] = {}
+        self._root = root
+        self.kept: dict[tuple[VolumeId, str], bytes] = {}
         self.of: dict[VolumeId, Layers] = {}
         """The layers of each volume that has more than its base."""
         self.secured: set[VolumeId] = set()
@@ -269,8 +286,8 @@ class SimulatedLayering:
             if layers.unconfirmed or layers.merging:
                 raise Conflict("another snapshot of the volume is under way")
             await self._become("lay", id, layers.taken(snapshot))
-            self._kept[id, snapshot] = self._contents.get(id, b"")
-        return _source(id, snapshot)
+            self.kept[id, snapshot] = self._contents.get(id, b"")
+        return self.file(id, snapshot)
 
     async def confirm(self, id: VolumeId, snapshot: SnapshotId) -> None:
         layers = await self.layers(id)
@@ -283,7 +300,7 @@ class SimulatedLayering:
     async def revert(self, id: VolumeId, snapshot: SnapshotId, to: str) -> None:
         layers = await self.layers(id)
         if layers.active != to:
-            self._contents[id] = self._kept.get((id, snapshot), b"")
+            self._contents[id] = self.kept.get((id, snapshot), b"")
         await self._become("revert", id, layers if layers.active == to else layers.reverted(snapshot, to))
 
     async def forget(self, id: VolumeId, snapshot: SnapshotId) -> None:
@@ -312,7 +329,12 @@ class SimulatedLayering:
 
     async def source(self, id: VolumeId, layer: str) -> DiskSource:
         await self.layers(id)
-        return _source(id, layer)
+        return self.file(id, layer)
+
+    def file(self, id: VolumeId, layer: str) -> DiskSource:
+        """Where a layer would be."""
+        path = f"{self._root}/{id}" + (f"/{layer}" if layer else "")
+        return DiskSource(kind="file", path=path, format="qcow2" if layer else "raw")
 
     @asynccontextmanager
     async def reading(
@@ -320,8 +342,8 @@ class SimulatedLayering:
     ) -> AsyncGenerator[Moment, None]:
         frozen = (await self.layers(id)).frozen
         (await self.layers(id)).of(snapshot)
-        before = self._kept.get((id, since), b"") if since is not None and since in frozen else None
-        yield SimulatedMoment(self._volumes[id].size_bytes, self._kept.get((id, snapshot), b""), before)
+        before = self.kept.get((id, since), b"") if since is not None and since in frozen else None
+        yield SimulatedMoment(self._volumes[id].size_bytes, self.kept.get((id, snapshot), b""), before)
 
     async def memory(self, snapshot: SnapshotId) -> Path:
         return Path("/simulated", snapshot)
@@ -342,6 +364,58 @@ class SimulatedLayering:
         else:
             self.of[id] = layers
         self.faults.after(f"layering.{call}")
+
+
+class _Carried(VolumeContents, frozen=True, kw_only=True):
+    """A simulated volume with what is in it, which no file holds."""
+
+    content: bytes
+    kept: Mapping[str, bytes]
+    """What was in it at each of its snapshots."""
+
+
+class SimulatedMoving:
+    """Gives and takes simulated volumes, with what is in them at once, whoever is to fill them."""
+
+    def __init__(self, pool: SimulatedStorage) -> None:
+        self._pool = pool
+
+    async def contents(self, id: VolumeId) -> VolumeContents:
+        check_id(id)
+        pool = self._pool
+        await pool.faults.before("moving.contents")
+        layers = await pool.layering.layers(id)
+        if layers.merging or layers.unconfirmed:
+            raise Unavailable("something else of the volume is under way")
+        return _Carried(
+            generation=pool.volumes[id].generation,
+            size_bytes=pool.volumes[id].size_bytes,
+            layers=layers,
+            files={layer: pool.layering.file(id, layer) for layer in ("", *layers.below)},
+            secure=id in pool.layering.secured,
+            content=pool.contents.get(id, b""),
+            kept={snapshot: pool.layering.kept.get((id, snapshot), b"") for snapshot in layers.frozen},
+        )
+
+    async def receive(self, id: VolumeId, contents: VolumeContents, told: Told, *, filled: bool = True) -> DiskSource:
+        del filled
+        check_id(id)
+        assert isinstance(contents, _Carried)
+        pool = self._pool
+        await pool.faults.before("moving.receive")
+        if id not in pool.volumes:
+            pool.check_room(contents.size_bytes)
+        pool.volumes[id] = VolumeObserved(id=id, generation=contents.generation, size_bytes=contents.size_bytes)
+        pool.contents[id] = contents.content
+        pool.layering.kept.update({(id, snapshot): kept for snapshot, kept in contents.kept.items()})
+        pool.layering.of.pop(id, None)
+        if contents.layers != Layers():
+            pool.layering.of[id] = contents.layers
+        if contents.secure:
+            pool.layering.secured.add(id)
+        told(1.0)
+        pool.faults.after("moving.receive")
+        return pool.layering.file(id, contents.layers.active)
 
 
 class SimulatedPacking:
@@ -390,11 +464,6 @@ class SimulatedPacking:
 def _empty_qcow2(size: int) -> bytes:
     """The header of an image of this size, which nobody here looks behind."""
     return struct.pack(">4sIQIIQI", b"QFI\xfb", 3, 0, 0, 16, size, 0).ljust(1024, b"\0")
-
-
-def _source(id: VolumeId, layer: str) -> DiskSource:
-    path = f"/simulated/{id}" + (f"/{layer}" if layer else "")
-    return DiskSource(kind="file", path=path, format="qcow2" if layer else "raw")
 
 
 async def _check(image: ImageSource, fetch: Fetch, told: Told) -> None:

@@ -97,6 +97,15 @@ class Placer:
             self.fleet.promise(after.id, after.host_id, _disk_demand(after.size_gib, None, after.storage_pool))
         elif before is not None:
             self.fleet.release(before.id)
+        self._move_changed(before, after)
+
+    def _move_changed(self, before: Record | None, after: Record | None) -> None:
+        """What moves is promised room in both storage pools."""
+        if isinstance(after, Volume) and after.moving_to and after.host_id is not None:
+            demand = _disk_demand(after.size_gib, None, after.moving_to)
+            self.fleet.promise(f"{after.id} on its way", after.host_id, demand)
+        elif isinstance(before, Volume) and before.moving_to:
+            self.fleet.release(f"{before.id} on its way")
 
     def _storage_pool_changed(self, before: Record | None, after: Record | None) -> None:
         if isinstance(after, StoragePool):

@@ -22,7 +22,7 @@ from pileus.cloud.storagepools.model import (
     StoragePool,
 )
 from pileus.cloud.storagepools.supply import Supplies
-from pileus.cloud.volumes.model import VOLUMES
+from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import HostId, PoolId, StoragePoolId
 from pileus.kernel.units import KIB, TIB
@@ -32,7 +32,7 @@ from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Wire, ref
-from pileus.state.state import put, remove
+from pileus.state.state import State, put, remove
 
 PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 """A name that hosts know it by, too."""
@@ -160,7 +160,7 @@ def delete(ask: Ask, pool: StoragePool) -> Plan:
     """Delete a storage pool with nothing in it. Hosts give its folder free."""
     if pool.name == LOCAL:
         raise Conflict(f"storage pool {LOCAL} is what every host has by itself")
-    if kept := ask.state[VOLUMES].count_by("storage_pool", pool.name):
+    if kept := len(_volumes_of(ask.state, pool)):
         raise Conflict(f"the storage pool has {kept} volumes: move or delete them first")
     if kept := ask.state[BACKUPS].count_by("storage_pool", pool.name):
         raise Conflict(f"the storage pool has {kept} backups: delete them first")
@@ -179,7 +179,7 @@ def delete(ask: Ask, pool: StoragePool) -> Plan:
 async def use(exchange: Exchange, pool: StoragePool) -> Answer:
     """Show what is behind a storage pool, and how full it is on each host: what is real, and what is promised."""
     state, supplies = exchange.ask.state, exchange.services[Supplies]
-    volumes = state[VOLUMES].by("storage_pool", pool.name)
+    volumes = _volumes_of(state, pool)
     behind = state[STORAGE_BACKINGS].find(pool.id)
     shown = StoragePoolUse(
         storage_pool_id=StoragePoolId(pool.id),
@@ -222,7 +222,7 @@ def _check_use(ask: Ask, pool: StoragePool, changed: StoragePool) -> None:
     for each in ask.state[POOLS]:
         if each.storage_pool == pool.name:
             check_suits(changed, each)
-    volumes = ask.state[VOLUMES].by("storage_pool", pool.name)
+    volumes = _volumes_of(ask.state, pool)
     if volumes and Purpose.VOLUMES not in changed.purposes:
         raise Conflict(f"the storage pool has {len(volumes)} volumes", fields={"purposes": "volumes are in it"})
     backups = ask.state[BACKUPS].by("storage_pool", pool.name)
@@ -238,6 +238,11 @@ def _check_use(ask: Ask, pool: StoragePool, changed: StoragePool) -> None:
         raise Conflict(
             "hosts that would no longer serve it have volumes or backups in it", fields={"pool_ids": "is in use"}
         )
+
+
+def _volumes_of(state: State, pool: StoragePool) -> Sequence[Volume]:
+    """The volumes that it promises room to: those in it, and those on their way."""
+    return (*state[VOLUMES].by("storage_pool", pool.name), *state[VOLUMES].by("moving_to", pool.name))
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -25,19 +25,22 @@ class VolumeState(StrEnum):
     """A snapshot of it is taken or deleted, or a copy of it made."""
     REVERTING = "reverting"
     """It becomes what it was at a snapshot."""
+    MOVING = "moving"
+    """It goes to another storage pool, and is where it was until it is there."""
     DELETING = "deleting"
 
 
 _S = VolumeState
 ALLOWED: Mapping[VolumeState, frozenset[VolumeState]] = {
     _S.CREATING: frozenset({_S.IN_USE, _S.AVAILABLE}),
-    _S.AVAILABLE: frozenset({_S.ATTACHING, _S.GROWING, _S.SNAPSHOTTING, _S.REVERTING, _S.DELETING}),
+    _S.AVAILABLE: frozenset({_S.ATTACHING, _S.GROWING, _S.SNAPSHOTTING, _S.REVERTING, _S.MOVING, _S.DELETING}),
     _S.ATTACHING: frozenset({_S.IN_USE, _S.AVAILABLE}),
-    _S.IN_USE: frozenset({_S.DETACHING, _S.GROWING, _S.SNAPSHOTTING, _S.REVERTING, _S.AVAILABLE}),
+    _S.IN_USE: frozenset({_S.DETACHING, _S.GROWING, _S.SNAPSHOTTING, _S.REVERTING, _S.MOVING, _S.AVAILABLE}),
     _S.DETACHING: frozenset({_S.AVAILABLE, _S.IN_USE}),
     _S.GROWING: frozenset({_S.AVAILABLE, _S.IN_USE}),
     _S.SNAPSHOTTING: frozenset({_S.AVAILABLE, _S.IN_USE}),
     _S.REVERTING: frozenset({_S.AVAILABLE, _S.IN_USE}),
+    _S.MOVING: frozenset({_S.AVAILABLE, _S.IN_USE}),
     _S.DELETING: frozenset(),
 }
 SETTLED = frozenset({_S.AVAILABLE, _S.IN_USE})
@@ -68,6 +71,10 @@ class Volume(Record, frozen=True, kw_only=True):
     """Where its disk is; empty while that is to be one of a class, and it was never attached."""
     storage_class: str = ""
     """That of its storage pool, or that of which it is going to get one; empty if it is in no pool."""
+    moving_to: str = ""
+    """The storage pool that it is on its way to, which promises it room already; empty if it goes nowhere."""
+    moving_to_class: str = ""
+    """The class of that, of whose quota it takes already."""
     image_id: ImageId | None = None
     """What it was made from."""
     instance_id: InstanceId | None = None
@@ -113,8 +120,8 @@ def gib_of_class(storage_class: str) -> str:
 
 
 def _counts(volume: Volume) -> Mapping[str, int]:
-    taken = {"volumes": 1, "volume_gib": volume.size_gib}
-    return {**taken, gib_of_class(volume.storage_class): volume.size_gib} if volume.storage_class else taken
+    classes = {volume.storage_class, volume.moving_to_class} - {""}
+    return {"volumes": 1, "volume_gib": volume.size_gib, **{gib_of_class(each): volume.size_gib for each in classes}}
 
 
 def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
@@ -123,11 +130,12 @@ def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_secure_delete(volume: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 knows volumes that are overwritten when they go, storage classes, limits, and disks that were found.
+    """Version 3 knows volumes that are overwritten when they go or that move, storage classes, limits, disks found.
 
     Until then there was no storage pool but the one of which hosts have their own, which begins with this class.
     """
-    return {**volume, "secure_delete": False, "storage_class": "standard", "limits": None, "found": None}
+    moves = {"moving_to": "", "moving_to_class": ""}
+    return {**volume, "secure_delete": False, "storage_class": "standard", "limits": None, "found": None, **moves}
 
 
 VOLUMES = Kind(
@@ -139,6 +147,7 @@ VOLUMES = Kind(
         "host": lambda volume: volume.host_id,
         "image": lambda volume: volume.image_id,
         "storage_pool": lambda volume: volume.storage_pool or None,
+        "moving_to": lambda volume: volume.moving_to or None,
     },
     counts=_counts,
     upgrades=(_with_slots, _with_secure_delete),

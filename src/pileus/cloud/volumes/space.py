@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import msgspec
 
 from pileus.cloud.snapshots.model import SNAPSHOTS
-from pileus.cloud.volumes.limits import volumes
 from pileus.cloud.volumes.model import Volume
+from pileus.cloud.volumes.moving import volumes
 from pileus.cloud.world import Hosts
 from pileus.kernel.ids import SnapshotId, VolumeId
 from pileus.kernel.units import GIB

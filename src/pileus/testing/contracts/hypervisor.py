@@ -32,7 +32,7 @@ class HypervisorContract:
     * `another`: a function that makes a second driver of the same hypervisor, as a restarted agent does.
     * `guest`, `disks`, `plugs`: a guest that can be started, and where its disks and ports are.
     * `crash`: a function that kills the guest's process.
-    * `another_disk`: an empty volume that the guest does not have, and where it is.
+    * `another_disk`: an empty volume that the guest does not have, as large as the one it has, and where it is.
     * `inserted`: a function that says which files are in the drives of a running guest, without asking the driver.
     * `reads`: a function that says which files a running guest has as disks that it can only read, without the driver.
     * `limited`: a function that says what a running guest may take, without asking the driver.
@@ -143,6 +143,59 @@ class HypervisorContract:
         await hypervisor.stop(guest.id)
         await hypervisor.start(guest.id)
         await hypervisor.change_disks(more, {**disks, volume: source})
+
+    async def test_a_disk_of_a_running_guest_is_mirrored_and_gone_over_to_also_for_its_next_start(
+        self,
+        hypervisor: Hypervisor,
+        another: Callable[[], Awaitable[Hypervisor]],
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        another_disk: tuple[VolumeId, DiskSource],
+        defined: Callable[..., Awaitable[InstanceId]],
+    ) -> None:
+        id, volume, (_, to) = await defined(), guest.disks[0].volume, another_disk
+        with pytest.raises(Conflict):
+            await hypervisor.mirrors.mirror(id, volume, to, _nobody)
+        await hypervisor.start(id)
+        with pytest.raises(Conflict):
+            await hypervisor.mirrors.go_over(id, volume, to)
+        assert await hypervisor.mirrors.mirrored(id) == {}
+        for _ in range(2):
+            await hypervisor.mirrors.mirror(id, volume, to, _nobody)
+        assert await hypervisor.layers.files(id) == {volume: disks[volume].path}
+        later = await another()
+        assert await later.mirrors.mirrored(id) == {volume: to.path}
+        for _ in range(2):
+            await later.mirrors.go_over(id, volume, to)
+        assert await later.mirrors.mirrored(id) == {}
+        assert (await later.list())[id].state is GuestState.RUNNING
+        assert await later.layers.files(id) == {volume: to.path}
+        await later.stop(id)
+        assert await later.layers.files(id) == {volume: to.path}
+
+    async def test_a_disk_that_is_mirrored_no_more_is_what_it_was(
+        self,
+        hypervisor: Hypervisor,
+        guest: GuestSpec,
+        disks: Mapping[VolumeId, DiskSource],
+        another_disk: tuple[VolumeId, DiskSource],
+        defined: Callable[..., Awaitable[InstanceId]],
+        crash: Crash,
+    ) -> None:
+        id, volume, (_, to) = await defined(), guest.disks[0].volume, another_disk
+        await hypervisor.start(id)
+        await hypervisor.mirrors.mirror(id, volume, to, _nobody)
+        for _ in range(2):
+            await hypervisor.mirrors.stop_mirroring(id, volume)
+        assert await hypervisor.layers.files(id) == {volume: disks[volume].path}
+        with pytest.raises(Conflict):
+            await hypervisor.mirrors.go_over(id, volume, to)
+        await hypervisor.mirrors.mirror(id, volume, to, _nobody)
+        await crash(id)
+        await self._until(hypervisor, id, lambda found: found is not None and found.state is GuestState.CRASHED)
+        assert await hypervisor.mirrors.mirrored(id) == {}
+        assert await hypervisor.layers.files(id) == {volume: disks[volume].path}
+        await hypervisor.mirrors.stop_mirroring(id, volume)
 
     async def test_media_come_and_go_while_a_guest_runs_and_are_there_again_at_its_next_start(
         self,
@@ -505,3 +558,7 @@ async def _watching(hypervisor: Hypervisor) -> AsyncGenerator[_Watching, None]:
         task = tasks.create_task(watch())
         yield watching
         task.cancel()
+
+
+def _nobody(_: float) -> None:
+    """Nobody wants to know how far it is."""

@@ -29,6 +29,7 @@ from pileus.agent.hypervisor.libvirt.domain import (
 )
 from pileus.agent.hypervisor.libvirt.firmware import traits
 from pileus.agent.hypervisor.libvirt.layered import LibvirtLayers
+from pileus.agent.hypervisor.libvirt.mirroring import LibvirtMirrors
 from pileus.agent.hypervisor.libvirt.others import Others
 from pileus.agent.hypervisor.libvirt.plugging import Plugging
 from pileus.agent.hypervisor.libvirt.power import DEED_S, Power
@@ -102,12 +103,17 @@ class LibvirtHypervisor:
         self._plugging = Plugging(library, self._do_to, takes_direct_io=_takes_direct_io, iothread=kvm)
         self._power = Power(library, self._connection, self._do_to, self._ordered)
         self._layers = LibvirtLayers(library, self._do, self._do_to, self._ordered)
+        self._mirrors = LibvirtMirrors(library, self._do_to)
         self.appliance = LibvirtAppliance(library, self._connection, ground)
         self._listeners: WeakSet[Changes] = WeakSet()
 
     @property
     def layers(self) -> LibvirtLayers:
         return self._layers
+
+    @property
+    def mirrors(self) -> LibvirtMirrors:
+        return self._mirrors
 
     async def facts(self) -> HypervisorFacts:
         versions, architecture = await self._connection.call(
