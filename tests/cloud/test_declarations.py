@@ -83,6 +83,13 @@ def test_the_openapi_document_is_one() -> None:
         assert jsonschema_rs.meta.is_valid({"$schema": DIALECT, **schema}), name
 
 
+def test_what_is_read_in_parts_says_how_a_part_is_answered() -> None:
+    paths = json.loads(written())["paths"]
+    for path in ("/v1/images/{id}/data", "/v1/images/{id}/transfer", "/v1/image-exports/{id}/data"):
+        responses = paths[path]["get"]["responses"]
+        assert responses["206"]["content"] == responses["200"]["content"], path
+
+
 def test_every_reference_of_the_openapi_document_leads_somewhere() -> None:
     known = json.loads(written())["components"]["schemas"]
     assert set(re.findall(rb'"\$ref": "#/components/schemas/(\w+)"', written())) <= {name.encode() for name in known}

@@ -80,6 +80,8 @@ def _operation(noun: Noun[Any], operation: Operation) -> Json:
         "description": "What went wrong",
         "content": {"application/problem+json": {"schema": _ref(Problem)}},
     }
+    if any((each.place, each.name) == ("header", "Range") for each in operation.parameters):
+        answers["206"] = {"description": "The part of it that was asked for", **_content(noun, operation)}
     about, _, more = operation.about.partition("\n")
     described: Json = {
         "operationId": operation.id,
