@@ -363,6 +363,23 @@ def test_an_image_is_brought_to_the_hosts_beforehand_and_comes_back_in_another_f
     assert cloud.ask("image-export list") == []
 
 
+def test_a_disk_of_a_running_guest_moves_to_a_file_system_that_was_mounted_since_the_cloud_is_up(
+    cloud: CloudHost,
+) -> None:
+    disk, place = cloud.folder / "fast.disk", cloud.folder / "fast"
+    place.mkdir()
+    cloud.run("truncate", "--size=3G", str(disk))
+    cloud.run("mkfs.ext4", "-q", str(disk))
+    cloud.run("mount", "-o", "loop", str(disk), str(place))
+    cloud.cli(f"storage-pool create fast --path {place} --storage-class performance")
+    cloud.cli("volume move hello --storage-class performance")
+    assert cloud.ask("volume show hello")["storage_pool"] == "fast"
+    cloud.cli("volume move hello --storage-pool local")
+    assert cloud.ask("instance show hello")["state"] == "running"
+    cloud.cli("storage-pool delete fast")
+    cloud.run("umount", str(place))
+
+
 def test_a_dry_run_says_what_would_be_done_where_and_how_it_is_taken_back(cloud: CloudHost, raw_one: Record) -> None:
     assert raw_one["name"] == "raw-one"
     plan = cloud.cli("instance create web --image raw-one --flavor tiny --dry-run")

@@ -112,7 +112,11 @@ async def test_nobody_forwards_what_is_another_projects(cloud: SimulatedCloud, p
     floating = await made(cloud.client, "floating-ips")
     stranger = (await people.person(Role.ADMIN, await people.project("elsewhere"))).client
     wish = {"floating_ip_id": floating["id"], "external_port": 80, "instance_id": web["id"]}
-    assert refusal(await stranger.post("/v1/port-forwardings", json=wish)) == (404, "not-found", {"floating_ip_id"})
+    assert refusal(await stranger.post("/v1/port-forwardings", json=wish)) == (
+        404,
+        "not-found",
+        {"floating_ip_id", "instance_id"},
+    )
     theirs = await made(stranger, "floating-ips")
     wish |= {"floating_ip_id": theirs["id"]}
     assert refusal(await stranger.post("/v1/port-forwardings", json=wish)) == (404, "not-found", {"instance_id"})

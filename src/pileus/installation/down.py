@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pileus.agent.daemon import hypervisor_of, network_of
+from pileus.agent.daemon import OvnConfig, SimulatedConfig, hypervisor_of, network_of
 from pileus.agent.hypervisor.port import GuestState, Hypervisor
 from pileus.agent.metadata import Metadata
 from pileus.installation.places import Places
@@ -78,7 +78,7 @@ async def _end_guests(places: Places, say: Callable[[str], None]) -> None:
 async def _disconnect(places: Places, say: Callable[[str], None]) -> None:
     """Take the devices and namespaces of guests' networks from the machine; the agent makes them anew."""
     config = agent_config(places)
-    if config is None:
+    if config is None or _is_down(config.network):
         return
     network = network_of(config.network)
     try:
@@ -89,6 +89,11 @@ async def _disconnect(places: Places, say: Callable[[str], None]) -> None:
         say(f"networks could not be taken down: {refused.detail}")
     finally:
         await network.close()
+
+
+def _is_down(network: OvnConfig | SimulatedConfig) -> bool:
+    """Whether the switch has been stopped, as by a `down` before: with it went what was plugged into it."""
+    return isinstance(network, OvnConfig) and not Path(network.switch.removeprefix("unix:")).exists()
 
 
 async def _running(hypervisor: Hypervisor) -> list[InstanceId]:

@@ -10,7 +10,7 @@ import msgspec
 
 from pileus.kernel.errors import Forbidden
 from pileus.kernel.files import write_atomically
-from pileus.machine import cgroups, kvm, libvirtd, packages
+from pileus.machine import cgroups, kvm, libvirtd, mounts, packages
 from pileus.machine.daemons import Daemons, DaemonStatus
 from pileus.machine.enclosure import Kvm
 from pileus.machine.external import DEFAULT_ADDRESS, ExternalNetwork
@@ -161,6 +161,8 @@ class Engines:
         if verdict.accelerator is Accelerator.KVM:
             device = Kvm.AS_IT_IS if kvm.open_to_guests() else Kvm.GIVEN
         libvirtd.configure(self.layout, user)
+        if mounts.share():
+            self._say("disks that are mounted later are seen by guests too (mount --make-rshared /)")
         await self.daemons.keep(libvirtd.daemons(self.layout, kvm=device))
 
     async def _switch_up(self, switch: OpenVSwitch) -> tuple[Datapath, str]:
