@@ -17,6 +17,7 @@ from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.copies import copy_of
 from pileus.cloud.flavors.model import FLAVORS
 from pileus.cloud.floatingips.model import FLOATING_IPS
+from pileus.cloud.hosts.each import on_each
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES, Instance
@@ -170,17 +171,11 @@ class CopyKeeper:
         due = self._due
         self._due, self._projects_due, self._all_due = {}, set(), False
         connected = [id for id in sorted(due) if (host := self._state[HOSTS].find(id)) is not None and host.connected]
-        turns = asyncio.Semaphore(_AT_ONCE)
-        async with asyncio.TaskGroup() as tasks:
-            for host in connected:
-                tasks.create_task(self._bring_up_to_date(host, due[host], turns))
+        await on_each(connected, lambda host: self._bring_up_to_date(host, due[host]), at_once=_AT_ONCE)
 
-    async def _bring_up_to_date(
-        self, host: HostId, changed: set[tuple[str, str]] | None, turns: asyncio.Semaphore
-    ) -> None:
+    async def _bring_up_to_date(self, host: HostId, changed: set[tuple[str, str]] | None) -> None:
         try:
-            async with turns:
-                await self._send_what_differs(host, changed)
+            await self._send_what_differs(host, changed)
         except PileusError as refused:
             # It is compared anew: with the next change, or when it is back.
             self._sent.pop(host, None)

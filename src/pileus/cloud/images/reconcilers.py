@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from pileus.cloud.hosts.each import on_each
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES, ImageState
 from pileus.cloud.world import Hosts, Nothing
@@ -67,20 +68,15 @@ class DropImages:
         return {HostId(host.id) for host in self._state[HOSTS]}
 
     async def _look_at(self, hosts: set[HostId]) -> None:
-        turns = asyncio.Semaphore(_AT_ONCE)
-
         async def look(host: HostId) -> None:
-            async with turns:
-                try:
-                    await self._look(host)
-                except PileusError as why:
-                    if self._state.broken is not None:
-                        raise
-                    log.info("images of host not looked at", host=host, reason=why.detail)
+            try:
+                await self._look(host)
+            except PileusError as why:
+                if self._state.broken is not None:
+                    raise
+                log.info("images of host not looked at", host=host, reason=why.detail)
 
-        async with asyncio.TaskGroup() as tasks:
-            for host in sorted(hosts):
-                tasks.create_task(look(host))
+        await on_each(sorted(hosts), look, at_once=_AT_ONCE)
 
     async def _look(self, host: HostId) -> None:
         known = self._state[HOSTS].find(host)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from pileus.cloud.hosts.each import on_each
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.storagepools.model import STORAGE_BACKINGS, STORAGE_POOLS, served_by
 from pileus.cloud.storagepools.supply import Supplies
@@ -57,20 +58,16 @@ class ServePools:
 
     async def _round(self) -> None:
         due, self._due = self._due, set()
-        turns = asyncio.Semaphore(_AT_ONCE)
         refused: set[HostId] = set()
 
         async def tell(host: HostId) -> None:
-            async with turns:
-                try:
-                    await self._tell(host)
-                except PileusError as why:
-                    log.info("host does not serve its storage pools yet", host=host, reason=why.detail)
-                    refused.add(host)
+            try:
+                await self._tell(host)
+            except PileusError as why:
+                log.info("host does not serve its storage pools yet", host=host, reason=why.detail)
+                refused.add(host)
 
-        async with asyncio.TaskGroup() as tasks:
-            for host in sorted(due):
-                tasks.create_task(tell(host))
+        await on_each(sorted(due), tell, at_once=_AT_ONCE)
         if again := {host for host in refused if self._is_connected(host)}:
             await asyncio.sleep(_PAUSE_S)
             self._due |= again

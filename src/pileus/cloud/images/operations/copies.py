@@ -1,12 +1,12 @@
 """Where copies of an image are: asked of the hosts, which alone know."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from pileus.cloud.hosts.model import HOSTS, Host
+from pileus.cloud.hosts.each import on_each
+from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import Image
 from pileus.cloud.images.operations.noun import images
 from pileus.cloud.world import Hosts
@@ -46,21 +46,21 @@ class CopiesOfImage(msgspec.Struct, frozen=True, kw_only=True):
 async def copies(exchange: Exchange, image: Image) -> Answer:
     """Show which hosts keep copies of an image, what they take, and when they were last used."""
     agents: Hosts = exchange.services[Hosts]
-    turns = asyncio.Semaphore(_AT_ONCE)
+    names = {HostId(host.id): host.name for host in exchange.ask.state[HOSTS]}
+    found: list[CopyOnHost] = []
     not_known: dict[str, str] = {}
 
-    async def ask(host: Host) -> list[CopyOnHost]:
-        id = HostId(host.id)
+    async def look(host: HostId) -> None:
         try:
-            async with turns:
-                found = await agents.ask(id, Method.IMAGES_CACHED, Message(), ImageCopies, timeout_s=_ANSWER_S)
+            told = await agents.ask(host, Method.IMAGES_CACHED, Message(), ImageCopies, timeout_s=_ANSWER_S)
         except PileusError as why:
-            not_known[host.name] = why.detail
-            return []
-        return [CopyOnHost(host_id=id, host=host.name, copy=copy) for copy in found.images if copy.image == image.id]
+            not_known[names[host]] = why.detail
+            return
+        of_it = (copy for copy in told.images if copy.image == image.id)
+        found.extend(CopyOnHost(host_id=host, host=names[host], copy=copy) for copy in of_it)
 
-    found = await asyncio.gather(*(ask(host) for host in exchange.ask.state[HOSTS]))
-    copies = tuple(sorted((copy for each in found for copy in each), key=lambda each: (each.host, each.copy.pool)))
+    await on_each(names, look, at_once=_AT_ONCE)
+    copies = tuple(sorted(found, key=lambda each: (each.host, each.copy.pool)))
     shown = CopiesOfImage(
         image_id=ImageId(image.id),
         allocated_bytes=sum(each.copy.allocated_bytes for each in copies),

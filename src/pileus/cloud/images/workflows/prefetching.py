@@ -1,11 +1,10 @@
 """Bringing copies of an image to hosts before anything is made from it."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from pileus.cloud.hosts.each import on_each
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.specs import image_source
@@ -46,7 +45,7 @@ async def look(world: World, wish: PrefetchImage) -> tuple[HostId, ...]:
         if not any((copy.image, copy.pool) == (wish.image, wish.pool) for copy in found.images):
             lacking.append(host)
 
-    await _on_each(wish.hosts, one)
+    await on_each(wish.hosts, one, at_once=_AT_ONCE)
     return tuple(sorted(lacking))
 
 
@@ -67,7 +66,7 @@ async def bring(world: World, wish: PrefetchImage, lacking: tuple[HostId, ...]) 
         await world.hosts.ask(host, Method.IMAGE_BRING, wanted, Nothing, timeout_s=_BRING_S)
         told("", 1.0)
 
-    await _on_each(lacking, one)
+    await on_each(lacking, one, at_once=_AT_ONCE)
 
 
 @bring.undo
@@ -77,22 +76,4 @@ async def drop(world: World, wish: PrefetchImage, lacking: tuple[HostId, ...]) -
             no_more = ImagesDrop(images=(wish.image,))
             await world.hosts.ask(host, Method.IMAGES_DROP, no_more, Nothing, timeout_s=_ANSWER_S)
 
-    await _on_each(lacking, one)
-
-
-async def _on_each(hosts: tuple[HostId, ...], deed: Callable[[HostId], Coroutine[Any, Any, None]]) -> None:
-    """Do it on all of them, some at a time; the first that fails ends it."""
-    turns = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(host: HostId) -> None:
-        async with turns:
-            await deed(host)
-
-    tasks = [asyncio.ensure_future(one(host)) for host in hosts]
-    try:
-        for each in asyncio.as_completed(tasks):
-            await each
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await on_each(lacking, one, at_once=_AT_ONCE)
