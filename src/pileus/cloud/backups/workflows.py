@@ -12,7 +12,7 @@ import msgspec
 
 from pileus.cloud.backups.model import BACKUPS, Backup, BackupState, former
 from pileus.cloud.copies import copy_of
-from pileus.cloud.instances.workflows.hosting import BACKUP_S, ensure_disk, remove_disk
+from pileus.cloud.instances.workflows.hosting import WHOLE_DISK_S, ensure_disk, remove_disk
 from pileus.cloud.schedules.model import gone_with
 from pileus.cloud.snapshots.workflows import MERGE_S, TAKE_S, at_rest, named
 from pileus.cloud.volumes.model import VOLUMES, VolumeState
@@ -104,7 +104,7 @@ async def write_out(world: World, wish: OfBackup) -> BackupObserved:
         volumes=volumes,
         record=copy_of(world.state, backup),
     )
-    return await world.hosts.ask(backup.host_id, Method.BACKUP_ENSURE, spec, BackupObserved, timeout_s=BACKUP_S)
+    return await world.hosts.ask(backup.host_id, Method.BACKUP_ENSURE, spec, BackupObserved, timeout_s=WHOLE_DISK_S)
 
 
 @write_out.undo
@@ -153,7 +153,7 @@ def looked_through(state: State, wish: OfBackup) -> Changes:
 async def look_through(world: World, wish: OfBackup) -> BackupChecked:
     backup = world.state[BACKUPS].get(wish.backup)
     return await world.hosts.ask(
-        backup.host_id, Method.BACKUP_CHECK, _data_of(backup), BackupChecked, timeout_s=BACKUP_S
+        backup.host_id, Method.BACKUP_CHECK, _data_of(backup), BackupChecked, timeout_s=WHOLE_DISK_S
     )
 
 
@@ -218,7 +218,7 @@ def not_restored(state: State, wish: RestoreVolume) -> Changes:
 async def make_volume(world: World, wish: RestoreVolume) -> None:
     backup = world.state[BACKUPS].get(wish.backup)
     volume = world.state[VOLUMES].get(wish.volume)
-    await ensure_disk(world, volume, backup=backup.content_of(wish.source), timeout_s=BACKUP_S)
+    await ensure_disk(world, volume, backup=backup.content_of(wish.source), timeout_s=WHOLE_DISK_S)
 
 
 @make_volume.undo
@@ -297,7 +297,7 @@ async def _of_restore(world: World, wish: RestoreBackup, method: Method) -> None
         VolumeRestore(volume=each, backup=backup.content_of(each.id)) for each in named(world.state, backup.volume_ids)
     )
     body = BackupRestore(to=wish.to, volumes=volumes)
-    await world.hosts.ask(backup.host_id, method, body, Nothing, timeout_s=BACKUP_S)
+    await world.hosts.ask(backup.host_id, method, body, Nothing, timeout_s=WHOLE_DISK_S)
 
 
 def _data_of(backup: Backup) -> BackupOf:

@@ -8,7 +8,7 @@ import msgspec
 
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.specs import volumes_of
-from pileus.cloud.instances.workflows.hosting import GUEST_S, WIPE_S_PER_GIB, ensure_guest
+from pileus.cloud.instances.workflows.hosting import GUEST_S, WHOLE_DISK_S, WIPE_S_PER_GIB, ensure_guest
 from pileus.cloud.snapshots.workflows import at_rest
 from pileus.cloud.storagepools.model import named
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeLimits, VolumeState
@@ -18,9 +18,6 @@ from pileus.link.moves import VolumeMove, VolumeMoveCopy
 from pileus.link.records import Method
 from pileus.state.state import Change, State, put
 from pileus.workflow.workflow import Run, step_with, workflow
-
-COPY_S = 86_400.0
-"""How long a host may take to copy a volume."""
 
 
 class MoveVolume(msgspec.Struct, frozen=True):
@@ -60,7 +57,7 @@ async def copy_over(world: World, wish: MoveVolume) -> None:
     volume = world.state[VOLUMES].get(wish.volume)
     if volume.host_id is not None:
         body = VolumeMoveCopy(**msgspec.structs.asdict(_named(volume)))
-        await world.hosts.ask(volume.host_id, Method.MOVE_COPY, body, Nothing, timeout_s=COPY_S)
+        await world.hosts.ask(volume.host_id, Method.MOVE_COPY, body, Nothing, timeout_s=WHOLE_DISK_S)
 
 
 @copy_over.undo

@@ -27,8 +27,8 @@ from pileus.link.records import (
 
 COPY_S = 1800.0
 """How long a host may take to fetch and copy an image."""
-BACKUP_S = 86_400.0
-"""How long a host may take to write a backup, to read all of one, or to restore one."""
+WHOLE_DISK_S = 86_400.0
+"""How long a host may take to read or write all of a volume, however large: to back up, to restore, to move."""
 GUEST_S = 180.0
 """How long a host may take to start, change or stop a guest, or to enlarge or remove a disk."""
 MEMORY_S = 960.0

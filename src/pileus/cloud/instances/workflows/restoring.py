@@ -10,7 +10,7 @@ from pileus.cloud.instances.workflows.creation import (
     open_copies_for_use,
     start_guest,
 )
-from pileus.cloud.instances.workflows.hosting import BACKUP_S, ensure_disk, ensure_media
+from pileus.cloud.instances.workflows.hosting import WHOLE_DISK_S, ensure_disk, ensure_media
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.cloud.world import World
 from pileus.kernel.ids import BackupId
@@ -47,7 +47,7 @@ async def restore_disks(world: World, wish: CreateFromBackup) -> None:
     backup = world.state[BACKUPS].get(wish.backup)
     for new, source in wish.copies:
         volume = world.state[VOLUMES].get(new)
-        await ensure_disk(world, volume, backup=backup.content_of(source), timeout_s=BACKUP_S)
+        await ensure_disk(world, volume, backup=backup.content_of(source), timeout_s=WHOLE_DISK_S)
     await ensure_media(world, world.state[INSTANCES].get(wish.instance))
 
 
