@@ -28,8 +28,13 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             Path(beside).unlink()
         raise
     # The new name is durable only when the folder is.
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk. Blocking."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

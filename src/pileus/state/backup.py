@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pileus.kernel.errors import Conflict, NotFound
+from pileus.kernel.files import sync_folder
 from pileus.state.rows import Damaged
 from pileus.state.schema import APPLICATION_ID, SQLITE, check_version, read_as_newest, upgrade_sqlite
-from pileus.state.sqlitefile import check_structure, connect, plain_errors, sole_use, sync_folder
+from pileus.state.sqlitefile import check_structure, connect, plain_errors, sole_use
 
 _RESTORED = "state.db.restored"
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from pileus.kernel.errors import Unavailable
+from pileus.kernel.files import sync_folder
 from pileus.state.backup import copy, finish_restore, restore_sqlite
 from pileus.state.rows import (
     EVENT_COLUMNS,
@@ -33,7 +34,7 @@ from pileus.state.rows import (
     wanted,
 )
 from pileus.state.schema import upgrade_sqlite
-from pileus.state.sqlitefile import check_structure, connect, plain_errors, sole_use, sync_folder
+from pileus.state.sqlitefile import check_structure, connect, plain_errors, sole_use
 from pileus.state.store import Deposed, Event, EventFilter, StoredRecord
 
 _T = TypeVar("_T")

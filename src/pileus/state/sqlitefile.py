@@ -73,12 +73,3 @@ def sole_use(data: Path) -> Generator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names of its files on disk."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -31,7 +31,7 @@ from pileus.agent.storage.directory_layers import DirectoryLayering
 from pileus.agent.storage.directory_moving import DirectoryMoving
 from pileus.agent.storage.directory_packing import DirectoryPacking
 from pileus.agent.storage.directory_room import DirectoryRoom
-from pileus.agent.storage.files import assemble, in_thread, publish, resize, stoppable, sync_folder
+from pileus.agent.storage.files import assemble, in_thread, publish, resize, stoppable
 from pileus.agent.storage.layers import BASE
 from pileus.agent.storage.port import (
     CachedImage,
@@ -49,6 +49,7 @@ from pileus.agent.storage.volumefolder import Note, VolumeFolder
 from pileus.agent.storage.wiping import wipe_folder
 from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound, PileusError, Unavailable
+from pileus.kernel.files import sync_folder
 from pileus.kernel.ids import ImageId, VolumeId, check_id, is_id
 from pileus.kernel.units import size_text
 from pileus.link.records import ImageSource, PoolUse, VolumeCopy, VolumeObserved, VolumeSpec

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from pileus.agent.storage.port import Pieces
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
+from pileus.kernel.files import sync_folder
 from pileus.kernel.units import MIB
 
 T = TypeVar("T")
@@ -98,12 +99,3 @@ def publish(made: Path, place: Path) -> None:
     sync_folder(made)
     made.rename(place)
     sync_folder(place.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk. Blocking."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pileus.agent.storage.files import in_thread, sync_folder
+from pileus.agent.storage.files import in_thread
+from pileus.kernel.files import sync_folder
 from pileus.kernel.ids import new_id
 
 

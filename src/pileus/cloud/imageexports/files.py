@@ -10,7 +10,6 @@ The folder shares its file system with the images. An export is made by qemu-img
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Callable, Container
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Final
 
 import msgspec
 
-from pileus.agent.storage.files import digest_of, sync_folder
+from pileus.agent.storage.files import digest_of
 from pileus.agent.turns import Turns
-from pileus.cloud.images.files import DiskTools, ImageFiles, sent
+from pileus.cloud.images.files import DiskTools, ImageFiles, allocated, move, remove, sent
 from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import NotFound
@@ -98,7 +97,7 @@ class ExportFiles:
                         told=lambda fraction: told("converting", fraction),
                     )
                     async with self._turn:
-                        await asyncio.to_thread(_publish, made, place)
+                        await asyncio.to_thread(move, made, place)
                 finally:
                     await asyncio.to_thread(_unlink, source, made)
             sha256 = await digest_of(place, lambda fraction: told("checking what was converted", fraction))
@@ -136,7 +135,7 @@ class ExportFiles:
 
     async def taken(self) -> int:
         """Bytes that exports take."""
-        return await asyncio.to_thread(lambda: sum(_allocated(each) for each in self._folder.iterdir()))
+        return await asyncio.to_thread(lambda: sum(allocated(each) for each in self._folder.iterdir()))
 
     async def keep_only(self, wanted: Callable[[], Container[str]]) -> None:
         """Remove what is of none of these exports, and what a controller that died has left of one."""
@@ -148,10 +147,7 @@ class ExportFiles:
             id, _, rest = each.name.partition(".")
             if self._turns.busy(id) or (not rest and id in wanted):
                 continue
-            if each.is_dir():
-                shutil.rmtree(each, ignore_errors=True)
-            else:
-                each.unlink(missing_ok=True)
+            remove(each)
 
 
 def _link(image: Path, source: Path) -> None:
@@ -162,18 +158,6 @@ def _link(image: Path, source: Path) -> None:
         raise NotFound("the image has no data here any more") from None
 
 
-def _publish(made: Path, place: Path) -> None:
-    made.replace(place)
-    sync_folder(place.parent)
-
-
 def _unlink(*files: Path) -> None:
     for each in files:
         each.unlink(missing_ok=True)
-
-
-def _allocated(path: Path) -> int:
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0

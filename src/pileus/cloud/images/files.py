@@ -29,6 +29,7 @@ from pileus.diskimages.headers import AS_THEY_ARE, DiskFormat
 from pileus.diskimages.qemuimg import Told
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Invalid, NoRoom, NotFound, PileusError, QuotaExceeded
+from pileus.kernel.files import sync_folder
 from pileus.kernel.ids import ImageId, new_id
 from pileus.kernel.units import GIB, MIB, size_text
 
@@ -91,7 +92,7 @@ class Arriving:
 
     async def place(self) -> None:
         """Have it under its id, on disk."""
-        await asyncio.to_thread(_move, self._file, self._place)
+        await asyncio.to_thread(move, self._file, self._place)
         self.placed = True
 
     async def withdraw(self) -> None:
@@ -234,7 +235,7 @@ class ImageFiles:
             os.utime(opened, (now, now))
         finally:
             os.close(opened)
-        _sync_folder(part.parent)
+        sync_folder(part.parent)
 
     def touched_at(self, id: ImageId) -> datetime | None:
         """When something arrived of an image last, if anything has."""
@@ -332,9 +333,9 @@ class ImageFiles:
         images = arriving = 0
         for each in self._folder.iterdir():
             if each.suffix:
-                arriving += _allocated(each)
+                arriving += allocated(each)
             else:
-                images += _allocated(each)
+                images += allocated(each)
         return Space(
             total_bytes=system.f_blocks * system.f_frsize,
             free_bytes=system.f_bavail * system.f_frsize,
@@ -366,7 +367,7 @@ class ImageFiles:
             wanted = id in (arriving if f".{rest}" in (_PART, _READY) else whole if not rest else ())
             if wanted or each.name in self._arriving or self._turns.busy(id):
                 continue
-            _remove(each)
+            remove(each)
             gone.append(each.name)
             if f".{rest}" == _PART:
                 self._arrived.pop(id, None)
@@ -432,21 +433,14 @@ def _place(part: Path, ready: Path, place: Path) -> None:
     elif not place.exists():
         raise Conflict("what had arrived of the image is gone: upload it again")
     place.chmod(0o600)
-    _sync_folder(place.parent)
+    sync_folder(place.parent)
 
 
-def _move(file: Path, place: Path) -> None:
+def move(file: Path, place: Path) -> None:
+    """Have a file in its place, on disk, in one step. Blocking."""
     file.replace(place)
     # The new name is durable only when the folder is.
-    _sync_folder(place.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(place.parent)
 
 
 def _sync(file: BufferedWriter) -> None:
@@ -461,14 +455,16 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _allocated(path: Path) -> int:
+def allocated(path: Path) -> int:
+    """Bytes that a file takes, if it is there. Blocking."""
     try:
         return path.stat().st_blocks * 512
     except FileNotFoundError:
         return 0
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Have a file or folder no more, if it is there. Blocking."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
