@@ -1,15 +1,6 @@
-"""The view of all hosts that is kept incrementally, and the choice of a host from it.
+"""All hosts with what is promised on them, kept in step with the records; who is to have the next instance, and why.
 
-What may be preferred comes in this order, each only among the equals of the one before:
-
-1. hosts that carry no gateway and no load balancer;
-2. for a member of a group, what the group's policy wishes: the fewest members in the failure domain, or the most;
-3. the fewest instances of the project (scatter);
-4. the lightest load, in steps of 1/256 (`LOAD_STEPS`);
-5. the host whose id sorts last, so that the same fleet always gives the same answer.
-
-All of these are sets of hosts held as integers (see `bitsets`), so that a choice costs some twenty operations on
-them, not a loop over the hosts. A fleet does no I/O and belongs to one thread.
+A fleet does no I/O and belongs to one thread.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,70 +10,19 @@ from operator import attrgetter, itemgetter
 import msgspec
 
 from pileus.kernel.errors import NoCapacity
-from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
+from pileus.kernel.ids import HostId, PoolId
 from pileus.scheduler.advice import advise
-from pileus.scheduler.bitsets import BitSliced, bitset
-from pileus.scheduler.ledger import HostLedger, Tally
-from pileus.scheduler.model import (
-    Capacity,
-    Demand,
-    Domain,
-    GroupDemand,
-    GroupPolicy,
-    HostView,
-    Load,
-    Placement,
-    Weights,
-)
+from pileus.scheduler.index import TOGETHER, HostIndex
+from pileus.scheduler.ledger import HostLedger
+from pileus.scheduler.model import Capacity, Demand, Domain, HostView, Load, Placement, Weights
 from pileus.scheduler.verdicts import Hindrance, Kin, Verdict, judge
 
 DEFAULT_WEIGHTS = Weights()
-HARD = frozenset({GroupPolicy.AFFINITY, GroupPolicy.ANTI_AFFINITY})
-TOGETHER = frozenset({GroupPolicy.AFFINITY, GroupPolicy.SOFT_AFFINITY})
 
-_SHAPES_KEPT = 128
-"""How many different demands are remembered with the hosts that have room for them."""
-_MISSES_ALLOWED = 16
-"""After so many full hosts in a row, all hosts are gone through at once."""
 _REASONS_GIVEN = 50
 """A refusal names no more hosts than this; `explain` names all."""
 _HOSTS_JUDGED = 200
 """A refusal and its advice look closely at no more hosts than this: it must be cheap in a large and full fleet, too."""
-
-
-ShapeKey = tuple[PoolId, str | None, frozenset[str], str, int, int, int]
-
-
-class Shape:
-    """The hosts that may have room for demands of one size and kind.
-
-    Which hosts are full is noticed when one is chosen in vain, and forgotten when something leaves it: keeping it exact
-    for every size in use would make each promise as dear as there are sizes.
-    """
-
-    __slots__ = ("full", "hosts", "size")
-
-    def __init__(self, hosts: int, demand: Demand) -> None:
-        self.hosts = hosts
-        self.full: set[HostLedger] = set()
-        self.size = demand.vcpus, demand.memory_mib, demand.disk_mib, demand.storage_pool
-
-    def leave_out(self, host: HostLedger) -> None:
-        self.hosts ^= host.bit
-        self.full.add(host)
-        host.left_out = True
-
-    def sift(self, hosts: Iterable[HostLedger]) -> None:
-        """Leave out all at once that have no room."""
-        for host in hosts:
-            if self.hosts & host.bit and not host.has_room(*self.size):
-                self.leave_out(host)
-
-    def take_back(self, host: HostLedger) -> None:
-        """Count on a host again from which something has left, if it has room now."""
-        if host in self.full and host.has_room(*self.size):
-            self.full.remove(host)
-            self.hosts |= host.bit
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,26 +44,15 @@ class Fleet:
         self._hosts: dict[HostId, HostLedger] = {}
         self._strangers: set[HostId] = set()
         self._claims: dict[str, HostLedger] = {}
-        self._projects: dict[ProjectId, Tally] = {}
-        self._groups: dict[ServerGroupId, dict[Domain, Tally]] = {}
-        self._indexed = False
-        self._order: list[HostLedger] = []
-        self._room_for_hosts = 0
-        self._universe = 0
-        self._loads = BitSliced(0)
-        self._unburdened = 0
-        self._domains: dict[tuple[Domain, str], int] = {}
-        self._kinds: dict[tuple[PoolId, str | None, frozenset[str], str], int] = {}
-        self._shapes: dict[ShapeKey, Shape] = {}
+        self._index = HostIndex(self._hosts)
 
     def copy(self) -> "Fleet":
         """A fleet of its own, to ask what would be if."""
         twin = Fleet(self._weights)
-        twin._hosts = {id: host.copy() for id, host in self._hosts.items()}
+        twin._hosts.update((id, host.copy()) for id, host in self._hosts.items())
         twin._strangers = self._strangers.copy()
         twin._claims = {claim: twin._hosts[host.view.id] for claim, host in self._claims.items()}
-        twin._projects = {project: tally.copy() for project, tally in self._projects.items()}
-        twin._groups = {group: {Domain.HOST: tallies[Domain.HOST].copy()} for group, tallies in self._groups.items()}
+        twin._index = self._index.copy(twin._hosts)
         return twin
 
     # What is
@@ -138,13 +67,7 @@ class Fleet:
             before = host.step
             moved = any(host.view.domain(kind) != view.domain(kind) for kind in Domain)
             host.describe(view)
-            if self._indexed:
-                self._loads.move(host.bit, before, host.step)
-                self._unburdened &= ~host.bit
-                self._unburdened |= 0 if view.roles else host.bit
-                self._forget_fitting()
-                if moved:
-                    self._forget_domains()
+            self._index.describe(host, before, moved=moved)
 
     def remove_host(self, id: HostId) -> None:
         """Forget a host and its load. What is promised there counts again if it comes back, unless released before."""
@@ -157,8 +80,7 @@ class Fleet:
         else:
             del self._hosts[id]
             self._strangers.discard(id)
-            self._forget_fitting()
-            self._forget_domains()
+            self._index.remove()
 
     def report(self, host: HostId, load: Load) -> None:
         """Take a host's measured load. A host that is not known is passed over: its next report comes soon."""
@@ -180,29 +102,24 @@ class Fleet:
             ledger = HostLedger(_unknown(host), self._weights)
             self._add(ledger)
             self._strangers.add(host)
-        if not self._indexed:
-            self._index()
+        self._index.refresh()
         self._claims[claim] = ledger
         before = ledger.step
         ledger.take(claim, demand)
-        self._count(ledger, before, demand, 1)
+        self._index.count(ledger, before, demand, 1)
 
     def release(self, claim: str) -> None:
         """Give back what was promised under this id, if anything is."""
         ledger = self._claims.pop(claim, None)
         if ledger is None:
             return
-        if not self._indexed:
-            self._index()
+        self._index.refresh()
         before = ledger.step
         demand = ledger.give_back(claim)
-        self._count(ledger, before, demand, -1)
+        self._index.count(ledger, before, demand, -1)
         if ledger.id in self._strangers and not ledger.claims:
             self.remove_host(ledger.id)
-        if ledger.left_out:
-            for shape in self._shapes.values():
-                shape.take_back(ledger)
-            ledger.left_out = any(ledger in shape.full for shape in self._shapes.values())
+        self._index.take_back(ledger)
 
     # What would be best
 
@@ -212,7 +129,7 @@ class Fleet:
         Raises:
             NoCapacity: No host fits; with the reason per host and the smallest changes that would help.
         """
-        host = self._choose(demand)
+        host = self._index.choose(demand)
         if host is None:
             raise self._refusal(demand)
         return Placement(host=host.id, name=host.view.name, load=host.load)
@@ -265,63 +182,16 @@ class Fleet:
     def _judge(self, demand: Demand, hosts: Iterable[HostLedger]) -> list[Verdict]:
         group = demand.group
         domain = group.domain if group is not None else Domain.HOST
-        tally = self._tally(group) if group is not None else None
-        members = tally.members if tally is not None else {}
+        members = self._index.in_group(group)
         anywhere = sum(members.values())
-        family = self._projects.get(demand.project)
+        family = self._index.in_project(demand.project)
         judged: list[tuple[tuple[float, ...], Verdict]] = []
         for host in sorted(hosts, key=attrgetter("id"), reverse=True):
             kin = Kin(members.get(host.view.domain(domain), 0), anywhere)
-            in_project = family.members.get(host.id, 0) if family is not None else 0
-            verdict = judge(demand, host, kin, in_project=in_project)
+            verdict = judge(demand, host, kin, in_project=family.get(host.id, 0))
             judged.append((_rank(demand, verdict, host.step), verdict))
         judged.sort(key=itemgetter(0))
         return [verdict for _, verdict in judged]
-
-    def _choose(self, demand: Demand) -> HostLedger | None:
-        if not self._indexed:
-            self._index()
-        vcpus, memory_mib, disk_mib = demand.vcpus, demand.memory_mib, demand.disk_mib
-        key = (demand.pool, demand.zone, demand.traits, demand.storage_pool, vcpus, memory_mib, disk_mib)
-        shape = self._shapes.get(key) or self._shape(key, demand)
-        family = self._projects.get(demand.project)
-        group = demand.group
-        named = demand.only or demand.excluded or group is not None
-        misses = 0
-        while allowed := self._allowed(shape.hosts, demand) if named else shape.hosts:
-            best = allowed & self._unburdened or allowed
-            if group is not None:
-                best = self._wished(best, group)
-            if family is not None:
-                best = family.numbers.least(best)
-            best = self._loads.least(best)
-            host = self._order[best.bit_length() - 1]
-            if host.has_room(vcpus, memory_mib, disk_mib, demand.storage_pool):
-                return host
-            shape.leave_out(host)
-            misses += 1
-            if misses == _MISSES_ALLOWED:
-                shape.sift(self._hosts.values())
-        return None
-
-    def _allowed(self, hosts: int, demand: Demand) -> int:
-        """Those of `hosts` that the demand names and its group insists on."""
-        if demand.only:
-            hosts &= self._named(demand.only)
-        if demand.excluded:
-            hosts ^= hosts & self._named(demand.excluded)
-        group = demand.group
-        if group is not None and group.policy in HARD and (tally := self._tally(group)) is not None:
-            free_of_it = tally.numbers.none(hosts)
-            hosts = free_of_it if group.policy is GroupPolicy.ANTI_AFFINITY else hosts ^ free_of_it
-        return hosts
-
-    def _wished(self, hosts: int, group: GroupDemand) -> int:
-        """Those of `hosts` that suit the group best."""
-        tally = self._tally(group)
-        if tally is None:
-            return hosts
-        return tally.numbers.most(hosts) if group.policy in TOGETHER else tally.numbers.least(hosts)
 
     def _refusal(self, demand: Demand) -> NoCapacity:
         in_pool = [host for host in self._hosts.values() if host.view.pool == demand.pool]
@@ -335,136 +205,19 @@ class Fleet:
             because={verdict.host.name: verdict.words for verdict in verdicts[:_REASONS_GIVEN]},
         )
 
-    # The index: everything below is derived and can be made anew
-
-    def _index(self) -> None:
-        """Give every host a place by the order of ids, and write all sets anew."""
-        size = len(self._hosts) + max(64, len(self._hosts) // 8)
-        self._room_for_hosts, self._universe = size, (1 << size) - 1
-        self._order.clear()
-        self._loads, self._unburdened = BitSliced(self._universe), 0
-        for id in sorted(self._hosts):
-            self._seat(self._hosts[id])
-        for tally in self._projects.values():
-            tally.renumber(self._universe, self._hosts)
-        for tallies in self._groups.values():
-            tallies[Domain.HOST].renumber(self._universe, self._hosts)
-        self._forget_fitting()
-        self._forget_domains()
-        self._indexed = True
-
     def _add(self, host: HostLedger) -> None:
-        id = host.view.id
-        self._hosts[id] = host
-        if not self._indexed:
-            return
-        self._forget_fitting()
-        self._forget_domains()
-        if len(self._order) < self._room_for_hosts and (not self._order or id > self._order[-1].id):
-            self._seat(host)
-        else:
-            self._indexed = False
-
-    def _seat(self, host: HostLedger) -> None:
-        host.slot = len(self._order)
-        self._order.append(host)
-        self._loads.move(host.bit, 0, host.step)
-        self._unburdened |= 0 if host.view.roles else host.bit
+        self._hosts[host.id] = host
+        self._index.add(host)
 
     def _reported(self, host: HostLedger, load: Load | None) -> None:
         before = host.step
         host.report(load)
-        if self._indexed and host.step != before:
-            self._loads.move(host.bit, before, host.step)
-
-    def _count(self, host: HostLedger, before: int, demand: Demand, number: int) -> None:
-        """Count an instance in (or out of) its host's load, which was `before`, its project and its group."""
-        bit = 1 << host.slot
-        if host.step != before:
-            self._loads.move(bit, before, host.step)
-        family = self._projects.get(demand.project)
-        if family is None:
-            family = self._projects[demand.project] = Tally(self._universe)
-        family.add(host.id, bit, number)
-        if not family.members:
-            del self._projects[demand.project]
-        if demand.group is None:
-            return
-        tallies = self._groups.get(demand.group.id)
-        if tallies is None:
-            tallies = self._groups[demand.group.id] = {Domain.HOST: Tally(self._universe)}
-        for domain, tally in tallies.items():
-            tally.add(host.view.domain(domain), self._hosts_of(domain, host), number)
-        if not tallies[Domain.HOST].members:
-            del self._groups[demand.group.id]
-
-    def _tally(self, group: GroupDemand) -> Tally | None:
-        """Where the group's members are, by the domain that it asks for; None if it has none."""
-        if not self._indexed:
-            self._index()
-        tallies = self._groups.get(group.id)
-        if tallies is None:
-            return None
-        tally = tallies.get(group.domain)
-        if tally is None:
-            tally = tallies[group.domain] = Tally(self._universe)
-            for id, number in tallies[Domain.HOST].members.items():
-                host = self._hosts[HostId(id)]
-                tally.add(host.view.domain(group.domain), self._hosts_of(group.domain, host), number)
-        return tally
-
-    def _hosts_of(self, domain: Domain, host: HostLedger) -> int:
-        """All hosts in the same failure domain."""
-        if domain is Domain.HOST:
-            return host.bit
-        key = domain, host.view.domain(domain)
-        found = self._domains.get(key)
-        if found is None:
-            alike = (other.slot for other in self._hosts.values() if other.view.domain(domain) == key[1])
-            found = self._domains[key] = bitset(alike, self._room_for_hosts)
-        return found
-
-    def _named(self, hosts: frozenset[HostId]) -> int:
-        return bitset((self._hosts[id].slot for id in hosts if id in self._hosts), self._room_for_hosts)
-
-    def _shape(self, key: ShapeKey, demand: Demand) -> Shape:
-        if len(self._shapes) >= _SHAPES_KEPT:
-            del self._shapes[next(iter(self._shapes))]
-        kind = demand.pool, demand.zone, demand.traits, demand.storage_pool
-        if kind not in self._kinds:
-            if len(self._kinds) >= _SHAPES_KEPT:
-                del self._kinds[next(iter(self._kinds))]
-            suitable = (host.slot for host in self._hosts.values() if _suits(host.view, demand))
-            self._kinds[kind] = bitset(suitable, self._room_for_hosts)
-        shape = self._shapes[key] = Shape(self._kinds[kind], demand)
-        return shape
-
-    def _forget_fitting(self) -> None:
-        self._kinds.clear()
-        self._shapes.clear()
-
-    def _forget_domains(self) -> None:
-        if self._domains:
-            self._domains.clear()
-            for tallies in self._groups.values():
-                for domain in tallies.keys() - {Domain.HOST}:
-                    del tallies[domain]
+        self._index.weigh(host, before)
 
 
 def _would_help(demand: Demand, verdicts: Sequence[Verdict]) -> str:
     advice = advise(demand, verdicts)
     return "; it would fit: " + ", or ".join(each.words for each in advice) if advice else ""
-
-
-def _suits(view: HostView, demand: Demand) -> bool:
-    """What decides apart from room, names and groups."""
-    return (
-        view.pool == demand.pool
-        and view.out_of_service is None
-        and (demand.zone is None or view.zone == demand.zone)
-        and demand.traits <= view.traits
-        and (not demand.storage_pool or demand.storage_pool in view.storage)
-    )
 
 
 def _misses_by(demand: Demand, host: HostLedger) -> float:
@@ -484,7 +237,7 @@ def _misses_by(demand: Demand, host: HostLedger) -> float:
 
 
 def _rank(demand: Demand, verdict: Verdict, step: int) -> tuple[float, ...]:
-    """The lower, the better: the order of preference of this module, below it the misses by how near they are."""
+    """The lower, the better: the order of preference of `index`, below it the misses by how near they are."""
     if not verdict.fits:
         lacking = max(demand.vcpus - verdict.free.vcpus, 0) / max(demand.vcpus, 1)
         lacking += max(demand.memory_mib - verdict.free.memory_mib, 0) / max(demand.memory_mib, 1)

@@ -57,7 +57,7 @@ class HostLedger:
         self.load = 0.0
         self.step = 0
         self.slot = -1
-        """Which bit stands for the host; given by the fleet."""
+        """Which bit stands for the host; given by the index."""
         self.left_out = False
         """Whether a set of hosts with room is without this one because it was found full."""
         self._weights = weights
