@@ -14,7 +14,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
 from pileus.kernel.programs import run
-from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
+from pileus.link.guests import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
 
 WITHIN_S = 180.0
 PROMPT = b":~# "

@@ -32,7 +32,7 @@ from pileus.agent.network.port import MetadataListener, Plug
 from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
 from pileus.kernel.programs import run
-from pileus.link.records import NicSpec, PortTraffic
+from pileus.link.guests import NicSpec, PortTraffic
 from pileus.machine.ovnprefix import OvnPrograms
 from pileus.testing.contracts.network import Echo
 

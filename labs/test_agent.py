@@ -22,19 +22,10 @@ from pileus.kernel.clock import SystemClock
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import (
-    FirstBoot,
-    GuestDisk,
-    GuestObserved,
-    GuestRemoval,
-    GuestSpec,
-    ImageSource,
-    NicSpec,
-    Power,
-    Progress,
-    VolumeRemoval,
-    VolumeSpec,
-)
+from pileus.link.guests import FirstBoot, GuestDisk, GuestObserved, GuestRemoval, GuestSpec, NicSpec, Power
+from pileus.link.images import ImageSource
+from pileus.link.messages import Progress
+from pileus.link.volumes import VolumeRemoval, VolumeSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"agent lab: {missing()}")]
 

@@ -15,8 +15,9 @@ from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import BackupId, ProjectId, SnapshotId, VolumeId, new_id
 from pileus.kernel.units import MIB
 from pileus.link.backups import BackupObserved, BackupOf, BackupRestore, BackupSpec, VolumeRestore, VolumeToBackUp
-from pileus.link.records import Power, VolumeBackup, VolumeSpec
+from pileus.link.guests import Power
 from pileus.link.snapshots import SnapshotRemoval, SnapshotSpec, VolumeOf
+from pileus.link.volumes import VolumeBackup, VolumeSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"backup lab: {missing()}")]
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.storage.port import DiskSource
-from pileus.link.records import FirstBoot
+from pileus.link.guests import FirstBoot
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 

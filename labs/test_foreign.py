@@ -19,7 +19,7 @@ from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
 from pileus.link.foreign import ForeignDisk, ForeignGuest
-from pileus.link.records import FirstBoot, GuestDisk, GuestLimits, GuestSpec, Leaving, NicSpec, Power
+from pileus.link.guests import FirstBoot, GuestDisk, GuestLimits, GuestSpec, Leaving, NicSpec, Power
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"foreign guests lab: {missing()}")]
 

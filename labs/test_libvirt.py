@@ -24,7 +24,7 @@ from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import GIB, MIB
-from pileus.link.records import FirstBoot, GuestDisk, GuestLimits, GuestSpec, NicSpec, Power
+from pileus.link.guests import FirstBoot, GuestDisk, GuestLimits, GuestSpec, NicSpec, Power
 from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged, Reads
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]

@@ -18,7 +18,7 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import InstanceId, ProjectId, VolumeId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import FirstBoot, GuestDisk, GuestSpec, Power
+from pileus.link.guests import FirstBoot, GuestDisk, GuestSpec, Power
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 

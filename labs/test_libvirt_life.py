@@ -8,7 +8,7 @@ from libvirt_host import LibvirtHost, missing
 
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.hypervisor.port import GuestState
-from pileus.link.records import Watchdog
+from pileus.link.guests import Watchdog
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 

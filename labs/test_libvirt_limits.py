@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.kernel.units import MIB
-from pileus.link.records import DiskLimits, GuestLimits
+from pileus.link.guests import DiskLimits, GuestLimits
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 

@@ -11,7 +11,7 @@ from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import PortId, new_id
-from pileus.link.records import NicSpec
+from pileus.link.guests import NicSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 

@@ -16,7 +16,8 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import ImageId, VolumeId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import GuestDisk, ImageSource
+from pileus.link.guests import GuestDisk
+from pileus.link.images import ImageSource
 from pileus.link.templates import FRAMES, TO_BE_GIVEN, GuestTemplate
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]

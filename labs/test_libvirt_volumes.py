@@ -11,7 +11,8 @@ from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.storage.directory import DirectoryPool
 from pileus.kernel.ids import VolumeId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import GuestDisk, VolumeSpec
+from pileus.link.guests import GuestDisk
+from pileus.link.volumes import VolumeSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 

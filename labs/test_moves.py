@@ -15,8 +15,9 @@ from test_snapshots import READ, WRITE, Subject, booted, nobody
 from pileus.agent.agent import Agent
 from pileus.kernel.ids import SnapshotId, VolumeId, new_id
 from pileus.kernel.units import MIB
+from pileus.link.consoles import ConsoleRequest
+from pileus.link.guests import Power
 from pileus.link.moves import VolumeMove
-from pileus.link.records import ConsoleRequest, Power
 from pileus.link.snapshots import SnapshotRemoval, SnapshotSpec, VolumeOf
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"moves lab: {missing()}")]

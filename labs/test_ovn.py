@@ -37,7 +37,7 @@ from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.ids import HostId, InstanceId, NetworkId, PortId
 from pileus.kernel.programs import run
-from pileus.link.records import NicSpec
+from pileus.link.guests import NicSpec
 from pileus.ovn.northbound import OvnNorthbound
 from pileus.ovn.ovsdb import Json, Ovsdb
 from pileus.ovn.projection import project_everything

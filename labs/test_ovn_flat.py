@@ -20,7 +20,7 @@ from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import NetworkId, PortId
 from pileus.kernel.programs import run
-from pileus.link.records import NicSpec
+from pileus.link.guests import NicSpec
 from pileus.ovn.view import NetworkRecord
 from pileus.testing.contracts.network import Echo
 from pileus.testing.networks import group, port, rule, subnet, vpc

@@ -14,7 +14,7 @@ from pileus.cloud.networks.model import Ipv6Mode, Port
 from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import NetworkId, PortId
-from pileus.link.records import NicSpec
+from pileus.link.guests import NicSpec
 from pileus.ovn.view import NetworkRecord
 from pileus.testing.contracts.network import Echo
 from pileus.testing.networks import group, port, router, rule, subnet, vpc

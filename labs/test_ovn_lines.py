@@ -17,7 +17,7 @@ from pileus.cloud.networks.model import Ipv6Mode, NetworkKind, Router
 from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import HostId, NetworkId, PortId
-from pileus.link.records import NicSpec
+from pileus.link.guests import NicSpec
 from pileus.ovn.ovsdb import Ovsdb
 from pileus.ovn.rows import TABLES, facts_read, selections
 from pileus.ovn.view import NetworkRecord

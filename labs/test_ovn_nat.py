@@ -15,7 +15,7 @@ from pileus.agent.network.ovn_namespace import within
 from pileus.cloud.networks.model import NetworkKind, Port
 from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.ids import HostId, NetworkId, PortId
-from pileus.link.records import NicSpec, PortTraffic
+from pileus.link.guests import NicSpec, PortTraffic
 from pileus.ovn.view import NetworkRecord
 from pileus.testing.contracts.network import Echo
 from pileus.testing.networks import floating_ip, forwarding, group, port, router, rule, snat_rule, subnet, vpc

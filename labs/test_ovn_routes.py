@@ -12,7 +12,7 @@ from pileus.cloud.networks.model import Ipv6Mode, Port
 from pileus.cloud.securitygroups.model import Direction
 from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import PortId
-from pileus.link.records import NicSpec
+from pileus.link.guests import NicSpec
 from pileus.ovn.view import NetworkRecord
 from pileus.testing.networks import group, peering, port, router, rule, subnet, vpc
 

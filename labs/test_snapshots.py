@@ -17,18 +17,11 @@ from pileus.agent.storage.directory import DirectoryPool
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, SnapshotId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
-from pileus.link.records import (
-    ConsoleRequest,
-    FirstBoot,
-    GuestDisk,
-    GuestSpec,
-    NicSpec,
-    Power,
-    Progress,
-    VolumeCopy,
-    VolumeSpec,
-)
+from pileus.link.consoles import ConsoleRequest
+from pileus.link.guests import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
+from pileus.link.messages import Progress
 from pileus.link.snapshots import Consistency, SnapshotRemoval, SnapshotRevert, SnapshotSpec, VolumeOf
+from pileus.link.volumes import VolumeCopy, VolumeSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"snapshot lab: {missing()}")]
 

@@ -23,9 +23,10 @@ from pileus.kernel.ids import BackupId, ProjectId, SnapshotId, StoragePoolId, Vo
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
 from pileus.link.backups import BackupSpec, VolumeToBackUp
-from pileus.link.records import PoolObserved, Progress, VolumeBackup, VolumeSpec
+from pileus.link.messages import Progress
 from pileus.link.snapshots import SnapshotSpec, VolumeOf
-from pileus.link.storagepools import DirectoryBacking, StoragePools, StoragePoolSpec
+from pileus.link.storagepools import DirectoryBacking, PoolObserved, StoragePools, StoragePoolSpec
+from pileus.link.volumes import VolumeBackup, VolumeSpec
 
 pytestmark = [
     pytest.mark.lab,

@@ -20,17 +20,10 @@ from pileus.agent.storage.simulated import SimulatedBackings, SimulatedStorage
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.ids import ImageId, InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
 from pileus.kernel.units import GIB
-from pileus.link.records import (
-    FirstBoot,
-    GuestDisk,
-    GuestObserved,
-    GuestSpec,
-    ImageSource,
-    NicSpec,
-    Power,
-    Progress,
-    VolumeSpec,
-)
+from pileus.link.guests import FirstBoot, GuestDisk, GuestObserved, GuestSpec, NicSpec, Power
+from pileus.link.images import ImageSource
+from pileus.link.messages import Progress
+from pileus.link.volumes import VolumeSpec
 
 IMAGE = b"a small image" * 1000
 

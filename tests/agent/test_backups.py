@@ -27,8 +27,10 @@ from pileus.kernel.ids import BackupId, ProjectId, SnapshotId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import KIB, MIB
 from pileus.link.backups import BackupObserved, BackupOf, BackupRestore, BackupSpec, VolumeRestore, VolumeToBackUp
-from pileus.link.records import ImageSource, Progress, VolumeBackup, VolumeSpec
+from pileus.link.images import ImageSource
+from pileus.link.messages import Progress
 from pileus.link.snapshots import SnapshotRemoval, SnapshotRevert, SnapshotSpec, VolumeOf
+from pileus.link.volumes import VolumeBackup, VolumeSpec
 from pileus.testing.contracts.backups import BackupPlaceContract
 
 needs_qemu = pytest.mark.skipif(

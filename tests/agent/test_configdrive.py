@@ -11,7 +11,7 @@ from pileus.agent.agent import Agent
 from pileus.agent.configdrive import image
 from pileus.agent.metadata import Metadata, files
 from pileus.kernel.errors import Unavailable
-from pileus.link.records import FirstBoot, GuestRemoval, GuestSpec, Power
+from pileus.link.guests import FirstBoot, GuestRemoval, GuestSpec, Power
 from pileus.testing.fat import Reader
 
 from .conftest import HostBench, a_guest, later

@@ -18,7 +18,10 @@ from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import HostId
 from pileus.link.addresses import Address
 from pileus.link.channel import Channel
-from pileus.link.records import GuestObserved, Hello, HostReport, Inventory, Method, Power, VolumeObserved, Welcome
+from pileus.link.guests import GuestObserved, Power
+from pileus.link.hosts import Hello, HostReport, Inventory, Welcome
+from pileus.link.messages import Method
+from pileus.link.volumes import VolumeObserved
 from pileus.testing.links import LoopbackCloud
 
 from .conftest import a_guest, a_volume, until

@@ -16,7 +16,8 @@ from pileus.agent.storage.sparse import clone
 from pileus.kernel.errors import Conflict, Invalid, Unavailable
 from pileus.kernel.ids import ImageId, new_id
 from pileus.kernel.units import GIB, KIB, MIB
-from pileus.link.records import ImageSource, VolumeSpec
+from pileus.link.images import ImageSource
+from pileus.link.volumes import VolumeSpec
 from pileus.testing.contracts.storage import StoragePoolContract, Wire
 
 from .conftest import a_volume

@@ -15,7 +15,7 @@ from pileus.agent.fetching import ImageFetcher
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.ids import HostId, ImageId, new_id
 from pileus.link.addresses import Address
-from pileus.link.records import ImageSource
+from pileus.link.images import ImageSource
 from pileus.testing.links import LoopbackCloud
 
 CONTENT = os.urandom(300_000)

@@ -10,8 +10,11 @@ from pileus.agent.agent import Pace
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.ids import HostId
 from pileus.link.channel import Channel
+from pileus.link.guests import GuestObserved, Power
 from pileus.link.handlers import Handlers
-from pileus.link.records import GuestObserved, Hello, HostReport, Method, Power, VolumeObserved, Welcome
+from pileus.link.hosts import Hello, HostReport, Welcome
+from pileus.link.messages import Method
+from pileus.link.volumes import VolumeObserved
 from pileus.testing.fleet import Link, SimulatedFleet, in_memory, over_tls
 from pileus.testing.links import LoopbackCloud
 

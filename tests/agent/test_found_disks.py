@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pileus.agent.storage.found import FilesAsFound
-from pileus.link.records import FoundDisk
+from pileus.link.volumes import FoundDisk
 
 
 async def test_a_file_is_removed_where_it_is_also_behind_a_link(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pileus.agent.making import ASK_AGAIN_S
 from pileus.agent.network.port import Plug
 from pileus.kernel.errors import Conflict, NotFound, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, new_id
-from pileus.link.records import ConsoleRequest, GuestReboot, GuestRemoval, Power, Restart
+from pileus.link.consoles import ConsoleRequest
+from pileus.link.guests import GuestReboot, GuestRemoval, Power, Restart
 
 from .conftest import HostBench, a_guest, a_nic, a_volume, later, until
 

@@ -14,7 +14,7 @@ from pileus.kernel.errors import Conflict, Unavailable
 from pileus.kernel.ids import SnapshotId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import KIB, MIB
-from pileus.link.records import VolumeCopy, VolumeSpec
+from pileus.link.volumes import VolumeCopy, VolumeSpec
 from pileus.testing.contracts.layering import LayeringContract
 
 needs_qemu = pytest.mark.skipif(

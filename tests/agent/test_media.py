@@ -13,7 +13,8 @@ from pileus.kernel.clock import FrozenClock
 from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import ImageId, InstanceId, ProjectId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import FirstBoot, GuestMedium, GuestSpec, ImageSource, MediumSpec, Power
+from pileus.link.guests import FirstBoot, GuestMedium, GuestSpec, Power
+from pileus.link.images import ImageSource, MediumSpec
 
 IMAGE = ImageSource(
     id=ImageId(new_id()), sha256="", size_bytes=MIB, virtual_size_bytes=MIB, format="iso", url="/with?ticket=secret"

@@ -9,7 +9,7 @@ from msgspec import structs
 from pileus.agent.metadata import EC2_VERSIONS, OPENSTACK_VERSIONS, Metadata
 from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import NetworkId, new_id
-from pileus.link.records import FirstBoot, GuestSpec
+from pileus.link.guests import FirstBoot, GuestSpec
 
 from .conftest import a_guest
 

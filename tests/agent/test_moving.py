@@ -18,10 +18,11 @@ from pileus.kernel.errors import Conflict, NotFound, Stale, Unavailable
 from pileus.kernel.ids import SnapshotId, StoragePoolId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import GIB, KIB, MIB
+from pileus.link.guests import Power
 from pileus.link.moves import VolumeMove
-from pileus.link.records import Power, VolumeCopy, VolumeRemoval, VolumeSpec
 from pileus.link.snapshots import SnapshotRemoval, SnapshotSpec, VolumeOf
 from pileus.link.storagepools import DirectoryBacking, StoragePools, StoragePoolSpec
+from pileus.link.volumes import VolumeCopy, VolumeRemoval, VolumeSpec
 from pileus.testing.contracts.moving import MovingContract
 
 from .conftest import HostBench, a_guest, a_volume, later, until

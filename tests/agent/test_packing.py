@@ -16,7 +16,7 @@ from pileus.kernel.ids import ImageId, SnapshotId, VolumeId, new_id
 from pileus.kernel.programs import run
 from pileus.kernel.units import KIB, MIB
 from pileus.link.images import ImageForget, ImagePack, ImageSend
-from pileus.link.records import VolumeSpec
+from pileus.link.volumes import VolumeSpec
 from pileus.testing.contracts.packing import PackingContract
 
 from .conftest import HostBench, a_volume, until

@@ -11,8 +11,8 @@ from pileus.agent.storage.mounted import MARKER, MountedFolders
 from pileus.kernel.errors import NotFound, PileusError, Unavailable
 from pileus.kernel.ids import StoragePoolId, new_id
 from pileus.kernel.units import GIB
-from pileus.link.records import PoolObserved, VolumeRemoval
-from pileus.link.storagepools import DirectoryBacking, StoragePools, StoragePoolSpec
+from pileus.link.storagepools import DirectoryBacking, PoolObserved, StoragePools, StoragePoolSpec
+from pileus.link.volumes import VolumeRemoval
 
 
 def a_pool(path: Path | str = "/srv/fast", *, name: str = "fast", overcommit: float = 1.0) -> StoragePoolSpec:

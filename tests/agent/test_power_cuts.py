@@ -13,7 +13,8 @@ from pileus.agent.agent import Agent
 from pileus.agent.hypervisor.port import GuestState
 from pileus.agent.records import AgentRecords, GuestRecord, Removed, VolumeRecord
 from pileus.kernel.errors import Unavailable
-from pileus.link.records import GuestRemoval, Power, VolumeRemoval
+from pileus.link.guests import GuestRemoval, Power
+from pileus.link.volumes import VolumeRemoval
 
 from .conftest import HostBench, a_guest, a_nic, a_volume, an_image, later
 

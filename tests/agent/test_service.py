@@ -14,20 +14,11 @@ from pileus.agent.service import AgentService
 from pileus.kernel.errors import NotFound, Unavailable
 from pileus.kernel.ids import HostId, InstanceId, new_id
 from pileus.link.channel import Channel
-from pileus.link.records import (
-    ConsoleRequest,
-    GuestObserved,
-    GuestRemoval,
-    Hello,
-    HostReport,
-    Inventory,
-    Method,
-    Power,
-    Progress,
-    VolumeObserved,
-    VolumeRemoval,
-    Welcome,
-)
+from pileus.link.consoles import ConsoleRequest
+from pileus.link.guests import GuestObserved, GuestRemoval, Power
+from pileus.link.hosts import Hello, HostReport, Inventory, Welcome
+from pileus.link.messages import Method, Progress
+from pileus.link.volumes import VolumeObserved, VolumeRemoval
 from pileus.testing.links import LoopbackCloud, running
 
 from .conftest import HostBench, a_guest, a_volume, an_image, until

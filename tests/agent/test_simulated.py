@@ -12,7 +12,7 @@ from pileus.agent.network.simulated import WIRES, SimulatedNetwork
 from pileus.agent.storage.port import DiskSource, StoragePool
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
-from pileus.link.records import GuestLimits, GuestSpec, NicSpec
+from pileus.link.guests import GuestLimits, GuestSpec, NicSpec
 from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged, Reads
 from pileus.testing.contracts.network import Ask, HostNetworkContract
 from pileus.testing.contracts.storage import StoragePoolContract

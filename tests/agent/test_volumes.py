@@ -7,7 +7,8 @@ from msgspec import structs
 
 from pileus.kernel.errors import Conflict, NotFound, Stale, Unavailable
 from pileus.kernel.units import GIB, TIB
-from pileus.link.records import GuestRemoval, VolumeRemoval
+from pileus.link.guests import GuestRemoval
+from pileus.link.volumes import VolumeRemoval
 
 from .conftest import HostBench, a_guest, a_volume, an_image
 

@@ -11,7 +11,7 @@ from pileus.agent.storage.directory import DirectoryPool
 from pileus.agent.storage.wiping import wipe, wipe_folder
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.units import KIB, MIB
-from pileus.link.records import VolumeRemoval
+from pileus.link.volumes import VolumeRemoval
 
 from .conftest import HostBench, a_volume
 

@@ -31,7 +31,7 @@ from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.clock import FrozenClock, SystemClock
 from pileus.kernel.errors import PileusError, QuotaExceeded
 from pileus.kernel.ids import InstanceId, NetworkId, PoolId, ProjectId, SubnetId, UserId, new_id
-from pileus.link.records import HostFacts
+from pileus.link.hosts import HostFacts
 from pileus.operations.caller import Caller, Role
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.usage import Usage

@@ -16,7 +16,7 @@ from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.controller.consoles import OPEN_AT_MOST
 from pileus.kernel.clock import FrozenClock, SystemClock
 from pileus.kernel.ids import InstanceId, ProjectId, UserId, new_id
-from pileus.link.records import ConsoleKind
+from pileus.link.consoles import ConsoleKind
 from pileus.operations.caller import Role
 from pileus.state.state import put
 from pileus.testing.asgi import Conversation, conversation, status_of

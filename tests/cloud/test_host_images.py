@@ -9,7 +9,7 @@ from pileus.cloud.world import Nothing
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.ids import ImageId, SnapshotId, new_id
 from pileus.link.images import ImagesDrop
-from pileus.link.records import Method
+from pileus.link.messages import Method
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until

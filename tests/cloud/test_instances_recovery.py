@@ -4,7 +4,7 @@ from pileus.agent.hypervisor.port import GuestState
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import Restart, Watchdog
+from pileus.link.guests import Restart, Watchdog
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until
 

@@ -9,7 +9,7 @@ from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.networks.model import NETWORKS, PORTS
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import GuestLimits
+from pileus.link.guests import GuestLimits
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.requests import over, refusal, running, shown
 

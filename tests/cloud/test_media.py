@@ -7,7 +7,7 @@ import pytest
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import BootDevice, GuestSpec
+from pileus.link.guests import BootDevice, GuestSpec
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.diskimages import iso

@@ -7,7 +7,7 @@ from pileus.cloud.snapshots.model import SNAPSHOTS
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import DiskLimits
+from pileus.link.guests import DiskLimits
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fleet import SimulatedAgent
 from pileus.testing.links import until

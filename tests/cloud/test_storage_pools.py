@@ -12,8 +12,9 @@ from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.kernel.clock import FrozenClock
 from pileus.kernel.ids import HostId, InstanceId, StoragePoolId, VolumeId, new_id
 from pileus.kernel.units import GIB
-from pileus.link.records import DiskLimits, Method, PoolObserved, PoolUse
-from pileus.link.storagepools import StoragePoolsObserved
+from pileus.link.guests import DiskLimits
+from pileus.link.messages import Method
+from pileus.link.storagepools import PoolObserved, PoolUse, StoragePoolsObserved
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until

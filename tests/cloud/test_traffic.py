@@ -2,7 +2,7 @@
 
 from pileus.cloud.networks.model import PORTS
 from pileus.kernel.ids import PortId
-from pileus.link.records import PortTraffic
+from pileus.link.guests import PortTraffic
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.people import People

@@ -10,7 +10,7 @@ from pileus.agent.configdrive import image
 from pileus.agent.metadata import files
 from pileus.cloud.instances.operations.creation import MAX_USER_DATA
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import GuestSpec
+from pileus.link.guests import GuestSpec
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fat import Reader
 from pileus.testing.requests import items, refusal

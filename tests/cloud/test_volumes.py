@@ -10,7 +10,7 @@ from pileus.kernel.clock import FrozenClock
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, InstanceId, ProjectId, VolumeId, new_id
 from pileus.kernel.units import GIB
-from pileus.link.records import DISK_SLOTS
+from pileus.link.guests import DISK_SLOTS
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fleet import SimulatedAgent
 from pileus.testing.links import until

@@ -17,8 +17,8 @@ from pileus.cloud.instances.consoles import OpenConsole
 from pileus.cloud.instances.model import INSTANCES, PasswordChange
 from pileus.controller.nouns import KINDS
 from pileus.kernel.ids import InstanceId, new_id
+from pileus.link.consoles import ConsoleKind
 from pileus.link.foreign import ForeignGuest
-from pileus.link.records import ConsoleKind
 from pileus.state.kinds import Kind
 from pileus.state.state import put
 from pileus.state.store import StoredRecord

@@ -34,27 +34,21 @@ from pileus.kernel.errors import Conflict, PileusError, Unavailable
 from pileus.kernel.ids import InstanceId, PortId
 from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupRestore, BackupSpec
 from pileus.link.foreign import ForeignGuests
-from pileus.link.moves import VolumeMove
-from pileus.link.records import (
+from pileus.link.guests import (
     DiskPassword,
-    FoundDisk,
     GuestObserved,
     GuestPassword,
     GuestReboot,
     GuestRemoval,
     GuestSpec,
-    Hello,
-    HostFacts,
-    HostReport,
-    Inventory,
-    MediumSpec,
     PortTraffic,
-    VolumeObserved,
-    VolumeRemoval,
-    VolumeSpec,
 )
+from pileus.link.hosts import Hello, HostFacts, HostReport, Inventory
+from pileus.link.images import MediumSpec
+from pileus.link.moves import VolumeMove
 from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec, VolumeOf, VolumeSpace
 from pileus.link.storagepools import StoragePools, StoragePoolsObserved
+from pileus.link.volumes import FoundDisk, VolumeObserved, VolumeRemoval, VolumeSpec
 
 log = structlog.stdlib.get_logger()
 

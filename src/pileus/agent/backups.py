@@ -25,8 +25,9 @@ from pileus.kernel.errors import Conflict, NotFound, PileusError
 from pileus.kernel.ids import BackupId, ProjectId, SnapshotId, VolumeId, check_id
 from pileus.kernel.units import MIB
 from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupRestore, BackupSpec, VolumeToBackUp
-from pileus.link.records import Progress, VolumeBackup
+from pileus.link.messages import Progress
 from pileus.link.snapshots import VolumeOf
+from pileus.link.volumes import VolumeBackup
 
 AT_ONCE: Final = 1
 """Backups that are written or looked through at the same time: the guests have the better claim to the disks."""

@@ -5,7 +5,7 @@ from typing import Final
 
 from pileus.agent.hypervisor.port import GuestFound, GuestState
 from pileus.agent.records import GuestRecord, Removed
-from pileus.link.records import GuestObserved, GuestSpec, Power, Restart
+from pileus.link.guests import GuestObserved, GuestSpec, Power, Restart
 
 FINAL_ENDS: Final[Mapping[Restart, frozenset[GuestState]]] = {
     Restart.ALWAYS: frozenset[GuestState](),

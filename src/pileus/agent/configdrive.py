@@ -18,7 +18,7 @@ from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import InstanceId
 from pileus.kernel.units import MIB
-from pileus.link.records import GuestSpec
+from pileus.link.guests import GuestSpec
 
 LABEL: Final = "config-2"
 _FILE: Final = "config-drive.raw"

@@ -5,7 +5,7 @@ from pileus.agent.hypervisor.consoles import ByteStream, Consoles
 from pileus.agent.making import Making
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import ConsoleKind, ConsoleLogRequest, ConsoleRequest, ScreenPassword
+from pileus.link.consoles import ConsoleKind, ConsoleLogRequest, ConsoleRequest, ScreenPassword
 
 
 class GuestConsoles:

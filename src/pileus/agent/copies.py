@@ -7,7 +7,7 @@ import msgspec
 
 from pileus.agent.records import AgentRecords, GuestRecord, VolumeRecord
 from pileus.link.copies import PAGE_BYTES, CopiesKept, CopiesUpdate, Copy, KeptGuest, Recall, Recalled
-from pileus.link.records import VolumeSpec
+from pileus.link.volumes import VolumeSpec
 
 
 class Copies:

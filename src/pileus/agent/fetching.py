@@ -13,7 +13,7 @@ from pileus.kernel.errors import Unavailable
 from pileus.kernel.units import MIB
 from pileus.link.addresses import Address
 from pileus.link.certificates import CONTROLLER_NAME
-from pileus.link.records import ImageSource
+from pileus.link.images import ImageSource
 
 ATTEMPTS: Final = 4
 """In a row, without a single byte between them."""

@@ -17,16 +17,8 @@ from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
-from pileus.link.records import (
-    DiskPassword,
-    GuestObserved,
-    GuestPassword,
-    GuestReboot,
-    GuestRemoval,
-    GuestSpec,
-    Power,
-    Progress,
-)
+from pileus.link.guests import DiskPassword, GuestObserved, GuestPassword, GuestReboot, GuestRemoval, GuestSpec, Power
+from pileus.link.messages import Progress
 
 
 class Guests:

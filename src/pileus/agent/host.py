@@ -13,7 +13,8 @@ import structlog
 from pileus.kernel.errors import PileusError
 from pileus.kernel.programs import run
 from pileus.kernel.units import MIB
-from pileus.link.records import GuestSpec, Load
+from pileus.link.guests import GuestSpec
+from pileus.link.hosts import Load
 
 _GUESTS_PER_CPU: Final = 4
 """How many vCPUs of simulated guests keep a simulated CPU busy."""

@@ -18,7 +18,7 @@ from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import ImageId
 from pileus.link.images import ImageBring, ImageCopies, ImageCopy, ImagesDrop, PackedImage
-from pileus.link.records import Progress
+from pileus.link.messages import Progress
 
 UNUSED: Final = timedelta(days=7)
 """What no volume was made from for so long goes."""

@@ -15,7 +15,8 @@ from pileus.agent.records import GuestRecord, Removed
 from pileus.agent.volumes import REMEMBERED
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import InstanceId, PortId
-from pileus.link.records import GuestObserved, NicSpec, Power, Progress
+from pileus.link.guests import GuestObserved, NicSpec, Power
+from pileus.link.messages import Progress
 
 log = structlog.stdlib.get_logger()
 

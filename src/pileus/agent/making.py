@@ -21,7 +21,8 @@ from pileus.agent.volumes import Tell, Volumes
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, NotFound, PileusError
 from pileus.kernel.ids import InstanceId, NetworkId
-from pileus.link.records import GuestObserved, GuestSpec, Leaving, Power, Progress
+from pileus.link.guests import GuestObserved, GuestSpec, Leaving, Power
+from pileus.link.messages import Progress
 from pileus.link.templates import GuestTemplate
 
 AT_ONCE: Final = 8

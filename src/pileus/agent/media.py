@@ -11,7 +11,9 @@ from pileus.agent.volumes import Tell
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import NotFound, PileusError
 from pileus.kernel.ids import ImageId
-from pileus.link.records import GuestMedium, GuestSpec, MediumSpec, Progress
+from pileus.link.guests import GuestMedium, GuestSpec
+from pileus.link.images import MediumSpec
+from pileus.link.messages import Progress
 
 KEPT_S: Final = 3600.0
 """How long a medium stays here that no guest has: long enough for the guest to come that it was brought for."""

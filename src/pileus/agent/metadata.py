@@ -18,7 +18,7 @@ import msgspec
 
 from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import NetworkId
-from pileus.link.records import FirstBoot, GuestSpec, NicSpec
+from pileus.link.guests import FirstBoot, GuestSpec, NicSpec
 
 OPENSTACK_VERSIONS: Final = ("2012-08-10", "2013-04-04", "2013-10-17", "2015-10-15", "2016-06-30", "2018-08-27")
 EC2_VERSIONS: Final = ("1.0", "2009-04-04", "2016-09-02", "2021-03-23")

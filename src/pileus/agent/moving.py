@@ -21,8 +21,9 @@ from pileus.agent.storage.port import DiskSource, StoragePool, Told
 from pileus.agent.volumes import Tell, Volumes, tell_nobody
 from pileus.kernel.errors import Conflict, NotFound, PileusError, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, VolumeId
+from pileus.link.guests import Power
+from pileus.link.messages import Progress
 from pileus.link.moves import VolumeMove
-from pileus.link.records import Power, Progress
 from pileus.link.snapshots import VolumeOf
 
 AT_ONCE: Final = 2

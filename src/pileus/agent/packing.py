@@ -13,7 +13,7 @@ from pileus.agent.volumes import Tell
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import ImageId
 from pileus.link.images import ImageForget, ImagePack, ImagePacked, ImageSend
-from pileus.link.records import Progress
+from pileus.link.messages import Progress
 
 AT_ONCE: Final = 1
 """Images that are packed at the same time: it takes a whole CPU, to which the guests have the better claim."""

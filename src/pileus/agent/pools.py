@@ -14,8 +14,7 @@ from pileus.agent.records import PoolRecord, Records
 from pileus.agent.storage.port import Backings, StoragePool
 from pileus.kernel.errors import NotFound, PileusError, Unavailable
 from pileus.kernel.ids import StoragePoolId
-from pileus.link.records import PoolObserved
-from pileus.link.storagepools import StoragePools
+from pileus.link.storagepools import PoolObserved, StoragePools
 
 log = structlog.stdlib.get_logger()
 

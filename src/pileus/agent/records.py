@@ -17,9 +17,10 @@ from pileus.kernel.errors import Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import InstanceId, PortId, SnapshotId, StoragePoolId, VolumeId, check_id, is_id
 from pileus.link.copies import Copy
-from pileus.link.records import FoundDisk, GuestSpec, Leaving, Power, VolumeSpec
+from pileus.link.guests import GuestSpec, Leaving, Power
 from pileus.link.snapshots import SnapshotObserved, SnapshotSpec
 from pileus.link.storagepools import StoragePoolSpec
+from pileus.link.volumes import FoundDisk, VolumeSpec
 
 R = TypeVar("R", bound=msgspec.Struct)
 Id = TypeVar("Id", bound=str)

@@ -17,37 +17,37 @@ from pileus.agent.volumes import Tell
 from pileus.kernel.errors import Unavailable
 from pileus.link.backups import BackupChecked, BackupObserved, BackupOf, BackupRestore, BackupSpec
 from pileus.link.channel import Channel
+from pileus.link.consoles import ConsoleLogRequest, ConsoleRequest, ScreenPassword, ScreenshotRequest
 from pileus.link.copies import CopiesKept, CopiesUpdate, Recall, Recalled
 from pileus.link.foreign import ForeignGuests
-from pileus.link.handlers import Call, Handlers, Opening
-from pileus.link.images import ImageBring, ImageCopies, ImageForget, ImagePack, ImagePacked, ImagesDrop, ImageSend
-from pileus.link.moves import VolumeMove, VolumeMoveCopy
-from pileus.link.records import (
-    ConsoleLogRequest,
-    ConsoleRequest,
+from pileus.link.guests import (
     DiskPassword,
     GuestObserved,
     GuestPassword,
     GuestReboot,
     GuestRemoval,
     GuestSpec,
-    Inventory,
-    MediumSpec,
-    Message,
-    Method,
     PortTraffic,
-    Progress,
-    ScreenPassword,
-    ScreenshotRequest,
     TrafficAsked,
-    VolumeObserved,
-    VolumeRemoval,
-    VolumeSpec,
-    Welcome,
 )
+from pileus.link.handlers import Call, Handlers, Opening
+from pileus.link.hosts import Inventory, Welcome
+from pileus.link.images import (
+    ImageBring,
+    ImageCopies,
+    ImageForget,
+    ImagePack,
+    ImagePacked,
+    ImagesDrop,
+    ImageSend,
+    MediumSpec,
+)
+from pileus.link.messages import Message, Method, Progress
+from pileus.link.moves import VolumeMove, VolumeMoveCopy
 from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotRevert, SnapshotSpec, VolumeOf, VolumeSpace
 from pileus.link.storagepools import StoragePools, StoragePoolsObserved
 from pileus.link.streams import Stream
+from pileus.link.volumes import VolumeObserved, VolumeRemoval, VolumeSpec
 
 _HELLO_TIMEOUT_S: Final = 30.0
 _A_MOMENT_S: Final = 0.1

@@ -24,7 +24,8 @@ from pileus.agent.turns import Turns
 from pileus.agent.volumes import REMEMBERED, Tell, Volumes, tell_nobody
 from pileus.kernel.errors import Conflict, PileusError, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
-from pileus.link.records import Power, Progress
+from pileus.link.guests import Power
+from pileus.link.messages import Progress
 from pileus.link.snapshots import (
     Consistency,
     SnapshotObserved,

@@ -19,16 +19,10 @@ from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, NotFound, PileusError, Stale, Unavailable
 from pileus.kernel.ids import ImageId, VolumeId
 from pileus.kernel.units import size_text
-from pileus.link.records import (
-    FoundDisk,
-    ImageSource,
-    Progress,
-    VolumeBackup,
-    VolumeObserved,
-    VolumeRemoval,
-    VolumeSpec,
-)
+from pileus.link.images import ImageSource
+from pileus.link.messages import Progress
 from pileus.link.snapshots import VolumeOf, VolumeSpace
+from pileus.link.volumes import FoundDisk, VolumeBackup, VolumeObserved, VolumeRemoval, VolumeSpec
 
 Tell = Callable[[Progress], None]
 """Is told how far a request is; must return at once."""

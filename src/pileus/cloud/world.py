@@ -8,7 +8,7 @@ from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.web import Web
 from pileus.kernel.clock import Clock
 from pileus.kernel.ids import HostId, ImageId
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 from pileus.state.state import State
 
 T = TypeVar("T")

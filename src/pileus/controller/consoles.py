@@ -15,15 +15,9 @@ from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Forbidden, TimedOut, TooMany, Unavailable
 from pileus.kernel.ids import InstanceId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import (
-    ConsoleLogRequest,
-    ConsoleRequest,
-    GuestPassword,
-    Message,
-    Method,
-    ScreenPassword,
-    ScreenshotRequest,
-)
+from pileus.link.consoles import ConsoleLogRequest, ConsoleRequest, ScreenPassword, ScreenshotRequest
+from pileus.link.guests import GuestPassword
+from pileus.link.messages import Message, Method
 from pileus.link.streams import Stream
 from pileus.operations.caller import Caller
 from pileus.operations.declare import Socket

@@ -37,7 +37,7 @@ from pileus.cloud.world import Hosts, Nothing
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import HostId
 from pileus.link.copies import CopiesKept, CopiesUpdate, Copy
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import State

@@ -17,22 +17,14 @@ from pileus.kernel.errors import PileusError, Unavailable
 from pileus.kernel.ids import HostId
 from pileus.link.certificates import Authority
 from pileus.link.channel import Channel
+from pileus.link.guests import GuestObserved, Power
 from pileus.link.handlers import Call, Handlers
+from pileus.link.hosts import Hello, HostReport, Load, Welcome
 from pileus.link.images import ImageBring, ImagePack, ImageSend
+from pileus.link.messages import Message, Method, Progress
 from pileus.link.moves import VolumeMove, VolumeMoveCopy
-from pileus.link.records import (
-    GuestObserved,
-    Hello,
-    HostReport,
-    Load,
-    Message,
-    Method,
-    Power,
-    Progress,
-    VolumeRemoval,
-    Welcome,
-)
 from pileus.link.renewal import answer_renewals
+from pileus.link.volumes import VolumeRemoval
 from pileus.scheduler.model import Load as MeasuredLoad
 from pileus.state.state import Change, Origin, State, put
 from pileus.workflow.workflow import tell_progress

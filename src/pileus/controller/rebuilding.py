@@ -40,7 +40,8 @@ from pileus.controller.copies import COPIED, OF_EVERYBODY
 from pileus.kernel.ids import HostId, InstanceId, PoolId
 from pileus.kernel.units import GIB
 from pileus.link.copies import Copy, KeptGuest, Recalled
-from pileus.link.records import GuestSpec, Power, VolumeSpec
+from pileus.link.guests import GuestSpec, Power
+from pileus.link.volumes import VolumeSpec
 from pileus.state.kinds import Kind, Unreadable
 from pileus.state.records import Record
 from pileus.state.store import StoredRecord

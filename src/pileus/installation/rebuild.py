@@ -35,8 +35,10 @@ from pileus.kernel.ids import HostId, ProjectId, TokenId, UserId, is_id, new_id
 from pileus.link.certificates import CONTROLLER_NAME, Authority, ServerIdentity
 from pileus.link.channel import Channel
 from pileus.link.copies import Recall, Recalled
+from pileus.link.guests import GuestObserved
 from pileus.link.handlers import Call, Handlers
-from pileus.link.records import GuestObserved, Hello, HostReport, Method, Welcome
+from pileus.link.hosts import Hello, HostReport, Welcome
+from pileus.link.messages import Method
 from pileus.link.server import LinkServer
 from pileus.operations.caller import Role
 from pileus.state.records import Record

@@ -22,8 +22,8 @@ from pileus.kernel.errors import Conflict, Invalid, NotFound, PileusError, Unaut
 from pileus.kernel.ids import HostId, is_id
 from pileus.link.addresses import Address, read_address
 from pileus.link.certificates import AgentIdentity, Authority, key_fingerprint, to_pem
+from pileus.link.hosts import HostFacts
 from pileus.link.join import AUTHORITY_PATH, JOIN_PATH, Joined, JoinRequest, join
-from pileus.link.records import HostFacts
 from pileus.link.tokens import hashed, matches, new_token, read_token
 
 _LARGEST_REQUEST: Final = 64 * 1024

@@ -2,8 +2,9 @@
 
 from pileus.kernel.ids import BackupId, ProjectId, VolumeId
 from pileus.link.copies import Copy
-from pileus.link.records import Message, VolumeBackup
+from pileus.link.messages import Message
 from pileus.link.snapshots import VolumeOf
+from pileus.link.volumes import VolumeBackup
 
 
 class VolumeToBackUp(Message, frozen=True, kw_only=True, omit_defaults=True):

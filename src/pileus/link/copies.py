@@ -9,7 +9,9 @@ from typing import Final
 
 import msgspec
 
-from pileus.link.records import GuestSpec, Message, Power, VolumeSpec
+from pileus.link.guests import GuestSpec, Power
+from pileus.link.messages import Message
+from pileus.link.volumes import VolumeSpec
 
 PAGE_BYTES: Final = 256 * 1024
 """Of one answer, about: a frame takes 1 MiB, and one guest's user data may be 64 KiB."""

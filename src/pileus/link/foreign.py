@@ -1,6 +1,6 @@
 """Guests on a host that are not of Pileus: somebody made them in the same hypervisor without it."""
 
-from pileus.link.records import Message
+from pileus.link.messages import Message
 
 
 class ForeignDisk(Message, frozen=True, kw_only=True, omit_defaults=True):

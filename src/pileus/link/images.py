@@ -1,4 +1,4 @@
-"""What controller and agent say to each other of images that are made of volumes, and of those that hosts keep.
+"""What controller and agent say to each other of images: where to get them, which are kept, what is made of volumes.
 
 The host packs a volume as it was at a snapshot, and sends what it packed to the controller by HTTPS, with a ticket.
 What is packed stays on the host until it is forgotten: whoever dies meanwhile, it is sent on where it stopped.
@@ -7,7 +7,27 @@ What is packed stays on the host until it is forgotten: whoever dies meanwhile, 
 from datetime import datetime
 
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
-from pileus.link.records import ImageSource, Message
+from pileus.link.messages import Message
+
+
+class ImageSource(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Where an agent gets an image that it does not have yet."""
+
+    id: ImageId
+    sha256: str
+    size_bytes: int
+    virtual_size_bytes: int
+    format: str
+    """`raw` or `qcow2`."""
+    url: str
+    """HTTPS, with a ticket in it; path only, if it is to be had from the controller that sent this."""
+
+
+class MediumSpec(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An image that is to be ready on a host for the drives of its guests."""
+
+    image: ImageSource
+    pool: str = "local"
 
 
 class ImagePack(Message, frozen=True, kw_only=True, omit_defaults=True):

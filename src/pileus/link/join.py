@@ -28,7 +28,8 @@ from pileus.link.certificates import (
     to_pem,
     trusting,
 )
-from pileus.link.records import HostFacts, Message
+from pileus.link.hosts import HostFacts
+from pileus.link.messages import Message
 from pileus.link.tokens import JoinToken, matches
 
 AUTHORITY_PATH: Final = "/v1/authority"

@@ -1,7 +1,7 @@
 """What controller and agent say to each other of volumes that move from one storage pool to another."""
 
 from pileus.kernel.ids import VolumeId
-from pileus.link.records import Message
+from pileus.link.messages import Message
 
 
 class VolumeMove(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -11,7 +11,7 @@ from pileus.kernel.ids import HostId
 from pileus.link.certificates import AgentIdentity, AgentKey, Authority, is_due, read_certificate, to_pem
 from pileus.link.channel import Channel
 from pileus.link.handlers import Call, Handlers
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 
 LOOK_EVERY_S: Final = 3600.0
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
-from pileus.link.records import Message
+from pileus.link.messages import Message
 
 
 class Consistency(StrEnum):

@@ -10,7 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from pileus.kernel.errors import Conflict
-from pileus.link.records import DISK_SLOTS, NIC_SLOTS, GuestSpec
+from pileus.link.guests import DISK_SLOTS, NIC_SLOTS, GuestSpec
 
 UEFI, TPM = "uefi", "tpm"
 """What a host can give to guests, as traits of it."""

@@ -36,8 +36,10 @@ from pileus.link.certificates import AgentIdentity
 from pileus.link.channel import Channel
 from pileus.link.dialler import Dialler
 from pileus.link.handlers import Handlers
-from pileus.link.records import HostFacts, ImageSource, VolumeObserved
+from pileus.link.hosts import HostFacts
+from pileus.link.images import ImageSource
 from pileus.link.renewal import keep_renewed
+from pileus.link.volumes import VolumeObserved
 from pileus.testing.diskimages import SimulatedDiskTools
 from pileus.testing.web import SimulatedWeb
 

@@ -13,7 +13,7 @@ from pileus.link.certificates import AgentIdentity, AgentKey, Authority, ServerI
 from pileus.link.channel import Channel
 from pileus.link.dialler import Dialler
 from pileus.link.handlers import Handlers
-from pileus.link.records import HostFacts
+from pileus.link.hosts import HostFacts
 from pileus.link.server import LinkServer
 
 FACTS = HostFacts(

@@ -47,7 +47,7 @@ from pileus.controller.compose import Settings
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import ProjectId, VolumeId
 from pileus.kernel.units import GIB
-from pileus.link.records import VolumeObserved
+from pileus.link.volumes import VolumeObserved
 from pileus.testing.cloud import SETTINGS, SimulatedCloud, simulated_cloud
 from pileus.testing.fleet import SimulatedAgent, SimulatedFleet
 from pileus.testing.links import until

@@ -10,7 +10,7 @@ from pileus.agent.hypervisor.libvirt.domain import METADATA_NAMESPACE, Ground, c
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId, new_id
-from pileus.link.records import FirstBoot, GuestDisk, GuestLimits, GuestSpec, Leaving, NicSpec, Power
+from pileus.link.guests import FirstBoot, GuestDisk, GuestLimits, GuestSpec, Leaving, NicSpec, Power
 
 FOUND = """
 <domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>

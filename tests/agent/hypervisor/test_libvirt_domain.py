@@ -23,7 +23,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
-from pileus.link.records import DISK_SLOTS, FirstBoot, GuestDisk, GuestSpec, NicSpec, Power, Watchdog
+from pileus.link.guests import DISK_SLOTS, FirstBoot, GuestDisk, GuestSpec, NicSpec, Power, Watchdog
 from pileus.link.templates import FRAMES, TO_BE_GIVEN, GuestTemplate
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "domain"

@@ -3,7 +3,7 @@
 import pytest
 
 from pileus.agent.hypervisor.libvirt.limits import disk_parameters
-from pileus.link.records import DiskLimits, GuestLimits
+from pileus.link.guests import DiskLimits, GuestLimits
 
 
 @pytest.mark.parametrize(

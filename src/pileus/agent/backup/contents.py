@@ -8,7 +8,7 @@ from pileus.agent.backup.store import BackupStore
 from pileus.agent.pools import Pools
 from pileus.agent.storage.port import Told
 from pileus.kernel.errors import Conflict, NotFound
-from pileus.link.records import VolumeBackup
+from pileus.link.volumes import VolumeBackup
 
 
 class BackupContents:

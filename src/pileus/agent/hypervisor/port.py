@@ -14,7 +14,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource, Told
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.foreign import ForeignGuest
-from pileus.link.records import GuestSpec, Leaving
+from pileus.link.guests import GuestSpec, Leaving
 
 NOTHING_IN: Mapping[int, DiskSource] = MappingProxyType({})
 """Empty drives."""

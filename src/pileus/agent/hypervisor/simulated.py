@@ -16,7 +16,7 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.foreign import ForeignDisk, ForeignGuest, ForeignNic
-from pileus.link.records import GuestLimits, GuestSpec, Leaving
+from pileus.link.guests import GuestLimits, GuestSpec, Leaving
 from pileus.link.templates import TPM, UEFI, GuestTemplate, check_hot_plug
 
 UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})

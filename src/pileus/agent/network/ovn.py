@@ -25,7 +25,7 @@ from pileus.agent.network.port import MetadataListener, Plug
 from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
 from pileus.kernel.programs import run
-from pileus.link.records import NicSpec, PortTraffic
+from pileus.link.guests import NicSpec, PortTraffic
 from pileus.ovn.names import METADATA_ADDRESS, metadata_mac, metadata_port, short
 
 _PORT_MARK, _METADATA_MARK = "pileus-port", "pileus-metadata"

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
-from pileus.link.records import NicSpec, PortTraffic
+from pileus.link.guests import NicSpec, PortTraffic
 
 
 class Plug(msgspec.Struct, frozen=True, kw_only=True):

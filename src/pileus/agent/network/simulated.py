@@ -8,7 +8,7 @@ from pileus.agent.faults import Faults
 from pileus.agent.network.port import MetadataListener, Plug
 from pileus.kernel.errors import NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, NetworkId, PortId
-from pileus.link.records import NicSpec, PortTraffic
+from pileus.link.guests import NicSpec, PortTraffic
 
 WIRES = ("external", "lan", "line-2", "line-b")
 """The physical networks of a simulated host."""

@@ -52,7 +52,9 @@ from pileus.kernel.errors import Conflict, NotFound, PileusError, Unavailable
 from pileus.kernel.files import sync_folder
 from pileus.kernel.ids import ImageId, VolumeId, check_id, is_id
 from pileus.kernel.units import size_text
-from pileus.link.records import ImageSource, PoolUse, VolumeCopy, VolumeObserved, VolumeSpec
+from pileus.link.images import ImageSource
+from pileus.link.storagepools import PoolUse
+from pileus.link.volumes import VolumeCopy, VolumeObserved, VolumeSpec
 
 _PLACES: Final = (
     ("", 0o711),

@@ -25,7 +25,7 @@ from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import ImageId, check_id, is_id
 from pileus.kernel.units import MIB, size_text
-from pileus.link.records import ImageSource
+from pileus.link.images import ImageSource
 
 _GATHER: Final = 1 * MIB
 """Bytes of an image that are written and hashed together."""

@@ -11,7 +11,7 @@ from pileus.agent.storage.volumefolder import VolumeFolder
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import VolumeId, is_id
 from pileus.kernel.units import size_text
-from pileus.link.records import KEPT_FREE, PoolUse
+from pileus.link.storagepools import KEPT_FREE, PoolUse
 
 
 class DirectoryRoom:

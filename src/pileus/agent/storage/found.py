@@ -6,7 +6,7 @@ from typing import Protocol
 from pileus.agent.storage.files import in_thread
 from pileus.agent.storage.port import DiskSource
 from pileus.agent.storage.wiping import wipe
-from pileus.link.records import FoundDisk, VolumeObserved, VolumeSpec
+from pileus.link.volumes import FoundDisk, VolumeObserved, VolumeSpec
 
 
 class FoundDisks(Protocol):

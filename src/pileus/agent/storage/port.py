@@ -11,9 +11,9 @@ import msgspec
 from pileus.agent.backup.port import BackupPlace
 from pileus.agent.storage.layers import Layers
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId
-from pileus.link.images import ImagePacked
-from pileus.link.records import ImageSource, PoolUse, VolumeObserved, VolumeSpec
-from pileus.link.storagepools import StoragePoolSpec
+from pileus.link.images import ImagePacked, ImageSource
+from pileus.link.storagepools import PoolUse, StoragePoolSpec
+from pileus.link.volumes import VolumeObserved, VolumeSpec
 
 
 class DiskSource(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,9 +15,9 @@ from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import ImageId, SnapshotId, StoragePoolId, VolumeId, check_id
 from pileus.kernel.units import TIB, size_text
-from pileus.link.images import ImagePacked
-from pileus.link.records import ImageSource, PoolUse, VolumeObserved, VolumeSpec
-from pileus.link.storagepools import StoragePoolSpec
+from pileus.link.images import ImagePacked, ImageSource
+from pileus.link.storagepools import PoolUse, StoragePoolSpec
+from pileus.link.volumes import VolumeObserved, VolumeSpec
 
 
 class SimulatedStorage:

@@ -20,7 +20,7 @@ from pileus.agent.storage.wiping import wipe
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.files import write_atomically
 from pileus.kernel.ids import VolumeId
-from pileus.link.records import VolumeObserved
+from pileus.link.volumes import VolumeObserved
 
 log = structlog.stdlib.get_logger()
 

@@ -10,8 +10,9 @@ from pileus.cloud.volumes.model import Volume
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import BackupId, FlavorId, HostId, ImageId, InstanceId, ProjectId, ScheduleId, VolumeId
 from pileus.kernel.units import GIB
-from pileus.link.records import BOOT_ORDER, BootDevice, Restart, VolumeBackup, Watchdog
+from pileus.link.guests import BOOT_ORDER, BootDevice, Restart, Watchdog
 from pileus.link.templates import GuestTemplate
+from pileus.link.volumes import VolumeBackup
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import State

@@ -27,7 +27,7 @@ from pileus.link.backups import (
     VolumeRestore,
     VolumeToBackUp,
 )
-from pileus.link.records import Method
+from pileus.link.messages import Method
 from pileus.link.snapshots import SnapshotObserved, SnapshotRemoval, SnapshotSpec
 from pileus.state.state import Change, Origin, State, put, remove
 from pileus.workflow.workflow import Changes, Run, Workflow, step_with, workflow

@@ -19,8 +19,9 @@ from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import HostId, InstanceId, NetworkId, ProjectId, VolumeId
 from pileus.kernel.units import GIB
 from pileus.link.foreign import ForeignDisk, ForeignNic
-from pileus.link.records import FoundDisk, Restart, Watchdog
+from pileus.link.guests import Restart, Watchdog
 from pileus.link.templates import FRAMES, GuestTemplate
+from pileus.link.volumes import FoundDisk
 from pileus.operations.caller import Role
 from pileus.operations.plan import Ask, Plan, Reason
 from pileus.operations.wire import Id, Name, Wire, ref

@@ -11,7 +11,7 @@ from pileus.cloud.world import Hosts
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import HostId
 from pileus.link.foreign import ForeignGuest, ForeignGuests
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
 from pileus.operations.plan import Ask, Plan

@@ -12,7 +12,7 @@ from pileus.cloud.world import Hosts
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import HostId
 from pileus.link.foreign import ForeignGuests
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 from pileus.state.state import Origin, State, put
 
 log = structlog.stdlib.get_logger()

@@ -15,7 +15,8 @@ from pileus.cloud.volumes.model import VOLUMES
 from pileus.cloud.world import World
 from pileus.kernel.errors import Conflict
 from pileus.link.foreign import ForeignGuests
-from pileus.link.records import Leaving, Message, Method
+from pileus.link.guests import Leaving
+from pileus.link.messages import Message, Method
 from pileus.state.state import Change, State, put, remove
 from pileus.workflow.workflow import Changes, Run, Workflow, step, workflow
 

@@ -8,7 +8,7 @@ from pileus.cloud.world import Hosts
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.ids import HostId
 from pileus.link.images import ImageCopies, ImageCopy
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange
 

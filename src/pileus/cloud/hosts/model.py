@@ -4,8 +4,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from pileus.kernel.ids import PoolId
+from pileus.link.hosts import HostFacts
 from pileus.link.join import Invitation
-from pileus.link.records import HostFacts
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 

@@ -17,8 +17,9 @@ from pileus.cloud.storagepools.supply import Supplies
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.errors import Conflict, Invalid, NotFound, Unauthenticated
 from pileus.kernel.ids import HostId, PoolId
+from pileus.link.hosts import Load
 from pileus.link.join import Admission, Invitation, JoinRequest
-from pileus.link.records import Load, PoolObserved
+from pileus.link.storagepools import PoolObserved
 from pileus.link.tokens import hashed
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun

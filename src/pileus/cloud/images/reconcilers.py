@@ -15,7 +15,7 @@ from pileus.cloud.world import Hosts, Nothing
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import HostId, ImageId
 from pileus.link.images import ImageCopies, ImageForget, ImagesDrop
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 from pileus.state.state import State
 from pileus.state.store import Event
 

@@ -15,7 +15,7 @@ from pileus.cloud.instances.model import Instance, InstanceState
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Unauthenticated
 from pileus.kernel.ids import InstanceId, ProjectId, UserId
-from pileus.link.records import ConsoleKind
+from pileus.link.consoles import ConsoleKind
 from pileus.operations.caller import Caller
 from pileus.state.kinds import Kind
 from pileus.state.records import Record

@@ -9,7 +9,7 @@ import msgspec
 
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import FlavorId, HostId, ImageId, KeypairId, PoolId, ProjectId, ServerGroupId, VolumeId
-from pileus.link.records import BOOT_ORDER, BootDevice, Restart, Watchdog
+from pileus.link.guests import BOOT_ORDER, BootDevice, Restart, Watchdog
 from pileus.link.templates import FRAMES, Frame, GuestTemplate
 from pileus.state.kinds import Kind
 from pileus.state.records import Record

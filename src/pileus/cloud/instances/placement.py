@@ -14,7 +14,7 @@ from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.kernel.errors import Conflict, NoCapacity
 from pileus.kernel.ids import HostId, PoolId, ProjectId, ServerGroupId
 from pileus.kernel.units import GIB, MIB, size_text
-from pileus.link.records import PoolObserved
+from pileus.link.storagepools import PoolObserved
 from pileus.link.templates import FRAMES, GuestTemplate
 from pileus.operations.plan import Reason
 from pileus.scheduler import Capacity, Demand, Fleet, GroupDemand, HostRole, HostView, Load, Placement, StorageRoom

@@ -11,18 +11,9 @@ from pileus.cloud.storagepools.model import named
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeLimits, VolumeState
 from pileus.kernel.ids import ImageId, InstanceId, PortId, VolumeId
 from pileus.kernel.units import GIB
-from pileus.link.records import (
-    DiskLimits,
-    FirstBoot,
-    GuestDisk,
-    GuestLimits,
-    GuestMedium,
-    GuestSpec,
-    ImageSource,
-    NicSpec,
-    Power,
-    VolumeSpec,
-)
+from pileus.link.guests import DiskLimits, FirstBoot, GuestDisk, GuestLimits, GuestMedium, GuestSpec, NicSpec, Power
+from pileus.link.images import ImageSource
+from pileus.link.volumes import VolumeSpec
 from pileus.state.state import State
 
 _S = InstanceState

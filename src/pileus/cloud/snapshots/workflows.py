@@ -16,7 +16,7 @@ from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeState
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
-from pileus.link.records import Method
+from pileus.link.messages import Method
 from pileus.link.snapshots import (
     Consistency,
     SnapshotObserved,

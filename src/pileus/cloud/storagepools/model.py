@@ -8,8 +8,7 @@ import msgspec
 
 from pileus.kernel.ids import HostId, PoolId, StoragePoolId
 from pileus.kernel.units import size_text
-from pileus.link.records import PoolObserved, PoolUse
-from pileus.link.storagepools import Backing
+from pileus.link.storagepools import Backing, PoolObserved, PoolUse
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import State

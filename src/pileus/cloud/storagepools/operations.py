@@ -26,8 +26,7 @@ from pileus.cloud.volumes.model import VOLUMES, Volume
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import HostId, PoolId, StoragePoolId
 from pileus.kernel.units import KIB, TIB
-from pileus.link.records import PoolUse
-from pileus.link.storagepools import Backing, DirectoryBacking
+from pileus.link.storagepools import Backing, DirectoryBacking, PoolUse
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Noun
 from pileus.operations.plan import Ask, Plan

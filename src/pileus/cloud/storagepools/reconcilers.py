@@ -12,7 +12,7 @@ from pileus.cloud.storagepools.supply import Supplies
 from pileus.cloud.world import Hosts
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import HostId, StoragePoolId
-from pileus.link.records import Method
+from pileus.link.messages import Method
 from pileus.link.storagepools import StoragePools, StoragePoolsObserved, StoragePoolSpec
 from pileus.state.state import State
 from pileus.state.store import Event

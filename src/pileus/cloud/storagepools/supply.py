@@ -9,7 +9,7 @@ from pileus.cloud.instances.placement import Placer
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS, PoolOnHost, StoragePool, in_words, named
 from pileus.kernel.clock import Clock
 from pileus.kernel.ids import HostId, StoragePoolId, new_id
-from pileus.link.records import PoolObserved
+from pileus.link.storagepools import PoolObserved
 from pileus.state.state import Change, Origin, State, put, remove
 
 log = structlog.stdlib.get_logger()

@@ -8,7 +8,7 @@ import msgspec
 
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, ImageId, InstanceId, ProjectId
-from pileus.link.records import FoundDisk
+from pileus.link.volumes import FoundDisk
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 

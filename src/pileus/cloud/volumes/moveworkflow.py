@@ -14,8 +14,8 @@ from pileus.cloud.storagepools.model import named
 from pileus.cloud.volumes.model import VOLUMES, Volume, VolumeLimits, VolumeState
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import VolumeId
+from pileus.link.messages import Method
 from pileus.link.moves import VolumeMove, VolumeMoveCopy
-from pileus.link.records import Method
 from pileus.state.state import Change, State, put
 from pileus.workflow.workflow import Run, step_with, workflow
 

@@ -10,7 +10,7 @@ from pileus.cloud.volumes.moving import volumes
 from pileus.cloud.world import Hosts
 from pileus.kernel.ids import SnapshotId, VolumeId
 from pileus.kernel.units import GIB
-from pileus.link.records import Method
+from pileus.link.messages import Method
 from pileus.link.snapshots import VolumeOf, VolumeSpace
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange

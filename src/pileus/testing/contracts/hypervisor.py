@@ -13,7 +13,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
-from pileus.link.records import GuestDisk, GuestLimits, GuestSpec, NicSpec
+from pileus.link.guests import GuestDisk, GuestLimits, GuestSpec, NicSpec
 from pileus.link.templates import GuestTemplate
 from pileus.testing.links import until
 

@@ -7,7 +7,7 @@ from pileus.agent.storage.port import StoragePool
 from pileus.kernel.errors import NotFound, Unavailable
 from pileus.kernel.ids import SnapshotId, VolumeId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import VolumeSpec
+from pileus.link.volumes import VolumeSpec
 
 
 class MovingContract:

@@ -9,7 +9,7 @@ import pytest
 from pileus.agent.network.port import HostNetwork
 from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import InstanceId, NetworkId, PortId, new_id
-from pileus.link.records import NicSpec
+from pileus.link.guests import NicSpec
 
 Ask = Callable[[NicSpec, str], Awaitable[tuple[int, bytes]]]
 """Asks http://169.254.169.254 for a path, as the guest behind this interface: status and body."""

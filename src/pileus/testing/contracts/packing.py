@@ -8,7 +8,7 @@ from pileus.agent.storage.port import StoragePool
 from pileus.kernel.errors import Invalid, NotFound
 from pileus.kernel.ids import ImageId, SnapshotId, VolumeId, new_id
 from pileus.kernel.units import MIB
-from pileus.link.records import VolumeSpec
+from pileus.link.volumes import VolumeSpec
 
 
 class PackingContract:

@@ -12,7 +12,8 @@ from pileus.agent.storage.port import StoragePool
 from pileus.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 from pileus.kernel.ids import ImageId, VolumeId, new_id
 from pileus.kernel.units import KIB, MIB
-from pileus.link.records import ImageSource, VolumeSpec
+from pileus.link.images import ImageSource
+from pileus.link.volumes import VolumeSpec
 
 
 class Wire:

@@ -15,7 +15,7 @@ from pileus.agent.hypervisor.libvirt.domain import METADATA_NAMESPACE, Ground
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import GuestSpec, Leaving
+from pileus.link.guests import GuestSpec, Leaving
 
 _PREFIX = "pileus"
 

@@ -19,7 +19,7 @@ from pileus.agent.hypervisor.libvirt.templates import hardware_of
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import GuestDisk, GuestSpec, Leaving
+from pileus.link.guests import GuestDisk, GuestSpec, Leaving
 
 _MARKS = f"{{{METADATA_NAMESPACE}}}instance"
 _MADE_UP = re.compile(r"ns\d+")

@@ -6,7 +6,7 @@ from pileus.agent.hypervisor.libvirt.buses import BALLOON_BUS, CHANNEL_BUS, RNG_
 from pileus.agent.hypervisor.libvirt.elements import add
 from pileus.agent.hypervisor.libvirt.screen import add_screen
 from pileus.agent.hypervisor.libvirt.templates import Hardware
-from pileus.link.records import Watchdog
+from pileus.link.guests import Watchdog
 
 _TCG_CACHE_MIB = 64
 # It is a device of conventional PCI, which goes beside the root ports: below them it would need a bridge.

@@ -8,7 +8,7 @@ plugged in there while a guest runs.
 from xml.etree import ElementTree as ET
 
 from pileus.agent.hypervisor.libvirt.elements import add
-from pileus.link.records import DISK_SLOTS, NIC_SLOTS
+from pileus.link.guests import DISK_SLOTS, NIC_SLOTS
 
 # Number 0 is the bus that the root ports are on.
 FIRST_DISK_BUS = 1

@@ -10,7 +10,7 @@ from pileus.agent.hypervisor.libvirt.templates import Hardware, hardware_of
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid
 from pileus.kernel.ids import VolumeId
-from pileus.link.records import GuestDisk, GuestLimits, GuestSpec
+from pileus.link.guests import GuestDisk, GuestLimits, GuestSpec
 
 _NONE = VolumeId("")
 _LAST_LETTER = 25

@@ -25,7 +25,7 @@ from pileus.agent.hypervisor.port import NOTHING_IN
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import BootDevice, GuestSpec
+from pileus.link.guests import BootDevice, GuestSpec
 
 METADATA_NAMESPACE = "urn:pileus:instance:1"
 """Marks a domain as ours; its element carries what the definition was made from."""

@@ -49,7 +49,7 @@ from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Invalid, NotFound
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
 from pileus.link.foreign import ForeignGuest
-from pileus.link.records import GuestSpec, Leaving
+from pileus.link.guests import GuestSpec, Leaving
 from pileus.link.templates import GuestTemplate
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from pileus.agent.hypervisor.libvirt.elements import add
-from pileus.link.records import DiskLimits, GuestDisk, GuestLimits
+from pileus.link.guests import DiskLimits, GuestDisk, GuestLimits
 
 _PERIOD_US = 100_000
 _NO_QUOTA = -1

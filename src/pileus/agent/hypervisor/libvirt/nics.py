@@ -8,7 +8,7 @@ from pileus.agent.hypervisor.libvirt.elements import add
 from pileus.agent.hypervisor.libvirt.templates import Hardware, hardware_of
 from pileus.agent.network.port import Plug
 from pileus.kernel.errors import Invalid
-from pileus.link.records import NIC_SLOTS, GuestSpec, NicSpec
+from pileus.link.guests import NIC_SLOTS, GuestSpec, NicSpec
 
 # The whole of virtio's offload: what one side does not offer, the other must not leave undone.
 _HOST_OFFLOADS = ("csum", "gso", "tso4", "tso6", "ecn", "ufo")

@@ -16,7 +16,7 @@ from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.records import GuestLimits, GuestSpec
+from pileus.link.guests import GuestLimits, GuestSpec
 from pileus.link.templates import GuestTemplate, check_hot_plug
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from pileus.agent.hypervisor.libvirt.binding import Library, VirDomain
 from pileus.agent.hypervisor.libvirt.plugging import DoTo
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import GuestSpec
+from pileus.link.guests import GuestSpec
 
 log = structlog.stdlib.get_logger()
 

@@ -13,7 +13,7 @@ from pileus.cloud.world import Hosts
 from pileus.kernel.errors import PileusError
 from pileus.kernel.ids import HostId, ImageId
 from pileus.link.images import ImageCopies, ImageCopy
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange
 

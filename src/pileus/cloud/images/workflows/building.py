@@ -15,7 +15,7 @@ from pileus.kernel.errors import QuotaExceeded
 from pileus.kernel.ids import HostId, ImageId
 from pileus.kernel.units import size_text
 from pileus.link.images import ImageForget, ImagePack, ImagePacked, ImageSend
-from pileus.link.records import Method
+from pileus.link.messages import Method
 from pileus.link.snapshots import Consistency
 from pileus.state.state import Change, Origin, State, put, remove
 from pileus.workflow.workflow import Changes, Run, step_with, workflow

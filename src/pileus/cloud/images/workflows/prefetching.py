@@ -12,7 +12,7 @@ from pileus.cloud.world import Nothing, World
 from pileus.kernel.errors import NotFound
 from pileus.kernel.ids import HostId, ImageId
 from pileus.link.images import ImageBring, ImageCopies, ImagesDrop
-from pileus.link.records import Message, Method
+from pileus.link.messages import Message, Method
 from pileus.workflow.workflow import Run, step_with, tell_progress, workflow
 
 _ANSWER_S: Final = 60.0

@@ -12,7 +12,7 @@ from pileus.cloud.instances.model import Instance
 from pileus.cloud.instances.operations.noun import instances
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.units import MIB
-from pileus.link.records import ConsoleKind
+from pileus.link.consoles import ConsoleKind
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange, Parameter, Socket
 from pileus.operations.listing import number

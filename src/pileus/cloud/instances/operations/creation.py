@@ -38,7 +38,7 @@ from pileus.kernel.ids import (
     SnapshotId,
     VolumeId,
 )
-from pileus.link.records import BOOT_ORDER, NIC_SLOTS, Restart, Watchdog
+from pileus.link.guests import BOOT_ORDER, NIC_SLOTS, Restart, Watchdog
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Labels, Name, Wire, ref
 from pileus.state.state import put

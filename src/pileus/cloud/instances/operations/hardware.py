@@ -11,7 +11,7 @@ from pileus.cloud.instances.model import Instance, InstanceState, Medium
 from pileus.cloud.instances.specs import volumes_of
 from pileus.kernel.errors import Conflict, Invalid
 from pileus.kernel.ids import ImageId
-from pileus.link.records import BootDevice
+from pileus.link.guests import BootDevice
 from pileus.link.templates import FRAMES, GuestTemplate
 from pileus.operations.plan import Ask
 

@@ -15,7 +15,7 @@ from pileus.cloud.instances.workflows import (
 from pileus.cloud.instances.workflows.hosting import OfInstance
 from pileus.cloud.instances.workflows.power import FromState, RebootInstance, ResumeInstance, StartInstance
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import BootDevice
+from pileus.link.guests import BootDevice
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Wire
 from pileus.state.state import put

@@ -10,7 +10,7 @@ from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.workflows.recovery import SetRecovery
 from pileus.cloud.instances.workflows.recovery import set_recovery as workflow
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import Restart, Watchdog
+from pileus.link.guests import Restart, Watchdog
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Wire
 from pileus.state.state import put

@@ -12,18 +12,10 @@ from pileus.cloud.networks.model import Port
 from pileus.cloud.volumes.model import Volume
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import InstanceId, SnapshotId, VolumeId
-from pileus.link.records import (
-    GuestObserved,
-    GuestRemoval,
-    GuestSpec,
-    Leaving,
-    MediumSpec,
-    Method,
-    VolumeBackup,
-    VolumeCopy,
-    VolumeObserved,
-    VolumeRemoval,
-)
+from pileus.link.guests import GuestObserved, GuestRemoval, GuestSpec, Leaving
+from pileus.link.images import MediumSpec
+from pileus.link.messages import Method
+from pileus.link.volumes import VolumeBackup, VolumeCopy, VolumeObserved, VolumeRemoval
 
 COPY_S = 1800.0
 """How long a host may take to fetch and copy an image."""

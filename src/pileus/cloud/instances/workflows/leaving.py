@@ -7,7 +7,7 @@ from pileus.cloud.instances.workflows.hosting import OfInstance, leave_disk, rem
 from pileus.cloud.schedules.model import gone_with
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES
 from pileus.cloud.world import World
-from pileus.link.records import Leaving
+from pileus.link.guests import Leaving
 from pileus.state.state import State, put, remove
 from pileus.workflow.workflow import Changes, Run, step_with, workflow
 

@@ -6,7 +6,8 @@ from pileus.cloud.instances.model import INSTANCES, PASSWORD_CHANGES, Instance
 from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_guest
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import DiskPassword, Method
+from pileus.link.guests import DiskPassword
+from pileus.link.messages import Method
 from pileus.state.state import Change, State, put, remove
 from pileus.workflow.workflow import Run, step_with, workflow
 

@@ -6,7 +6,8 @@ from pileus.cloud.instances.model import INSTANCES, Instance, InstanceState
 from pileus.cloud.instances.workflows.hosting import GUEST_S, MEMORY_S, OfInstance, ensure_guest
 from pileus.cloud.world import World
 from pileus.kernel.ids import InstanceId
-from pileus.link.records import BootDevice, GuestObserved, GuestReboot, Method
+from pileus.link.guests import BootDevice, GuestObserved, GuestReboot
+from pileus.link.messages import Method
 from pileus.state.state import Change, State, put
 from pileus.workflow.workflow import Run, step, step_with, workflow
 

@@ -9,7 +9,7 @@ from pileus.cloud.schedules.model import gone_with
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, VolumeState
 from pileus.cloud.world import World
 from pileus.kernel.ids import ImageId, VolumeId
-from pileus.link.records import Power
+from pileus.link.guests import Power
 from pileus.state.state import Change, State, put, remove
 from pileus.workflow.workflow import Run, step, step_with, workflow
 

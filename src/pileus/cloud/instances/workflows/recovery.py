@@ -5,7 +5,7 @@ import msgspec
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_guest
 from pileus.cloud.world import World
-from pileus.link.records import Restart, Watchdog
+from pileus.link.guests import Restart, Watchdog
 from pileus.state.state import Change, State, put
 from pileus.workflow.workflow import Run, step, workflow
 

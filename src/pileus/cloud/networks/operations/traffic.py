@@ -7,7 +7,8 @@ from pileus.cloud.networks.operations.ports import ports
 from pileus.cloud.world import Hosts
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import PortId
-from pileus.link.records import Method, PortTraffic, TrafficAsked
+from pileus.link.guests import PortTraffic, TrafficAsked
+from pileus.link.messages import Method
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange
 
