@@ -25,7 +25,9 @@ from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
 from pileus.kernel.programs import run
 from pileus.kernel.units import GIB, MIB
 from pileus.link.guests import FirstBoot, GuestDisk, GuestLimits, GuestSpec, NicSpec, Power
-from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged, Reads
+from pileus.testing.contracts.devices import Connected, Inserted, Limited, Plugged, Reads
+from pileus.testing.contracts.guest import Crash
+from pileus.testing.contracts.hypervisor import HypervisorContract
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 

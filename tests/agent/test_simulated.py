@@ -13,7 +13,9 @@ from pileus.agent.storage.port import DiskSource, StoragePool
 from pileus.agent.storage.simulated import SimulatedStorage
 from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
 from pileus.link.guests import GuestLimits, GuestSpec, NicSpec
-from pileus.testing.contracts.hypervisor import Connected, Crash, HypervisorContract, Inserted, Limited, Plugged, Reads
+from pileus.testing.contracts.devices import Connected, Inserted, Limited, Plugged, Reads
+from pileus.testing.contracts.guest import Crash
+from pileus.testing.contracts.hypervisor import HypervisorContract
 from pileus.testing.contracts.network import Ask, HostNetworkContract
 from pileus.testing.contracts.storage import StoragePoolContract
 

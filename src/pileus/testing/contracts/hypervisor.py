@@ -1,64 +1,22 @@
 """What every hypervisor driver owes an agent. A driver's own tests subclass this and bring the fixtures."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import ClassVar
 
 import pytest
-from msgspec import structs
 
-from pileus.agent.hypervisor.port import GuestFound, GuestState, Hypervisor
-from pileus.agent.network.port import Plug
-from pileus.agent.storage.port import DiskSource
-from pileus.kernel.errors import Conflict, NotFound
-from pileus.kernel.ids import InstanceId, PortId, VolumeId, new_id
-from pileus.link.guests import GuestDisk, GuestLimits, GuestSpec, NicSpec
-from pileus.link.templates import GuestTemplate
+from pileus.agent.hypervisor.port import GuestState, Hypervisor
+from pileus.kernel.errors import NotFound
+from pileus.kernel.ids import InstanceId, new_id
+from pileus.testing.contracts.devices import DevicesContract
+from pileus.testing.contracts.guest import Crash
+from pileus.testing.contracts.power import PowerContract
 from pileus.testing.links import until
 
-Crash = Callable[[InstanceId], Awaitable[None]]
-Plugged = Callable[[InstanceId], Awaitable[set[VolumeId]]]
-Limited = Callable[[InstanceId], Awaitable[GuestLimits]]
-Inserted = Callable[[InstanceId], Awaitable[dict[int, str]]]
-Reads = Callable[[InstanceId], Awaitable[list[str]]]
-Connected = Callable[[InstanceId], Awaitable[set[str]]]
 
-
-class HypervisorContract:
-    """The promise. A subclass brings the fixtures below.
-
-    * `hypervisor`: the driver, with no guest of Pileus yet.
-    * `another`: a function that makes a second driver of the same hypervisor, as a restarted agent does.
-    * `guest`, `disks`, `plugs`: a guest that can be started, and where its disks and ports are.
-    * `crash`: a function that kills the guest's process.
-    * `another_disk`: an empty volume that the guest does not have, as large as the one it has, and where it is.
-    * `inserted`: a function that says which files are in the drives of a running guest, without asking the driver.
-    * `reads`: a function that says which files a running guest has as disks that it can only read, without the driver.
-    * `limited`: a function that says what a running guest may take, without asking the driver.
-    * `plugged`: a function that says which volumes a running guest has, without asking the driver.
-    * `another_nic`: a port that the guest does not have, in slot 1, and its plug.
-    * `connected`: a function that says which MAC addresses a running guest has, without asking the driver.
-    """
-
-    patience_s: ClassVar[float] = 10.0
-    """How long a change may take to show."""
-
-    @pytest.fixture
-    def defined(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        plugs: Mapping[PortId, Plug],
-    ) -> Callable[..., Awaitable[InstanceId]]:
-        """A function that defines the guest, with changes."""
-
-        async def define(**changes: object) -> InstanceId:
-            await hypervisor.define(structs.replace(guest, **changes), disks, plugs)
-            return guest.id
-
-        return define
+class HypervisorContract(PowerContract, DevicesContract):
+    """The whole promise. A subclass brings the fixtures that its parts name."""
 
     async def test_a_hypervisor_says_what_it_is(self, hypervisor: Hypervisor) -> None:
         facts = await hypervisor.facts()
@@ -90,347 +48,6 @@ class HypervisorContract:
         found = (await hypervisor.list())[id]
         assert (found.state, found.generation) == (GuestState.RUNNING, 2)
 
-    async def test_a_disk_is_plugged_into_a_running_guest_however_often_it_is_asked_for(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        another_disk: tuple[VolumeId, DiskSource],
-        defined: Callable[..., Awaitable[InstanceId]],
-        plugged: Plugged,
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        volume, source = another_disk
-        more = structs.replace(guest, disks=(*guest.disks, GuestDisk(volume=volume, slot=1)))
-        for _ in range(2):
-            await hypervisor.change_disks(more, {**disks, volume: source})
-            assert await plugged(id) == {guest.disks[0].volume, volume}
-
-    async def test_a_guest_that_does_not_run_gets_its_disks_at_its_next_start(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        plugs: Mapping[PortId, Plug],
-        another_disk: tuple[VolumeId, DiskSource],
-        plugged: Plugged,
-    ) -> None:
-        volume, source = another_disk
-        more = structs.replace(guest, disks=(*guest.disks, GuestDisk(volume=volume, slot=1)))
-        await hypervisor.define(more, {**disks, volume: source}, plugs)
-        await hypervisor.change_disks(more, {**disks, volume: source})
-        await hypervisor.start(guest.id)
-        assert await plugged(guest.id) == {guest.disks[0].volume, volume}
-
-    async def test_what_cannot_be_plugged_in_comes_with_the_next_start(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        plugs: Mapping[PortId, Plug],
-        another_disk: tuple[VolumeId, DiskSource],
-    ) -> None:
-        volume, source = another_disk
-        old = structs.replace(guest, template=GuestTemplate.LEGACY)
-        more = structs.replace(old, disks=(*guest.disks, GuestDisk(volume=volume, slot=1)))
-        await hypervisor.define(old, disks, plugs)
-        await hypervisor.start(guest.id)
-        await hypervisor.change_disks(old, disks)
-        with pytest.raises(Conflict):
-            await hypervisor.change_disks(more, {**disks, volume: source})
-        await hypervisor.define(more, {**disks, volume: source}, plugs)
-        await hypervisor.stop(guest.id)
-        await hypervisor.start(guest.id)
-        await hypervisor.change_disks(more, {**disks, volume: source})
-
-    async def test_a_disk_of_a_running_guest_is_mirrored_and_gone_over_to_also_for_its_next_start(
-        self,
-        hypervisor: Hypervisor,
-        another: Callable[[], Awaitable[Hypervisor]],
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        another_disk: tuple[VolumeId, DiskSource],
-        defined: Callable[..., Awaitable[InstanceId]],
-    ) -> None:
-        id, volume, (_, to) = await defined(), guest.disks[0].volume, another_disk
-        with pytest.raises(Conflict):
-            await hypervisor.mirrors.mirror(id, volume, to, _nobody)
-        await hypervisor.start(id)
-        with pytest.raises(Conflict):
-            await hypervisor.mirrors.go_over(id, volume, to)
-        assert await hypervisor.mirrors.mirrored(id) == {}
-        for _ in range(2):
-            await hypervisor.mirrors.mirror(id, volume, to, _nobody)
-        assert await hypervisor.layers.files(id) == {volume: disks[volume].path}
-        later = await another()
-        assert await later.mirrors.mirrored(id) == {volume: to.path}
-        for _ in range(2):
-            await later.mirrors.go_over(id, volume, to)
-        assert await later.mirrors.mirrored(id) == {}
-        assert (await later.list())[id].state is GuestState.RUNNING
-        assert await later.layers.files(id) == {volume: to.path}
-        await later.stop(id)
-        assert await later.layers.files(id) == {volume: to.path}
-
-    async def test_a_disk_that_is_mirrored_no_more_is_what_it_was(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        another_disk: tuple[VolumeId, DiskSource],
-        defined: Callable[..., Awaitable[InstanceId]],
-        crash: Crash,
-    ) -> None:
-        id, volume, (_, to) = await defined(), guest.disks[0].volume, another_disk
-        await hypervisor.start(id)
-        await hypervisor.mirrors.mirror(id, volume, to, _nobody)
-        for _ in range(2):
-            await hypervisor.mirrors.stop_mirroring(id, volume)
-        assert await hypervisor.layers.files(id) == {volume: disks[volume].path}
-        with pytest.raises(Conflict):
-            await hypervisor.mirrors.go_over(id, volume, to)
-        await hypervisor.mirrors.mirror(id, volume, to, _nobody)
-        await crash(id)
-        await self._until(hypervisor, id, lambda found: found is not None and found.state is GuestState.CRASHED)
-        assert await hypervisor.mirrors.mirrored(id) == {}
-        assert await hypervisor.layers.files(id) == {volume: disks[volume].path}
-        await hypervisor.mirrors.stop_mirroring(id, volume)
-
-    async def test_media_come_and_go_while_a_guest_runs_and_are_there_again_at_its_next_start(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        plugs: Mapping[PortId, Plug],
-        another_disk: tuple[VolumeId, DiskSource],
-        inserted: Inserted,
-    ) -> None:
-        _, medium = another_disk
-        await hypervisor.define(guest, disks, plugs)
-        await hypervisor.start(guest.id)
-        for media in ({}, {1: medium}, {1: medium}, {0: medium}, {0: medium, 1: medium}, {}):
-            await hypervisor.change_media(guest, media)
-            assert await inserted(guest.id) == {drive: source.path for drive, source in media.items()}
-        await hypervisor.define(guest, disks, plugs, {0: medium})
-        assert await inserted(guest.id) == {}
-        await hypervisor.stop(guest.id)
-        await hypervisor.change_media(guest, {0: medium})
-        await hypervisor.start(guest.id)
-        assert await inserted(guest.id) == {0: medium.path}
-
-    async def test_a_config_drive_is_there_to_be_read_from_the_next_start_and_is_no_disk_of_the_guests(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        plugs: Mapping[PortId, Plug],
-        another_disk: tuple[VolumeId, DiskSource],
-        plugged: Plugged,
-        reads: Reads,
-    ) -> None:
-        _, drive = another_disk
-        await hypervisor.define(guest, disks, plugs)
-        await hypervisor.start(guest.id)
-        await hypervisor.define(guest, disks, plugs, config_drive=drive)
-        assert await reads(guest.id) == []
-        await hypervisor.stop(guest.id)
-        await hypervisor.start(guest.id)
-        await hypervisor.change_disks(guest, disks)
-        await hypervisor.change_media(guest, {})
-        assert await reads(guest.id) == [drive.path]
-        assert await plugged(guest.id) == {disk.volume for disk in guest.disks}
-
-    async def test_limits_are_set_and_taken_away_while_a_guest_runs_and_count_from_its_next_start(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        plugs: Mapping[PortId, Plug],
-        limited: Limited,
-    ) -> None:
-        limits = GuestLimits(cpu_percent=20, disk_iops=100, disk_burst_iops=200, disk_burst_s=3)
-        await hypervisor.define(guest, disks, plugs)
-        await hypervisor.start(guest.id)
-        for wanted in (limits, limits, GuestLimits(disk_bytes_per_s=1_000_000), GuestLimits(), limits):
-            await hypervisor.change_limits(structs.replace(guest, limits=wanted))
-            assert await limited(guest.id) == wanted
-        await hypervisor.define(structs.replace(guest, limits=GuestLimits(cpu_percent=50)), disks, plugs)
-        assert await limited(guest.id) == limits
-        await hypervisor.stop(guest.id)
-        await hypervisor.start(guest.id)
-        assert await limited(guest.id) == GuestLimits(cpu_percent=50)
-
-    async def test_a_network_interface_is_plugged_into_a_running_guest_however_often_it_is_asked_for(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        plugs: Mapping[PortId, Plug],
-        another_nic: tuple[NicSpec, Plug],
-        defined: Callable[..., Awaitable[InstanceId]],
-        connected: Connected,
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        nic, plug = another_nic
-        more = structs.replace(guest, nics=(*guest.nics, nic))
-        for _ in range(2):
-            await hypervisor.change_nics(more, {**plugs, nic.port: plug})
-            assert await connected(id) == {each.mac for each in more.nics}
-
-    async def test_a_guest_that_does_not_run_gets_its_network_interfaces_at_its_next_start(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        plugs: Mapping[PortId, Plug],
-        another_nic: tuple[NicSpec, Plug],
-        connected: Connected,
-    ) -> None:
-        nic, plug = another_nic
-        more = structs.replace(guest, nics=(*guest.nics, nic))
-        await hypervisor.define(more, disks, {**plugs, nic.port: plug})
-        await hypervisor.change_nics(more, {**plugs, nic.port: plug})
-        await hypervisor.start(guest.id)
-        assert await connected(guest.id) == {each.mac for each in more.nics}
-
-    async def test_a_running_guest_is_given_vcpus_up_to_its_most(
-        self,
-        hypervisor: Hypervisor,
-        guest: GuestSpec,
-        disks: Mapping[VolumeId, DiskSource],
-        plugs: Mapping[PortId, Plug],
-    ) -> None:
-        small = structs.replace(guest, max_vcpus=guest.vcpus + 1)
-        await hypervisor.define(small, disks, plugs)
-        await hypervisor.start(guest.id)
-        larger = structs.replace(small, vcpus=guest.vcpus + 1)
-        await hypervisor.define(larger, disks, plugs)
-        for _ in range(2):
-            await hypervisor.change_size(larger)
-        found = (await hypervisor.list())[guest.id]
-        assert (found.state, found.vcpus) == (GuestState.RUNNING, larger.vcpus)
-        too_large = structs.replace(guest, vcpus=guest.vcpus + 2, max_vcpus=guest.vcpus + 2)
-        await hypervisor.define(too_large, disks, plugs)
-        with pytest.raises(Conflict):
-            await hypervisor.change_size(too_large)
-        await hypervisor.stop(guest.id)
-        assert (await hypervisor.list())[guest.id].vcpus == 0
-        await hypervisor.change_size(too_large)
-
-    async def test_starting_twice_is_starting_once(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await hypervisor.start(id)
-        assert (await hypervisor.list())[id].state is GuestState.RUNNING
-
-    async def test_stopping_twice_is_stopping_once(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await hypervisor.stop(id)
-        await hypervisor.stop(id)
-        assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
-
-    async def test_a_stopped_guest_can_be_started_again(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        for _ in range(2):
-            await hypervisor.start(id)
-            assert (await hypervisor.list())[id].state is GuestState.RUNNING
-            await hypervisor.stop(id)
-
-    async def test_asking_a_guest_to_end_does_not_wait_for_it(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        async with asyncio.timeout(self.patience_s):
-            await hypervisor.shut_down(id)
-        # It may have ended, or not: both are its right.
-        await hypervisor.stop(id)
-        assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
-
-    async def test_pausing_twice_is_pausing_once_and_resuming_goes_on(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        for asked, state in ((hypervisor.pause, GuestState.PAUSED), (hypervisor.resume, GuestState.RUNNING)):
-            for _ in range(2):
-                await asked(id)
-                assert (await hypervisor.list())[id].state is state
-
-    async def test_a_paused_guest_stays_so_when_it_is_changed_or_the_agent_goes_away(
-        self,
-        hypervisor: Hypervisor,
-        another: Callable[[], Awaitable[Hypervisor]],
-        defined: Callable[..., Awaitable[InstanceId]],
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await hypervisor.pause(id)
-        await defined(generation=2)
-        assert (await (await another()).list())[id].state is GuestState.PAUSED
-
-    async def test_a_paused_guest_can_be_stopped(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await hypervisor.pause(id)
-        await hypervisor.stop(id)
-        assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
-
-    async def test_a_guest_that_does_not_run_is_neither_paused_nor_resumed(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        for asked in (hypervisor.pause, hypervisor.resume, hypervisor.suspend):
-            with pytest.raises(Conflict):
-                await asked(id)
-
-    async def test_a_suspended_guest_does_not_run_and_goes_on_when_it_is_started(
-        self,
-        hypervisor: Hypervisor,
-        another: Callable[[], Awaitable[Hypervisor]],
-        defined: Callable[..., Awaitable[InstanceId]],
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        for _ in range(2):
-            await hypervisor.suspend(id)
-            assert (await hypervisor.list())[id].state is GuestState.SUSPENDED
-        assert (await (await another()).list())[id].state is GuestState.SUSPENDED
-        await defined(generation=2)
-        assert (await hypervisor.list())[id] == GuestFound(state=GuestState.SUSPENDED, generation=2)
-        await hypervisor.start(id)
-        assert (await hypervisor.list())[id].state is GuestState.RUNNING
-
-    async def test_a_paused_guest_that_is_suspended_runs_when_it_is_started(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await hypervisor.pause(id)
-        await hypervisor.suspend(id)
-        await hypervisor.start(id)
-        assert (await hypervisor.list())[id].state is GuestState.RUNNING
-
-    async def test_a_guest_whose_memory_is_forgotten_is_shut_down(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await hypervisor.suspend(id)
-        for _ in range(2):
-            await hypervisor.forget_memory(id)
-            assert (await hypervisor.list())[id] == GuestFound(state=GuestState.SHUT_DOWN, generation=1)
-
     async def test_a_suspended_guest_is_undefined_with_its_memory(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
     ) -> None:
@@ -440,14 +57,6 @@ class HypervisorContract:
         await hypervisor.undefine(id)
         await defined()
         assert (await hypervisor.list())[id].state is GuestState.SHUT_DOWN
-
-    async def test_a_guest_runs_after_its_reset_button_was_pressed(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await hypervisor.reboot(id, hard=True)
-        await self._until(hypervisor, id, lambda found: found is not None and found.state is GuestState.RUNNING)
 
     async def test_an_undefined_guest_is_stopped_and_forgotten(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]]
@@ -468,25 +77,6 @@ class HypervisorContract:
 
     async def test_a_guest_that_is_not_there_is_not_found(self, hypervisor: Hypervisor) -> None:
         await self._is_unknown(hypervisor, InstanceId(new_id()))
-
-    async def test_a_guest_whose_process_died_has_crashed_and_why_is_told(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]], crash: Crash
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await crash(id)
-        await self._until(hypervisor, id, lambda found: found is not None and found.state is GuestState.CRASHED)
-        assert (await hypervisor.list())[id].cause
-
-    async def test_a_crashed_guest_can_be_started_again(
-        self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]], crash: Crash
-    ) -> None:
-        id = await defined()
-        await hypervisor.start(id)
-        await crash(id)
-        await self._until(hypervisor, id, lambda found: found is not None and found.state is GuestState.CRASHED)
-        await hypervisor.start(id)
-        assert (await hypervisor.list())[id].state is GuestState.RUNNING
 
     async def test_changes_are_told_as_they_happen(
         self, hypervisor: Hypervisor, defined: Callable[..., Awaitable[InstanceId]], crash: Crash
@@ -532,11 +122,6 @@ class HypervisorContract:
         with pytest.raises(NotFound):
             await hypervisor.reboot(id, hard=True)
 
-    async def _until(self, hypervisor: Hypervisor, id: InstanceId, holds: Callable[[GuestFound | None], bool]) -> None:
-        async with asyncio.timeout(self.patience_s):
-            while not holds((await hypervisor.list()).get(id)):  # noqa: ASYNC110 - what is seen counts, not what is told
-                await asyncio.sleep(0.02)
-
 
 class _Watching:
     def __init__(self) -> None:
@@ -558,7 +143,3 @@ async def _watching(hypervisor: Hypervisor) -> AsyncGenerator[_Watching, None]:
         task = tasks.create_task(watch())
         yield watching
         task.cancel()
-
-
-def _nobody(_: float) -> None:
-    """Nobody wants to know how far it is."""
