@@ -17,7 +17,7 @@ from pileus.cli.main import invoke
 from pileus.cli.terminal import Terminal
 from pileus.kernel.errors import Unavailable
 from pileus.kernel.units import MIB
-from pileus.testing.diskimages import vhdx
+from pileus.testing.diskimages import vhdx, vmdk
 from pileus.testing.links import until
 from pileus.testing.openid import CLIENT, SECRET, openid_provider
 
@@ -229,6 +229,43 @@ async def test_an_image_comes_back_in_another_format_and_nothing_of_that_is_left
     assert (tmp_path / "mini.raw").read_bytes() == bytes(MIB)
     assert (await pileus.ok("image-export", "list", "-o", "json")).json == []
     assert sorted(each.name for each in tmp_path.iterdir()) == ["mini.raw", "mini.vhdx"]
+
+
+async def test_a_download_that_was_interrupted_goes_on_where_it_stopped(pileus: CommandLine, tmp_path: Path) -> None:
+    image = (await pileus.ok("image", "show", "mini", "-o", "json")).json
+    part = tmp_path / f"mini.qcow2.{image['sha256'][:16]}.part"
+    await pileus.ok("image", "download", "mini", "--file", str(tmp_path / "whole"))
+    content = (tmp_path / "whole").read_bytes()
+    part.write_bytes(content[:100])
+    said = await pileus.ok("image", "download", "mini", "--file", str(tmp_path / "mini.qcow2"))
+    assert "100 B of" in said.err
+    assert "it goes on there" in said.err
+    assert (tmp_path / "mini.qcow2").read_bytes() == content
+    assert not part.exists()
+
+
+async def test_of_an_export_that_was_made_before_a_download_goes_on_and_others_are_left_alone(
+    pileus: CommandLine, tmp_path: Path
+) -> None:
+    made = (await pileus.ok("image-export", "create", "--image", "mini", "--format", "vhdx", "-o", "json")).json
+    line = ("image", "download", "mini", "--format", "vhdx", "--file")
+    await pileus.ok(*line, str(tmp_path / "another.vhdx"))
+    assert [each["id"] for each in (await pileus.ok("image-exports", "-o", "json")).json] == [made["id"]]
+    part = tmp_path / f"mini.vhdx.{made['sha256'][:16]}.part"
+    part.write_bytes(vhdx(size=MIB)[:100])
+    said = await pileus.ok(*line, str(tmp_path / "mini.vhdx"))
+    assert "image_export.create" not in said.err
+    assert "it goes on there" in said.err
+    assert (await pileus.ok("image-exports", "-o", "json")).json == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["another.vhdx", "mini.vhdx"]
+    assert (tmp_path / "mini.vhdx").read_bytes() == vhdx(size=MIB)
+
+
+async def test_an_export_is_downloaded_and_stays(pileus: CommandLine, tmp_path: Path) -> None:
+    made = (await pileus.ok("image-export", "create", "--image", "mini", "--format", "vmdk", "-o", "json")).json
+    await pileus.ok("image-export", "download", made["id"], "--file", str(tmp_path / "mini.vmdk"))
+    assert (tmp_path / "mini.vmdk").read_bytes() == vmdk(size=MIB)
+    await pileus.ok("image-export", "delete", made["id"])
 
 
 async def test_an_image_whose_upload_failed_leaves_no_record(pileus: CommandLine, tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ class Server:
         self.answers: list[bytes | None] = []
         self.asked: list[Asked] = []
         self.url = ""
+        self.answering = asyncio.Event()
+        """Cleared, requests arrive and their answers wait."""
+        self.answering.set()
 
     def answer(self, status: int, body: bytes = b"{}", *headers: str) -> None:
         lines = (f"HTTP/1.1 {status} x", f"content-length: {len(body)}", "connection: close", *headers)
@@ -44,6 +47,7 @@ class Server:
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.asked.append(Asked(head[0], headers, body))
+        await self.answering.wait()
         answer = self.answers.pop(0)
         if answer is not None:
             writer.write(answer)

@@ -1,14 +1,11 @@
 """What the client does when answers do not come, against a server that answers as it is told."""
 
-from pathlib import Path
-
 import pytest
 
 from pileus.client.client import Client
 from pileus.client.config import Config
 from pileus.client.events import follow, messages
-from pileus.client.images import download
-from pileus.kernel.errors import Conflict, Invalid, NotFound, Unavailable
+from pileus.kernel.errors import Invalid, NotFound, Unavailable
 
 from .conftest import Server
 
@@ -110,12 +107,3 @@ async def test_a_stream_that_is_lost_is_no_matter_of_patience(server: Server, co
         assert (await anext(events))["sequence"] == 1
         with pytest.raises(Unavailable):
             await anext(events)
-
-
-async def test_a_download_that_is_not_the_image_leaves_no_file(server: Server, config: Config, tmp_path: Path) -> None:
-    server.answer(200, b"something else")
-    image = {"id": "1", "sha256": "0" * 64, "size_bytes": 14}
-    async with Client(config) as client:
-        with pytest.raises(Conflict):
-            await download(client, image, tmp_path / "disk", progress=lambda _done, _of: None)
-    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """Images up and down: `pileus image upload` makes the record and sends the data, `pileus image download` brings it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from pileus.cli.commands import Command
-from pileus.cli.progress import shown
+from pileus.cli.progress import later, shown
 from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.client.records import Record
 from pileus.diskimages.headers import looks_like
@@ -85,43 +85,31 @@ def commands(session: Session) -> Mapping[str, Command]:
     ) -> None:
         """Write an image's data to a file, checked by its SHA-256.
 
-        In another format it is exported first, and the export deleted when the file is there.
+        What breaks off goes on by itself; after an interruption, by the same command once more. In another format it is
+        exported first, and the export deleted when the file is there.
         """
         from pileus.cli.names import Names
         from pileus.cli.tasks import finish
-        from pileus.client.images import download as fetch
-        from pileus.client.images import export
+        from pileus.client.downloads import download as fetch
+        from pileus.client.downloads import export
 
         session.use(common)
         file = file.expanduser()
         async with session.client() as client:
             image = await Names(client, session.document).record("image", record)
-            called = f"download {image['name']}"
-            if format in (None, image["format"]):
-                with shown(session, called) as progress:
-                    await fetch(client, image, file, progress=progress)
-            else:
-                with ExitStack() as bar:
 
-                    async def wait(task: str) -> None:
-                        await finish(session, client, task)
+            async def wait(task: str) -> None:
+                await finish(session, client, task)
 
-                    image = await export(client, image, format, file, progress=_later(session, called, bar), wait=wait)
+            with ExitStack() as bar:
+                progress = later(session, f"download {image['name']}", bar)
+                if format in (None, image["format"]):
+                    await fetch(client, image, file, progress=progress, say=session.say)
+                else:
+                    image = await export(client, image, format, file, progress=progress, say=session.say, wait=wait)
         session.say(f"sha256 {image['sha256']}: right")
 
     return {"upload": upload, "download": download}
-
-
-def _later(session: Session, what: str, bar: ExitStack) -> Callable[[int, int], None]:
-    """Shows how far a transfer is from when it begins: until then something else is shown."""
-    tell: Callable[[int, int], None] | None = None
-
-    def told(done: int, of: int) -> None:
-        nonlocal tell
-        tell = tell or bar.enter_context(shown(session, what))
-        tell(done, of)
-
-    return told
 
 
 def _format_of(file: Path) -> str:

@@ -124,6 +124,8 @@ def own_commands(noun: str, session: Session) -> Mapping[str, Command]:
     match noun:
         case "image":
             from pileus.cli.images import commands
+        case "image-export":
+            from pileus.cli.imageexports import commands
         case "instance":
             from pileus.cli.instances import commands
         case "keypair":

@@ -1,7 +1,7 @@
 """How far a transfer is: a bar on a terminal, a line now and then elsewhere."""
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pileus.cli.output import size
 from pileus.cli.session import Session
@@ -20,6 +20,18 @@ def shown(session: Session, what: str) -> Generator[Callable[[int, int], None]]:
             yield tell
     else:
         yield _lines(session, what)
+
+
+def later(session: Session, what: str, bar: ExitStack) -> Callable[[int, int], None]:
+    """Shows how far a transfer is from when it begins: until then something else is shown."""
+    tell: Callable[[int, int], None] | None = None
+
+    def told(done: int, of: int) -> None:
+        nonlocal tell
+        tell = tell or bar.enter_context(shown(session, what))
+        tell(done, of)
+
+    return told
 
 
 def _lines(session: Session, what: str) -> Callable[[int, int], None]:

@@ -1,4 +1,4 @@
-"""Images to the cloud and back, checked by their SHA-256; a transfer that breaks off goes on where it stopped."""
+"""Images to the cloud, checked by their SHA-256; an upload that breaks off goes on where it stopped."""
 
 import asyncio
 import os
@@ -6,9 +6,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from hashlib import sha256
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from pileus.client.client import Client, Reply
 from pileus.client.records import Record
@@ -144,90 +143,3 @@ async def _read(source: BinaryIO, offset: int, length: int, told: Callable[[int]
         yield chunk
         sent += len(chunk)
         told(sent)
-
-
-async def export(client: Client, image: Record, format: str, file: Path, *, progress: Progress, wait: Wait) -> Record:
-    """Write an image's data to a file in another format: it is converted for that, and what was made is forgotten.
-
-    Args:
-        client: of the cloud.
-        image: which one.
-        format: which other one.
-        file: appears only when all of it is there and right.
-        progress: is told how it goes, once it is converted.
-        wait: waits for the task that converts it.
-
-    Returns:
-        The export, which is forgotten by then.
-
-    Raises:
-        PileusError: the API refuses it, or what arrived is not what was converted.
-    """
-    wish = {"image_id": image["id"], "format": format}
-    begun = (await client.send("POST", "/v1/image-exports", wish, plans=True)).body
-    path = f"/v1/image-exports/{begun['image_export']['id']}"
-    await wait(begun["task_id"])
-    try:
-        made = (await client.get(path)).body
-        await download(client, made, file, progress=progress, path=path)
-    finally:
-        with suppress(PileusError):
-            await asyncio.shield(client.send("DELETE", path, plans=True))
-    return made
-
-
-async def download(client: Client, image: Record, file: Path, *, progress: Progress, path: str = "") -> None:
-    """Write an image's data to a file, which appears only when all of it is there and right.
-
-    Args:
-        client: of the cloud.
-        image: its record, or one of an export of it.
-        file: where to write it; of what is zeroes it has holes.
-        progress: is told how it goes.
-        path: of the record in the API, if it is not that of an image.
-
-    Raises:
-        PileusError: the API refuses it, or what arrived is not the image.
-    """
-    path = path or f"/v1/images/{image['id']}"
-    part = file.with_name(f".{file.name}.part")
-    digest, arrived = sha256(), 0
-    gives_up, pause = time.monotonic() + _PATIENCE_S, 0.1
-    try:
-        with part.open("wb") as target:
-            while arrived < image["size_bytes"]:
-                try:
-                    headers = {"range": f"bytes={arrived}-"} if arrived else {}
-                    async with client.stream("GET", f"{path}/data", headers=headers) as response:
-                        known = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else arrived
-                        async for piece in response.aiter_raw(_CHUNK):
-                            chunk, known = piece[known:], max(0, known - len(piece))
-                            await asyncio.to_thread(_write, target, digest, chunk)
-                            arrived += len(chunk)
-                            gives_up, pause = time.monotonic() + _PATIENCE_S, 0.1
-                            progress(arrived, image["size_bytes"])
-                    break
-                except Unavailable:
-                    if time.monotonic() > gives_up:
-                        raise
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-            target.truncate()
-            target.flush()
-            await asyncio.to_thread(os.fsync, target.fileno())
-        if digest.hexdigest() != image["sha256"]:
-            because = {"arrived": digest.hexdigest(), "expected": str(image["sha256"])}
-            raise Conflict("what arrived is not the image", because=because)
-        part.replace(file)
-    except OSError as failed:
-        raise Invalid(f"{file} cannot be written: {failed.strerror}", fields={"file": "cannot be written"}) from failed
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write(target: Any, digest: Any, chunk: bytes) -> None:  # noqa: ANN401 - a file, and hashlib
-    if chunk.count(0) == len(chunk):
-        target.seek(len(chunk), os.SEEK_CUR)
-    else:
-        target.write(chunk)
-    digest.update(chunk)
