@@ -55,7 +55,7 @@ def missing() -> str | None:
     return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, *, within_s: float = 60.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, *, within_s: float = 120.0) -> None:
     """Wait for a condition, or fail saying what did not come true."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
@@ -313,7 +313,7 @@ class Guest:
         self.ends = ()
         await self.lab.ip("netns", "delete", self.namespace)
 
-    async def run(self, *command: str, timeout_s: float = 15.0) -> str:
+    async def run(self, *command: str, timeout_s: float = 60.0) -> str:
         return await run("nsenter", f"--net={self.path}", *command, timeout_s=timeout_s)
 
     async def ask_for_address(self) -> dict[str, str]:

@@ -15,7 +15,21 @@ import msgspec
 import pytest
 import pytest_asyncio
 import structlog
-from ovn_cloud import SERVER, Cloud, answered, attempt, heard, name_server, pings, running
+from ovn_cloud import (
+    SERVER,
+    Cloud,
+    at_work,
+    attempt,
+    closed,
+    heard,
+    name_server,
+    pings,
+    reached,
+    running,
+    says,
+    told,
+    unreached,
+)
 from ovn_lab import (
     HOSTS,
     LINES,
@@ -45,7 +59,7 @@ from pileus.ovn.rows import Fact, Key, Row, facts_read, selections
 from pileus.ovn.view import NetworkRecord, View
 from pileus.state.state import put, remove
 from pileus.testing.contracts.network import Ask, Echo, HostNetworkContract
-from pileus.testing.contracts.northbound import Found, NorthboundContract
+from pileus.testing.contracts.northbound import PATIENCE_S, Found, NorthboundContract
 from pileus.testing.networks import (
     default_group,
     floating_ip,
@@ -103,7 +117,7 @@ class TestOvnNorthbound(NorthboundContract):
 
     async def test_what_others_change_is_put_right(self, northbound: OvnNorthbound, database: Database) -> None:
         northbound.load(small_cloud())
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         wanted = await read(database.remote)
         other = await Ovsdb.connect(database.remote, "OVN_Northbound")
         nothing: list[Json] = []
@@ -129,7 +143,7 @@ class TestOvnNorthbound(NorthboundContract):
         self, northbound: OvnNorthbound, database: Database
     ) -> None:
         northbound.load(small_cloud())
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         wanted = await read(database.remote)
         assert database.process is not None
         database.process.kill()
@@ -139,7 +153,7 @@ class TestOvnNorthbound(NorthboundContract):
             await northbound.settled(timeout_s=0.3)
         (database.folder / "nb.db").unlink()
         await database.make()
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         assert await read(database.remote) == wanted
 
     async def test_changes_while_everything_is_compared_are_neither_lost_nor_made_twice(
@@ -147,7 +161,7 @@ class TestOvnNorthbound(NorthboundContract):
     ) -> None:
         kept = {at: numbered(at) for at in range(600)}
         northbound.load([*small_cloud(), *kept.values()])
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         other = await Ovsdb.connect(database.remote, "OVN_Northbound")
         for at in range(400):
             if at % 3:
@@ -174,10 +188,10 @@ class TestOvnNorthbound(NorthboundContract):
         good = [vpc("good"), vpc("fine"), group("web")]
         bad = rule("too long a name " * 8, of="web", direction=Direction.INGRESS)
         northbound.load([*good, bad])
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         assert await read(database.remote) == project_everything(View(good))
         northbound.changed([put(vpc("later"))])
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         assert await read(database.remote) == project_everything(View([*good, vpc("later")]))
 
 
@@ -272,8 +286,7 @@ async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Cloud
                 for name, (host, of, _, address, _) in PLACES.items()
             )
         )
-        await asyncio.gather(*(northbound.up(name) for name in PLACES))
-        await northbound.realized()
+        await at_work(northbound, *PLACES)
         await asyncio.gather(*(guest.ask_for_address() for guest in running_lab.guests.values()))
         servers = [await name_server(guest.path, name) for name, guest in running_lab.guests.items()]
         servers.append(await name_server(running_lab.path("internet"), "internet"))
@@ -321,8 +334,7 @@ class Ping:
             try:
                 yield self
                 sending.cancel()
-                await until(lambda: self.sent in back or len(back) < self.sent, "the last answer", within_s=1)
-                await asyncio.sleep(0.2)
+                await _quiet(back, self.sent)
             finally:
                 receiving.cancel()
                 sending.cancel()
@@ -331,6 +343,14 @@ class Ping:
 
     def __str__(self) -> str:
         return f"{len(self.lost)} of {self.sent} echo requests lost, one each 10 ms"
+
+
+async def _quiet(back: set[int], sent: int) -> None:
+    """Wait until everything is back, or nothing has come back for a second."""
+    come = -1
+    while come != len(back) < sent:
+        come = len(back)
+        await asyncio.sleep(1)
 
 
 def _checksum(head: bytes) -> bytes:
@@ -373,9 +393,9 @@ class TestOvnHostNetwork(HostNetworkContract):
         async def get(nic: NicSpec, path: str) -> tuple[int, bytes]:
             guest = await made.lab.add(SPARE, nic)
             try:
-                await made.northbound.up(nic.port)
+                await at_work(made.northbound, nic.port)
                 await guest.ask_for_address()
-                body = await guest.run("busybox", "wget", "-q", "-O", "-", f"http://169.254.169.254{path}", timeout_s=2)
+                body = await guest.run("busybox", "wget", "-q", "-O", "-", f"http://169.254.169.254{path}", timeout_s=5)
             finally:
                 await guest.remove()
             return HTTPStatus.OK, body.encode()  # wget fails on any other
@@ -410,34 +430,33 @@ async def test_dhcp_tells_address_routes_mtu_and_names(made: Cloud) -> None:
 
 @lasting
 async def test_guests_of_one_group_reach_each_other_across_hosts_and_subnets(made: Cloud) -> None:
-    assert await heard(made.guest("a").path, "10.0.0.12") == "b sees 10.0.0.11"
-    assert await heard(made.guest("c").path, "10.0.0.11") == "a sees 10.0.1.13"
-    assert await pings(made.guest("b"), "10.0.1.13")
+    assert await told(made.guest("a").path, "10.0.0.12") == "b sees 10.0.0.11"
+    assert await told(made.guest("c").path, "10.0.0.11") == "a sees 10.0.1.13"
+    await reached(made.guest("b"), "10.0.1.13")
 
 
 @lasting
 async def test_full_sized_packets_pass_the_tunnel(made: Cloud) -> None:
-    size = 1442 - 28
-    assert "1 packets received" in await made.guest("a").run("busybox", "ping", "-c1", f"-s{size}", "10.0.0.12")
+    await reached(made.guest("a"), "10.0.0.12", size=1442 - 28)
 
 
 @lasting
 async def test_a_group_lets_in_what_is_opened_and_nothing_else(made: Cloud) -> None:
     a, w = made.guest("a"), made.guest("w")
-    assert await heard(a.path, "10.0.0.14") == "w sees 10.0.0.11"
+    assert await told(a.path, "10.0.0.14") == "w sees 10.0.0.11"
     assert not await pings(a, "10.0.0.14"), "nothing opens ICMP"
     assert await heard(w.path, "10.0.0.11") is None, "the group web has no rule outwards"
     ping = rule("web-ping", of="web", direction=Direction.INGRESS, protocol="icmp", remote_group_id="default")
     await made.change(ping)
-    assert await pings(a, "10.0.0.14")
+    await reached(a, "10.0.0.14")
     await made.change(gone=(ping,))
-    assert not await pings(a, "10.0.0.14")
+    await unreached(a, "10.0.0.14")
 
 
 @lasting
 async def test_networks_with_the_same_addresses_do_not_see_each_other(made: Cloud) -> None:
     other = made.guest("other")
-    assert await heard(other.path, "10.0.0.11") == "other sees 10.0.0.11", "its own address is its own"
+    assert await told(other.path, "10.0.0.11") == "other sees 10.0.0.11", "its own address is its own"
     assert await heard(other.path, "10.0.0.12") is None
     assert not await pings(other, "10.0.1.13")
 
@@ -446,30 +465,28 @@ async def test_networks_with_the_same_addresses_do_not_see_each_other(made: Clou
 async def test_guests_go_out_with_their_routers_address(made: Cloud) -> None:
     for name, seen in (("a", "172.24.0.100"), ("c", "172.24.0.100"), ("other", "172.24.0.101")):
         guest = made.guest(name)
-        await until(lambda guest=guest: answered(guest.path, OUTSIDE), f"{name} reaches the outside")
-        assert await heard(guest.path, OUTSIDE) == f"internet sees {seen}"
+        assert await told(guest.path, OUTSIDE) == f"internet sees {seen}"
 
 
 @lasting
 async def test_a_floating_ip_leads_to_its_port_and_away_with_it(made: Cloud) -> None:
     internet = made.lab.path("internet")
-    await until(lambda: answered(internet, "172.24.0.114"), "the floating IP answers")
-    assert await heard(internet, "172.24.0.114") == f"w sees {OUTSIDE}"
+    assert await told(internet, "172.24.0.114") == f"w sees {OUTSIDE}"
     out = rule("web-out", of="web", direction=Direction.EGRESS)
     await made.change(out)
-    assert await heard(made.guest("w").path, OUTSIDE) == "internet sees 172.24.0.114"
+    await says(made.guest("w").path, OUTSIDE, "internet sees 172.24.0.114")
     await made.change(gone=(out,))
     floating = cloud()[-1]
     await made.change(gone=(floating,))
-    assert await heard(internet, "172.24.0.114") is None
+    await closed(internet, "172.24.0.114")
     await made.change(floating)
-    await until(lambda: answered(internet, "172.24.0.114"), "the floating IP answers again")
+    assert await told(internet, "172.24.0.114") == f"w sees {OUTSIDE}"
 
 
 @lasting
 async def test_who_sends_too_much_from_outside_is_told_so(made: Cloud) -> None:
     internet = made.lab.path("internet")
-    await until(lambda: answered(internet, "172.24.0.114"), "the floating IP answers")
+    await told(internet, "172.24.0.114")
     wrapped = ("nsenter", f"--net={internet}", "python3", "-c", _SENDS_TOO_MUCH, "172.24.0.114", str(SERVER))
     await until(lambda: _says(wrapped, "1442"), "the path's MTU is known outside")
 
@@ -497,7 +514,7 @@ async def _says(command: tuple[str, ...], what: str) -> bool:
 @lasting
 async def test_a_guest_speaks_with_its_own_addresses_only(made: Cloud) -> None:
     a = made.guest("a")
-    assert await pings(a, "10.0.0.12")
+    await reached(a, "10.0.0.12")
     await a.run("ip", "address", "add", "10.0.0.99/24", "dev", "eth0")
     try:
         said = await attempt(a.run("busybox", "ping", "-c1", "-W1", "-I", "10.0.0.99", "10.0.0.12"))
@@ -509,7 +526,7 @@ async def test_a_guest_speaks_with_its_own_addresses_only(made: Cloud) -> None:
         assert not await pings(a, "10.0.0.12"), "another MAC address"
     finally:
         await a.run("ip", "link", "set", "eth0", "address", mac_of("a"))
-    await until(lambda: pings(a, "10.0.0.12"), "its own addresses pass")
+    await reached(a, "10.0.0.12")
 
 
 @lasting
@@ -562,13 +579,13 @@ async def test_an_emptied_database_is_filled_and_traffic_goes_on(
         await other.transact([{"op": "delete", "table": table, "where": []} for table in tables])
         await until(lambda: _is(made.lab.database, wanted), "everything is back")
         back_s = loop.time() - began
-        await made.northbound.realized()
+        await at_work(made.northbound)
         sent = across.sent
         await until(lambda: across.sent > sent + 50, "packets flow again")
     await other.close()
     with capsys.disabled():
         print(f"\nnorthbound emptied: back after {back_s * 1000:.0f} ms; across hosts {across}; to the outside {out}")
-    assert await heard(made.guest("a").path, "10.0.0.12") == "b sees 10.0.0.11"
+    assert await told(made.guest("a").path, "10.0.0.12") == "b sees 10.0.0.11"
 
 
 @lasting

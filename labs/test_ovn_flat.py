@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from ovn_cloud import SERVER, Cloud, answered, attempt, heard, name_server, pings, running
-from ovn_lab import OUTSIDE, Lab, lab, missing, until
+from ovn_cloud import SERVER, Cloud, at_work, attempt, heard, name_server, pings, reached, running, told
+from ovn_lab import OUTSIDE, Lab, lab, missing
 from physical import dhcp_offer, plug_in_machine, remark, router_announcement, sees
 
 from pileus.cloud.networks.model import NetworkKind
@@ -93,8 +93,7 @@ async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Cloud
             addresses = tuple(address for _, address in at)
             nic = NicSpec(port=PortId(name), network=NetworkId(of), mac=mac_of(name), addresses=addresses, mtu=MTU)
             await running_lab.add(host, nic)
-        await asyncio.gather(*(northbound.up(PortId(name)) for name in PLACES))
-        await northbound.realized()
+        await at_work(northbound, *PLACES)
         await asyncio.gather(*(guest.ask_for_address() for guest in running_lab.guests.values()))
         paths = {name: guest.path for name, guest in running_lab.guests.items()} | {"office": office, "floor": floor}
         servers = [await name_server(path, name) for name, path in paths.items()]
@@ -106,11 +105,10 @@ async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Cloud
 async def test_guests_of_an_address_pool_are_on_the_lan_as_machines_are(made: Cloud) -> None:
     a, machine = made.guest("a"), made.lab.path("office")
     assert (a.lease["ip"], a.lease["router"], a.lease["dns"], a.lease["mtu"]) == (A, MACHINE, "192.168.20.53", "1500")
-    await until(lambda: answered(machine, A), "the machine reaches the guest")
-    assert await heard(machine, A) == f"a sees {MACHINE}"
-    assert await heard(a.path, MACHINE) == f"office sees {A}", "without translation"
-    assert await heard(a.path, B) == f"b sees {A}", "on another host, by way of the wire"
-    assert await pings(a, MACHINE)
+    assert await told(machine, A) == f"a sees {MACHINE}"
+    assert await told(a.path, MACHINE) == f"office sees {A}", "without translation"
+    assert await told(a.path, B) == f"b sees {A}", "on another host, by way of the wire"
+    await reached(a, MACHINE)
     assert await attempt(made.lab.ip("netns", "exec", "office", "busybox", "ping", "-c1", "-W1", A)) is None, (
         "what no rule lets in does not get there"
     )
@@ -118,9 +116,9 @@ async def test_guests_of_an_address_pool_are_on_the_lan_as_machines_are(made: Cl
 
 async def test_vlans_of_one_wire_do_not_hear_each_other(made: Cloud) -> None:
     """Both have machines, guests and even the same addresses."""
-    assert await heard(made.guest("a").path, MACHINE) == f"office sees {A}"
+    assert await told(made.guest("a").path, MACHINE) == f"office sees {A}"
     c = made.guest("c")
-    assert await heard(c.path, MACHINE) == f"floor sees {c.lease['ip']}"
+    assert await told(c.path, MACHINE) == f"floor sees {c.lease['ip']}"
     assert await heard(c.path, A) is None
     assert await heard(made.lab.path("floor"), B) is None
     assert await heard(made.lab.path("office"), c.lease["ip"]) is None
@@ -141,9 +139,8 @@ async def test_guests_are_told_their_addresses_by_the_lan_where_the_cloud_has_no
     assert c.lease["serverid"] == MACHINE
     assert re.fullmatch(r"192\.168\.20\.1\d\d", c.lease["ip"])
     floor = made.lab.path("floor")
-    await until(lambda: answered(floor, c.lease["ip"]), "the machine reaches the guest")
-    assert await heard(floor, c.lease["ip"]) == f"c sees {MACHINE}"
-    assert await heard(c.path, d.lease["ip"]) == f"d sees {c.lease['ip']}"
+    assert await told(floor, c.lease["ip"]) == f"c sees {MACHINE}"
+    assert await told(c.path, d.lease["ip"]) == f"d sees {c.lease['ip']}"
     assert not await pings(d, c.lease["ip"]), "what no rule lets in does not get there"
 
 
@@ -174,9 +171,8 @@ async def test_an_external_address_is_on_the_guests_own_interface(made: Cloud) -
     assert (e.lease["ip"], e.lease["router"]) == (DIRECT, OUTSIDE)
     server = await name_server(internet, "internet")
     try:
-        await until(lambda: answered(internet, DIRECT), "the world reaches the guest")
-        assert await heard(internet, DIRECT) == f"e sees {OUTSIDE}"
-        assert await heard(e.path, OUTSIDE) == f"internet sees {DIRECT}", "without translation"
+        assert await told(internet, DIRECT) == f"e sees {OUTSIDE}"
+        assert await told(e.path, OUTSIDE) == f"internet sees {DIRECT}", "without translation"
     finally:
         server.close()
     marker = remark(mac_of("e"), DIRECT, b"here I am")

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable
 import dhcpv6
 import pytest
 import pytest_asyncio
-from ovn_cloud import Cloud, attempt, heard, name_server, pings, running
+from ovn_cloud import Cloud, at_work, attempt, closed, heard, name_server, reached, running, told
 from ovn_lab import HOSTS, Guest, lab, missing, until
 
 from pileus.cloud.networks.model import Ipv6Mode, Port
@@ -98,8 +98,7 @@ async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Cloud
         for name, (host, of) in PLACES.items():
             nic = NicSpec(port=PortId(name), network=NetworkId(of), mac=MACS[name], addresses=ADDRESSES[name], mtu=1442)
             await running_lab.add(host, nic)
-        await asyncio.gather(*(northbound.up(PortId(name)) for name in PLACES))
-        await northbound.realized()
+        await at_work(northbound, *PLACES)
         await asyncio.gather(*(_begin(guest) for guest in running_lab.guests.values()))
         servers = [await name_server(guest.path, name) for name, guest in running_lab.guests.items()]
         yield Cloud(running_lab, northbound)
@@ -144,33 +143,33 @@ async def _is(found: Awaitable[set[str]], wanted: set[str]) -> bool:
 
 async def test_guests_reach_each_other_across_hosts_and_subnets(made: Cloud) -> None:
     a, b, c = (ADDRESSES[name][1] for name in ("a", "b", "c"))
-    assert await heard(made.guest("a").path, b) == f"b sees {a}"
+    assert await told(made.guest("a").path, b) == f"b sees {a}"
     await made.guest("c").run("ip", "address", "replace", "fd00:b::77/128", "dev", "eth0", "nodad")
-    assert await heard(made.guest("a").path, c) == f"c sees {a}"
-    assert await heard(made.guest("c").path, b) == f"b sees {c}"
+    assert await told(made.guest("a").path, c) == f"c sees {a}"
+    assert await told(made.guest("c").path, b) == f"b sees {c}"
 
 
 async def test_networks_with_the_same_addresses_do_not_see_each_other(made: Cloud) -> None:
     far, own, b = made.guest("far"), ADDRESSES["far"][1], ADDRESSES["b"][1]
-    assert await heard(far.path, own) == f"far sees {own}", "its own address is its own"
+    assert await told(far.path, own) == f"far sees {own}", "its own address is its own"
     assert await heard(far.path, b) is None
 
 
 async def test_rules_hold_for_ipv6_apart_from_ipv4(made: Cloud) -> None:
     a, b = made.guest("a"), ADDRESSES["b"]
-    closed = rule("default-in-6", of="default", direction=Direction.INGRESS, ip_version=6)
+    open_to_all = rule("default-in-6", of="default", direction=Direction.INGRESS, ip_version=6)
     inwards = next(record for record in cloud() if record.id == "default-in-6")
-    await made.change(gone=(closed,))
-    assert await heard(a.path, b[1]) is None
-    assert await heard(a.path, b[0]) == f"b sees {ADDRESSES['a'][0]}"
+    await made.change(gone=(open_to_all,))
+    await closed(a.path, b[1])
+    assert await told(a.path, b[0]) == f"b sees {ADDRESSES['a'][0]}"
     ping = rule(
         "six", of="default", direction=Direction.INGRESS, ip_version=6, protocol="icmp", remote_cidr="fd00:a::/64"
     )
     await made.change(ping)
-    assert await pings(a, b[1])
+    await reached(a, b[1])
     assert await heard(a.path, b[1]) is None, "only ICMP is opened"
     await made.change(inwards, gone=(ping,))
-    assert await heard(a.path, b[1]) is not None
+    await told(a.path, b[1])
 
 
 async def test_a_guest_speaks_with_its_own_addresses_only(made: Cloud) -> None:
@@ -180,7 +179,7 @@ async def test_a_guest_speaks_with_its_own_addresses_only(made: Cloud) -> None:
         assert await attempt(a.run("busybox", "ping6", "-c1", "-W1", "-I", "fd00:a::99", b)) is None
     finally:
         await a.run("ip", "address", "del", "fd00:a::99/64", "dev", "eth0")
-    assert await pings(a, b)
+    await reached(a, b)
 
 
 async def test_names_are_answered_with_ipv6_addresses(made: Cloud) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 import pytest_asyncio
 import upstreams
-from ovn_cloud import SERVER, Cloud, answered, heard, name_server, pings, running
+from ovn_cloud import SERVER, Cloud, at_work, closed, name_server, reached, running, says, told
 from ovn_lab import HOSTS, lab, missing, until
 from upstreams import WORLD, A, B
 
@@ -99,29 +99,20 @@ async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Cloud
             await running_lab.hosts[host].network.serve({NetworkId(each): 1442 for each in PLANS}, Echo())
             nic = NicSpec(port=PortId(name), network=NetworkId(of), mac=MACS[name], addresses=addresses(name), mtu=1442)
             await running_lab.add(host, nic)
-        await asyncio.gather(*(northbound.up(PortId(name)) for name in PLACES))
-        await northbound.realized()
+        await at_work(northbound, *PLACES)
         await asyncio.gather(*(guest.ask_for_address() for guest in running_lab.guests.values()))
         servers = [await name_server(guest.path, name) for name, guest in running_lab.guests.items()]
         servers.append(await name_server(world, "world"))
         made = Cloud(running_lab, northbound)
-        await until(lambda: answered(made.guest("a").path, WORLD[4]), "the world is reached")
+        await told(made.guest("a").path, WORLD[4])
         yield made
         for server in servers:
             server.close()
 
 
-async def seen(made: Cloud, name: str, version: int = 4) -> str | None:
-    """With which address the world sees a guest."""
-    said = await heard(made.guest(name).path, WORLD[version])
-    return said and said.removeprefix("world sees ")
-
-
 async def is_seen_as(made: Cloud, name: str, address: str, version: int = 4) -> None:
-    async def so() -> bool:
-        return await seen(made, name, version) == address
-
-    await until(so, f"{name} goes out as {address}")
+    """Wait until the world sees a guest with this address."""
+    await says(made.guest(name).path, WORLD[version], f"world sees {address}")
 
 
 async def test_who_says_nothing_goes_out_by_the_first_line(made: Cloud) -> None:
@@ -131,29 +122,26 @@ async def test_who_says_nothing_goes_out_by_the_first_line(made: Cloud) -> None:
 
 async def test_what_came_in_by_a_line_is_answered_by_it(made: Cloud) -> None:
     world = made.lab.path("world")
-    await until(lambda: answered(world, FLOATING), "the floating IP of the second line answers")
-    assert await heard(world, FLOATING) == f"b sees {WORLD[4]}"
-    assert await seen(made, "b") == FLOATING
+    assert await told(world, FLOATING) == f"b sees {WORLD[4]}"
+    await is_seen_as(made, "b", FLOATING)
     into = forwarding("pf", of="b", at=OF_RULES, outside=8001, to=addresses("a")[0], inside=SERVER, by="edge")
     await made.change(into)
-    await until(lambda: answered(world, OF_RULES, port=8001), "the forwarded port of the second line answers")
-    assert await heard(world, OF_RULES, port=8001) == f"a sees {WORLD[4]}"
-    assert await seen(made, "a") == ROUTER["a"][0], "what it begins itself goes by the first line as before"
+    assert await told(world, OF_RULES, port=8001) == f"a sees {WORLD[4]}"
+    await is_seen_as(made, "a", ROUTER["a"][0])  # what it begins itself goes by the first line as before
     await made.change(gone=(into,))
 
 
 async def test_guests_still_reach_each_other(made: Cloud) -> None:
     for version in (0, 1):
         b, there = made.guest("b").path, addresses("c")[version]
-        await until(lambda b=b, there=there: answered(b, there), "the guests have made themselves addresses")
-        assert await heard(b, there) == f"c sees {addresses('b')[version]}"
+        assert await told(b, there) == f"c sees {addresses('b')[version]}"
 
 
 async def test_sources_destinations_and_rules_choose_a_line(made: Cloud) -> None:
     a = addresses("a")[0]
     await made.change(edge(sources=[("10.0.1.0/24", "b")]))
     await is_seen_as(made, "c", ROUTER["b"][0])
-    assert await seen(made, "a") == ROUTER["a"][0]
+    await is_seen_as(made, "a", ROUTER["a"][0])
     await made.change(edge(routes=[("192.0.2.0/24", B.gateway)]))
     await is_seen_as(made, "a", ROUTER["b"][0])
     await made.change(edge())
@@ -169,7 +157,7 @@ async def test_a_line_out_of_service_is_passed_over_until_it_is_back(made: Cloud
     await made.change(line("a", in_service=False))
     await is_seen_as(made, "a", ROUTER["b"][0])
     await is_seen_as(made, "a", ROUTER["b"][1], 6)
-    assert await seen(made, "b") == FLOATING
+    await is_seen_as(made, "b", FLOATING)
     await made.change(line("a"), line("b", in_service=False))
     await is_seen_as(made, "a", ROUTER["a"][0])
     await is_seen_as(made, "b", ROUTER["a"][0])
@@ -182,8 +170,8 @@ async def test_delegated_prefixes_are_routed_by_their_line_both_ways(made: Cloud
     for name in ("a", "c"):
         own = addresses(name)[1]
         await is_seen_as(made, name, own, 6)
-        assert await heard(world, own) == f"{name} sees {WORLD[6]}"
-        assert await pings(made.guest(name), WORLD[6])
+        assert await told(world, own) == f"{name} sees {WORLD[6]}"
+        await reached(made.guest(name), WORLD[6])
 
 
 async def test_other_prefixes_are_translated(made: Cloud) -> None:
@@ -193,16 +181,12 @@ async def test_other_prefixes_are_translated(made: Cloud) -> None:
 async def test_groups_hold_for_what_comes_in_by_ipv6(made: Cloud) -> None:
     world, there = made.lab.path("world"), addresses("c")[1]
     into = rule("ingress-6", of="open", direction=Direction.INGRESS, ip_version=6)
-    assert await heard(world, there) is not None
+    await told(world, there)
     await made.change(gone=(into,))
-
-    async def refused() -> bool:
-        return await heard(world, there) is None
-
-    await until(refused, "what nothing lets in stays out")
+    await closed(world, there)
     await is_seen_as(made, "c", there, 6)  # its own connections are answered
     await made.change(into)
-    await until(lambda: answered(world, there), "what is let in comes in")
+    await told(world, there)
 
 
 async def test_an_emptied_database_gets_the_ways_out_back(made: Cloud) -> None:
@@ -215,7 +199,7 @@ async def test_an_emptied_database_gets_the_ways_out_back(made: Cloud) -> None:
 
     await until(back, "everything is back")
     await other.close()
-    await made.northbound.realized()
+    await at_work(made.northbound)
     await is_seen_as(made, "a", ROUTER["a"][0])
     await is_seen_as(made, "b", FLOATING)
     await is_seen_as(made, "c", addresses("c")[1], 6)

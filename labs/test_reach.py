@@ -29,6 +29,7 @@ from pileus.ovn.names import mac_of
 from pileus.ovn.northbound import OvnNorthbound
 from pileus.ovn.view import NetworkRecord
 from pileus.state.state import Origin, State, put
+from pileus.testing.contracts.northbound import PATIENCE_S
 from pileus.testing.memorystore import MemoryStore
 from pileus.testing.networks import floating_ip, forwarding, group, peering, port, router, rule, snat_rule, subnet, vpc
 
@@ -140,7 +141,7 @@ async def projected(central: Central, records: list[NetworkRecord]) -> State:
     northbound.load(records, gateways=[HostId("h1")])
     task = asyncio.create_task(northbound.run())
     try:
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
     finally:
         task.cancel()
         await asyncio.wait((task,))

@@ -14,6 +14,8 @@ from pileus.state.state import put, remove
 from pileus.testing.networks import port, small_cloud
 
 GATEWAYS = (HostId("host-1"), HostId("host-2"))
+PATIENCE_S = 120.0
+"""For what must come about, however slow the machine."""
 
 Found = Callable[[], Awaitable[dict[Key, Fact]]]
 """Reads what is in the database."""
@@ -24,7 +26,7 @@ class NorthboundContract:
 
     async def test_what_is_loaded_is_what_is_there(self, northbound: Northbound, found: Found) -> None:
         northbound.load(small_cloud(), gateways=GATEWAYS)
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         assert await found() == _wanted(small_cloud())
 
     async def test_a_change_is_there_when_it_has_settled(self, northbound: Northbound, found: Found) -> None:
@@ -32,24 +34,24 @@ class NorthboundContract:
         northbound.load(cloud, gateways=GATEWAYS)
         more = port("p-new", of="blue", mac="02:00:00:00:00:09", at=[("blue-0", "10.0.0.19")], hostname="one")
         northbound.changed([put(more)])
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         assert await found() == _wanted([*cloud, more])
         northbound.changed([put(msgspec.structs.replace(more, hostname="other"))])
         northbound.changed([remove(more)])  # late: it says what it was before
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         assert await found() == _wanted(cloud)
 
     async def test_everything_can_go(self, northbound: Northbound, found: Found) -> None:
         northbound.load(small_cloud(), gateways=GATEWAYS)
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         northbound.changed([remove(record) for record in reversed(small_cloud())])
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         assert await found() == {}
 
     async def test_other_gateways_are_taken_at_once(self, northbound: Northbound, found: Found) -> None:
         northbound.load(small_cloud(), gateways=GATEWAYS)
         northbound.gateways_are(GATEWAYS[1:])
-        await northbound.settled()
+        await northbound.settled(timeout_s=PATIENCE_S)
         assert await found() == _wanted(small_cloud(), GATEWAYS[1:])
 
     async def test_many_changes_at_once_all_arrive(self, northbound: Northbound, found: Found) -> None:
@@ -62,7 +64,7 @@ class NorthboundContract:
 
         async def add(one: NetworkRecord) -> None:
             northbound.changed([put(one)])
-            await northbound.settled()
+            await northbound.settled(timeout_s=PATIENCE_S)
 
         await asyncio.gather(*(add(one) for one in many))
         assert await found() == _wanted([*cloud, *many])
