@@ -12,7 +12,8 @@ import pytest
 
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.state import sqlite
-from pileus.state.postgresql import PostgresqlStore, back_up, restore
+from pileus.state.postgresql import PostgresqlStore
+from pileus.state.postgresqlbackup import back_up, restore
 from pileus.state.sqlite import SqliteStore
 from pileus.state.store import Deposed, Store
 from pileus.testing.contracts.store import EVERYTHING, NOON, StoreContract, bodies, contents, entry, numbers

@@ -13,7 +13,7 @@ from pileus.controller.daemon import read_settings
 from pileus.installation import archives
 from pileus.kernel.clock import SystemClock
 from pileus.kernel.files import write_atomically
-from pileus.state import postgresql, sqlite
+from pileus.state import postgresqlbackup, sqlite
 from pileus.state.backup import copy
 from pileus.state.rows import Damaged
 from pileus.state.sqlitefile import sole_use
@@ -44,7 +44,7 @@ async def back_up(data: Path, to: Path, *, passphrase: str | None = None) -> Non
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pileus-backup-") as scratch:
         database = Path(scratch) / _DATABASE
         if settings.database:
-            await postgresql.back_up(settings.database, database)
+            await postgresqlbackup.back_up(settings.database, database)
         else:
             await asyncio.to_thread(copy, data / _DATABASE, database)
         files = {_DATABASE: database, **{str(each.relative_to(data)): each for each in _kept_beside(data)}}
@@ -109,7 +109,7 @@ def _is_ours(name: str) -> bool:
 async def _put_records_back(database: Path, data: Path) -> None:
     settings = read_settings(data)
     if settings.database:
-        await postgresql.restore(database, settings.database)
+        await postgresqlbackup.restore(database, settings.database)
     else:
         await sqlite.restore(database, data)
 

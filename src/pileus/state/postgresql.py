@@ -12,25 +12,31 @@ that row on three conditions: epoch and backend are still the leader's, and the 
 import asyncio
 import os
 import socket
-import sqlite3
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    ExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import asyncpg  # type: ignore[import-untyped]
 import structlog
 
-from pileus.kernel.errors import Conflict, NotFound, Unavailable
-from pileus.state.backup import opened, written
+from pileus.kernel.errors import Conflict, Unavailable
+from pileus.state.postgresqlbackup import copy
+from pileus.state.postgresqldatabase import (
+    LOST,
+    SCHEMA,
+    TABLES_LOCK,
+    Connection,
+    Pool,
+    batches,
+    connected,
+    plain_errors,
+    pool_of,
+    upgrade,
+    version_of,
+)
 from pileus.state.rows import (
     EVENT_COLUMNS,
     LAST_BY,
@@ -45,17 +51,12 @@ from pileus.state.rows import (
     span,
     wanted,
 )
-from pileus.state.schema import POSTGRESQL, check_version, upgrade_sqlite
+from pileus.state.schema import POSTGRESQL, check_version
 from pileus.state.store import Deposed, Event, EventFilter, StoredRecord
 
-_untyped: Any = asyncpg  # it declares no types; what we use of it is said by the protocols below
 _log = structlog.stdlib.get_logger()
 
-_BATCH = 1000
 _TRIM_AT_ONCE = 2000
-_SCHEMA = "pileus"
-# Serialises the making of the tables; any number that nobody else in this database takes.
-_TABLES_LOCK = 0x50494C45
 
 _EVENT_TYPES = ("bigint", "bigint", *["text"] * 8, "bigint", "integer", "bytea", "bytea")
 _RECORD_TYPES = ("text", "text", "bigint", "integer", "bytea")
@@ -95,43 +96,6 @@ _RENEW = "UPDATE lead SET lease_until = clock_timestamp() + $2 * interval '1 sec
 _GIVE_BACK = "UPDATE lead SET lease_until = '-infinity' WHERE epoch = $1 AND backend = pg_backend_pid()"
 _CONTINUE = "UPDATE lead SET backend = pg_backend_pid() WHERE epoch = $1 RETURNING last_sequence"
 
-# What a lost connection or server looks like, as opposed to a statement that is wrong.
-_LOST = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.TooManyConnectionsError,
-    # Of a query begun between the server's farewell and the end of the connection.
-    asyncpg.InternalClientError,
-)
-
-
-class _Cursor(Protocol):
-    async def fetch(self, n: int) -> list[tuple[Any, ...]]: ...
-
-
-class _Connection(Protocol):
-    async def execute(self, query: str, *arguments: object) -> str: ...
-    async def fetch(self, query: str, *arguments: object) -> list[tuple[Any, ...]]: ...
-    async def fetchrow(self, query: str, *arguments: object) -> tuple[Any, ...] | None: ...
-    async def fetchval(self, query: str, *arguments: object) -> Any: ...  # noqa: ANN401 - the query says which type
-    async def cursor(self, query: str) -> _Cursor: ...
-    async def copy_records_to_table(
-        self, table: str, *, records: Iterable[Sequence[Any]], columns: Sequence[str]
-    ) -> str: ...
-    def transaction(self, *, isolation: str = ..., readonly: bool = ...) -> AbstractAsyncContextManager[None]: ...
-    def is_closed(self) -> bool: ...
-    def terminate(self) -> None: ...
-    async def close(self) -> None: ...
-
-
-class _Pool(Protocol):
-    def acquire(self, *, timeout: float) -> AbstractAsyncContextManager[_Connection]: ...
-    async def close(self) -> None: ...
-    def terminate(self) -> None: ...
-
 
 class PostgresqlStore:
     """Keeps events and records in the schema `pileus` of a database; one controller leads at a time.
@@ -152,8 +116,8 @@ class PostgresqlStore:
         self._last = 0
         self._in_doubt = False
         self._turn = asyncio.Lock()
-        self._writer: _Connection | None = None
-        self._readers: _Pool | None = None
+        self._writer: Connection | None = None
+        self._readers: Pool | None = None
         self._renewal: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -163,15 +127,15 @@ class PostgresqlStore:
             Conflict: somebody else still leads after `wait_s`; or a newer Pileus wrote the tables.
             Unavailable: the database does not answer.
         """
-        with _plain_errors():
-            connection = await _connected(self._address)
+        with plain_errors():
+            connection = await connected(self._address)
             try:
                 await self._take_lead(connection)
-                readers = await _untyped.create_pool(self._address, min_size=1, max_size=4, **_SESSION)
+                readers = await pool_of(self._address)
             except BaseException:
                 connection.terminate()
                 raise
-        self._writer, self._readers = connection, cast("_Pool", readers)
+        self._writer, self._readers = connection, readers
         self._renewal = asyncio.create_task(self._renew(), name="store lease")
 
     @property
@@ -185,7 +149,7 @@ class PostgresqlStore:
     async def load(self) -> AsyncIterator[Sequence[StoredRecord]]:
         """All records, in batches."""
         async with self._reader() as on, on.transaction(isolation="repeatable_read", readonly=True):
-            async for rows in _batches(on, "records", RECORD_COLUMNS, "kind, id"):
+            async for rows in batches(on, "records", RECORD_COLUMNS, "kind, id"):
                 yield [
                     StoredRecord(kind=kind, id=id, revision=revision, version=version, body=body)
                     for kind, id, revision, version, body in rows
@@ -210,7 +174,7 @@ class PostgresqlStore:
             if self._in_doubt or first != self._last + 1:
                 raise Deposed("the log went on without this process", internal=f"after {self._last} comes {first}")
             self._in_doubt = True
-            with _plain_errors():
+            with plain_errors():
                 async with asyncio.timeout(self._patience_s):
                     await self._append(first, last, arguments)
             self._in_doubt = False
@@ -282,7 +246,7 @@ class PostgresqlStore:
     async def backup(self, to: Path) -> None:
         """Write a consistent copy to this file, which must not exist yet; any store can be restored from it."""
         async with self._reader() as on:
-            await _copy(on, to)
+            await copy(on, to)
 
     async def close(self) -> None:
         """Give back the lead and let go."""
@@ -295,24 +259,24 @@ class PostgresqlStore:
                     async with asyncio.timeout(5):
                         await self._writer.execute(_GIVE_BACK, self._epoch)
                         await self._writer.close()
-                except (*_LOST, asyncpg.InterfaceError):
+                except (*LOST, asyncpg.InterfaceError):
                     self._writer.terminate()
         if self._readers is not None:
             self._readers.terminate()
         self._renewal = self._writer = self._readers = None
 
-    async def _take_lead(self, connection: _Connection) -> None:
+    async def _take_lead(self, connection: Connection) -> None:
         async def attempt() -> str:
             """Who is in the way; empty if nobody was."""
             async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", _TABLES_LOCK)
-                await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
-                if not await _version(connection):
-                    await _upgrade(connection)
-                check_version(await _version(connection), len(POSTGRESQL))
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", TABLES_LOCK)
+                await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+                if not await version_of(connection):
+                    await upgrade(connection)
+                check_version(await version_of(connection), len(POSTGRESQL))
                 if won := await connection.fetchrow(_LEAD, f"{socket.gethostname()}:{os.getpid()}", self._lease_s):
                     # Only now: an older leader must not find the tables changed under it.
-                    await _upgrade(connection)
+                    await upgrade(connection)
                     self._epoch, self._last = won
                     return ""
                 return await connection.fetchval("SELECT holder FROM lead")
@@ -331,7 +295,7 @@ class PostgresqlStore:
                     if not await on.fetchval(_APPEND, self._epoch, *arguments):
                         raise Deposed("another controller leads now", internal=f"epoch {self._epoch}, from {first}")
                     self._last = last
-            except _LOST as lost:
+            except LOST as lost:
                 self._disconnect(lost)
                 await asyncio.sleep(0.1)
 
@@ -340,11 +304,11 @@ class PostgresqlStore:
         if self._writer is not None:
             self._writer.terminate()
 
-    async def _writing(self, *, may_have_arrived: int) -> _Connection:
+    async def _writing(self, *, may_have_arrived: int) -> Connection:
         """The leader's connection; a new one if the last was lost, after learning how far the old one got."""
         if self._writer is not None and not self._writer.is_closed():
             return self._writer
-        connection = await _connected(self._address)
+        connection = await connected(self._address)
         try:
             # Waits for the row's lock, thus for whatever the old connection still had in flight.
             found = await connection.fetchval(_CONTINUE, self._epoch)
@@ -366,7 +330,7 @@ class PostgresqlStore:
                     async with asyncio.timeout(self._lease_s):
                         on = await self._writing(may_have_arrived=self._last)
                         await on.execute(_RENEW, self._epoch, self._lease_s)
-                except _LOST as lost:
+                except LOST as lost:
                     self._disconnect(lost)
                 except Deposed as over:
                     _log.warning("lead lost", reason=over.internal)
@@ -388,113 +352,12 @@ class PostgresqlStore:
             return [event_from(cast("EventRow", tuple(row))) for row in await on.fetch(query, *arguments)]
 
     @asynccontextmanager
-    async def _reader(self) -> AsyncGenerator[_Connection]:
+    async def _reader(self) -> AsyncGenerator[Connection]:
         if self._readers is None:
             raise Unavailable("the store is closed")
-        with _plain_errors():
+        with plain_errors():
             async with self._readers.acquire(timeout=10) as connection:
                 yield connection
-
-
-async def back_up(address: str, to: Path) -> None:
-    """Write a consistent copy of a database to this file, which must not exist yet, whoever leads there meanwhile.
-
-    Raises:
-        Conflict: there is a file already.
-        NotFound: there is no state of ours in this database.
-        Unavailable: the database does not answer.
-    """
-    with _plain_errors():
-        on = await _connected(address)
-        try:
-            if not await _version(on):
-                raise NotFound("there is no state of Pileus in this database")
-            await _copy(on, to)
-        finally:
-            on.terminate()
-
-
-async def restore(backup: Path, address: str) -> None:
-    """Put a backup of any store into a database; what was there is kept as the schema `pileus_replaced_<time>`.
-
-    Raises:
-        NotFound: there is no such backup.
-        Damaged: the backup is not whole; nothing was changed.
-        Conflict: a controller leads there.
-        Unavailable: the database does not answer.
-    """
-    with _plain_errors():
-        on = await _connected(address)
-        try:
-            async with _in_thread(opened(backup)) as file, on.transaction():
-                await on.execute("SELECT pg_advisory_xact_lock($1)", _TABLES_LOCK)
-                if await _version(on):
-                    # Locks the row: a leader cannot come up meanwhile.
-                    query = "SELECT holder FROM lead WHERE lease_until > clock_timestamp() FOR UPDATE"
-                    if holder := await on.fetchval(query):
-                        raise Conflict(f"{holder} leads this cloud")
-                    kept_as = f"{_SCHEMA}_replaced_{datetime.now(UTC):%Y%m%d%H%M%S}"
-                    await on.execute(f"ALTER SCHEMA {_SCHEMA} RENAME TO {kept_as}")
-                await on.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
-                await _upgrade(on)
-                lead = file.execute("SELECT epoch, last_sequence FROM lead").fetchone()
-                await on.execute("UPDATE lead SET epoch = $1, last_sequence = $2", *lead)
-                for table, columns in (("events", EVENT_COLUMNS), ("records", RECORD_COLUMNS)):
-                    cursor = file.execute(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608 - our own columns
-                    while rows := await asyncio.to_thread(cursor.fetchmany, _BATCH):
-                        await on.copy_records_to_table(table, records=rows, columns=columns)
-        finally:
-            on.terminate()
-
-
-# `on` whatever the server's default: what was acknowledged must be on disk.
-_SESSION: dict[str, Any] = {
-    "server_settings": {"search_path": _SCHEMA, "synchronous_commit": "on", "application_name": "pileus"},
-    "timeout": 10,
-    "target_session_attrs": "read-write",
-}
-
-
-async def _connected(address: str) -> _Connection:
-    return cast("_Connection", await _untyped.connect(address, **_SESSION))
-
-
-async def _version(on: _Connection) -> int:
-    """Which version the tables have; 0 if there are none."""
-    if await on.fetchval("SELECT to_regclass('lead') IS NULL"):
-        return 0
-    return await on.fetchval("SELECT version FROM lead")
-
-
-async def _upgrade(on: _Connection, steps: Sequence[str] = POSTGRESQL) -> None:
-    for step in steps[await _version(on) :]:
-        await on.execute(step)
-    await on.execute("UPDATE lead SET version = $1", len(steps))
-
-
-async def _copy(on: _Connection, to: Path) -> None:
-    async with on.transaction(isolation="repeatable_read", readonly=True), _in_thread(written(to)) as file:
-        await asyncio.to_thread(upgrade_sqlite, file)
-        lead = await on.fetchrow("SELECT epoch, last_sequence FROM lead")
-        await asyncio.to_thread(file.execute, "UPDATE lead SET epoch = ?, last_sequence = ?", tuple(lead or ()))
-        for table, columns, order in (("events", EVENT_COLUMNS, "sequence"), ("records", RECORD_COLUMNS, "kind, id")):
-            async for rows in _batches(on, table, columns, order):
-                await asyncio.to_thread(_insert, file, table, columns, rows)
-
-
-async def _batches(
-    on: _Connection, table: str, columns: Sequence[str], order: str
-) -> AsyncGenerator[list[tuple[Any, ...]]]:
-    cursor = await on.cursor(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}")  # noqa: S608 - our own tables
-    while rows := await cursor.fetch(_BATCH):
-        yield rows
-
-
-def _insert(file: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    file.execute("BEGIN")
-    places = ", ".join("?" * len(columns))
-    file.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", map(tuple, rows))  # noqa: S608
-    file.execute("COMMIT")
 
 
 def _columns(events: Sequence[Event]) -> list[list[Any]]:
@@ -512,27 +375,3 @@ def _columns(events: Sequence[Event]) -> list[list[Any]]:
 
 def _turned(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
-
-
-@asynccontextmanager
-async def _in_thread(blocking: AbstractContextManager[sqlite3.Connection]) -> AsyncGenerator[sqlite3.Connection]:
-    """Enter and leave a context in a thread: checking a large file takes its time."""
-    stack = ExitStack()
-    held = await asyncio.to_thread(stack.enter_context, blocking)
-    try:
-        yield held
-    except BaseException as error:
-        await asyncio.to_thread(stack.__exit__, type(error), error, error.__traceback__)
-        raise
-    await asyncio.to_thread(stack.close)
-
-
-@contextmanager
-def _plain_errors() -> Generator[None]:
-    """Say Unavailable for a database that cannot be reached or has no room; other errors are bugs and pass."""
-    try:
-        yield
-    except (*_LOST, asyncpg.InterfaceError) as error:
-        raise Unavailable("the database does not answer", internal=repr(error)) from error
-    except asyncpg.InsufficientResourcesError as error:
-        raise Unavailable("the database has no room left", internal=repr(error)) from error
