@@ -1,21 +1,19 @@
 """A storage pool in memory. It outlives its agent as a real one does: hand the same one to the next agent."""
 
 import hashlib
-import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from pileus.agent.backup.simulated import SimulatedPlace
 from pileus.agent.faults import Faults
-from pileus.agent.storage.layers import Layers
-from pileus.agent.storage.port import CachedImage, DiskSource, Fetch, Moment, Pieces, StoragePool, Told, VolumeContents
+from pileus.agent.storage.port import CachedImage, DiskSource, Fetch, Pieces, StoragePool, Told
+from pileus.agent.storage.simulatedlayering import SimulatedLayering
+from pileus.agent.storage.simulatedmoving import SimulatedMoving
+from pileus.agent.storage.simulatedpacking import SimulatedPacking
 from pileus.agent.turns import Turns
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
-from pileus.kernel.ids import ImageId, SnapshotId, StoragePoolId, VolumeId, check_id
+from pileus.kernel.ids import ImageId, StoragePoolId, VolumeId, check_id
 from pileus.kernel.units import TIB, size_text
-from pileus.link.images import ImagePacked, ImageSource
+from pileus.link.images import ImageSource
 from pileus.link.storagepools import PoolUse, StoragePoolSpec
 from pileus.link.volumes import VolumeObserved, VolumeSpec
 
@@ -243,227 +241,6 @@ class SimulatedBackings:
 
     async def retire(self, spec: StoragePoolSpec) -> None:
         self.pools.pop(spec.id, None)
-
-
-class SimulatedMoment:
-    """What a simulated volume was at a snapshot (a Moment)."""
-
-    def __init__(self, size_bytes: int, content: bytes, before: bytes | None) -> None:
-        self.size_bytes = size_bytes
-        self.is_compared = before is not None
-        end = max(len(content), len(before or b""))
-        self.changed: Sequence[tuple[int, int]] = [(0, end)] if end and content != before else []
-        self._content = content
-
-    async def read(self, start: int, length: int) -> bytes:
-        return self._content[start : start + length].ljust(length, b"\0")
-
-
-class SimulatedLayering:
-    """The layers of simulated volumes: how they lie on each other, and what was in them when they were frozen."""
-
-    def __init__(
-        self, faults: Faults, volumes: Mapping[VolumeId, VolumeObserved], contents: dict[VolumeId, bytes], root: str
-    ) -> None:
-        self.faults = faults
-        self._contents = contents
-        self._root = root
-        self.kept: dict[tuple[VolumeId, str], bytes] = {}
-        self.of: dict[VolumeId, Layers] = {}
-        """The layers of each volume that has more than its base."""
-        self.secured: set[VolumeId] = set()
-        """The volumes whose layers are overwritten before their space is given back."""
-        self._volumes = volumes
-
-    async def layers(self, id: VolumeId) -> Layers:
-        if id not in self._volumes:
-            raise NotFound(f"the storage pool has no volume {id}")
-        return self.of.get(id, Layers())
-
-    async def lay(self, id: VolumeId, snapshot: SnapshotId) -> DiskSource:
-        layers = await self.layers(id)
-        if snapshot not in layers.frozen:
-            if layers.unconfirmed or layers.merging:
-                raise Conflict("another snapshot of the volume is under way")
-            await self._become("lay", id, layers.taken(snapshot))
-            self.kept[id, snapshot] = self._contents.get(id, b"")
-        return self.file(id, snapshot)
-
-    async def confirm(self, id: VolumeId, snapshot: SnapshotId) -> None:
-        layers = await self.layers(id)
-        await self._become("confirm", id, layers.confirmed() if layers.unconfirmed == snapshot else layers)
-
-    async def take_back(self, id: VolumeId, snapshot: SnapshotId) -> None:
-        layers = await self.layers(id)
-        await self._become("take_back", id, layers.untaken() if layers.unconfirmed == snapshot else layers)
-
-    async def revert(self, id: VolumeId, snapshot: SnapshotId, to: str) -> None:
-        layers = await self.layers(id)
-        if layers.active != to:
-            self._contents[id] = self.kept.get((id, snapshot), b"")
-        await self._become("revert", id, layers if layers.active == to else layers.reverted(snapshot, to))
-
-    async def forget(self, id: VolumeId, snapshot: SnapshotId) -> None:
-        await self._become("forget", id, (await self.layers(id)).without(snapshot))
-
-    async def secure(self, id: VolumeId, wanted: bool) -> None:
-        await self.layers(id)
-        if wanted == (id in self.secured):
-            return
-        await self.faults.before("layering.secure")
-        if wanted:
-            self.secured.add(id)
-        else:
-            self.secured.discard(id)
-        self.faults.after("layering.secure")
-
-    async def begin_merge(self, id: VolumeId, layer: str) -> None:
-        await self._become("begin_merge", id, (await self.layers(id)).begun(layer))
-
-    async def merge(self, id: VolumeId) -> None:
-        await self._become("merge", id, await self.layers(id))
-
-    async def end_merge(self, id: VolumeId) -> None:
-        layers = await self.layers(id)
-        await self._become("end_merge", id, layers.merged() if layers.merging else layers)
-
-    async def source(self, id: VolumeId, layer: str) -> DiskSource:
-        await self.layers(id)
-        return self.file(id, layer)
-
-    def file(self, id: VolumeId, layer: str) -> DiskSource:
-        """Where a layer would be."""
-        path = f"{self._root}/{id}" + (f"/{layer}" if layer else "")
-        return DiskSource(kind="file", path=path, format="qcow2" if layer else "raw")
-
-    @asynccontextmanager
-    async def reading(
-        self, id: VolumeId, snapshot: SnapshotId, since: SnapshotId | None
-    ) -> AsyncGenerator[Moment, None]:
-        frozen = (await self.layers(id)).frozen
-        (await self.layers(id)).of(snapshot)
-        before = self.kept.get((id, since), b"") if since is not None and since in frozen else None
-        yield SimulatedMoment(self._volumes[id].size_bytes, self.kept.get((id, snapshot), b""), before)
-
-    async def memory(self, snapshot: SnapshotId) -> Path:
-        return Path("/simulated", snapshot)
-
-    async def memory_bytes(self, snapshot: SnapshotId) -> int:  # noqa: ARG002 - there is none
-        return 0
-
-    async def forget_memory(self, snapshot: SnapshotId) -> None:
-        """There is none."""
-
-    async def space(self, id: VolumeId) -> Mapping[SnapshotId, int]:
-        return {SnapshotId(snapshot): 0 for snapshot in (await self.layers(id)).frozen}
-
-    async def _become(self, call: str, id: VolumeId, layers: Layers) -> None:
-        await self.faults.before(f"layering.{call}")
-        if layers == Layers():
-            self.of.pop(id, None)
-        else:
-            self.of[id] = layers
-        self.faults.after(f"layering.{call}")
-
-
-class _Carried(VolumeContents, frozen=True, kw_only=True):
-    """A simulated volume with what is in it, which no file holds."""
-
-    content: bytes
-    kept: Mapping[str, bytes]
-    """What was in it at each of its snapshots."""
-
-
-class SimulatedMoving:
-    """Gives and takes simulated volumes, with what is in them at once, whoever is to fill them."""
-
-    def __init__(self, pool: SimulatedStorage) -> None:
-        self._pool = pool
-
-    async def contents(self, id: VolumeId) -> VolumeContents:
-        check_id(id)
-        pool = self._pool
-        await pool.faults.before("moving.contents")
-        layers = await pool.layering.layers(id)
-        if layers.merging or layers.unconfirmed:
-            raise Unavailable("something else of the volume is under way")
-        return _Carried(
-            generation=pool.volumes[id].generation,
-            size_bytes=pool.volumes[id].size_bytes,
-            layers=layers,
-            files={layer: pool.layering.file(id, layer) for layer in ("", *layers.below)},
-            secure=id in pool.layering.secured,
-            content=pool.contents.get(id, b""),
-            kept={snapshot: pool.layering.kept.get((id, snapshot), b"") for snapshot in layers.frozen},
-        )
-
-    async def receive(self, id: VolumeId, contents: VolumeContents, told: Told, *, filled: bool = True) -> DiskSource:
-        del filled
-        check_id(id)
-        assert isinstance(contents, _Carried)
-        pool = self._pool
-        await pool.faults.before("moving.receive")
-        if id not in pool.volumes:
-            pool.check_room(contents.size_bytes)
-        pool.volumes[id] = VolumeObserved(id=id, generation=contents.generation, size_bytes=contents.size_bytes)
-        pool.contents[id] = contents.content
-        pool.layering.kept.update({(id, snapshot): kept for snapshot, kept in contents.kept.items()})
-        pool.layering.of.pop(id, None)
-        if contents.layers != Layers():
-            pool.layering.of[id] = contents.layers
-        if contents.secure:
-            pool.layering.secured.add(id)
-        told(1.0)
-        pool.faults.after("moving.receive")
-        return pool.layering.file(id, contents.layers.active)
-
-
-class SimulatedPacking:
-    """Images of simulated volumes: as large as these, with nothing in them."""
-
-    def __init__(self, faults: Faults, volumes: Mapping[VolumeId, VolumeObserved], layering: SimulatedLayering) -> None:
-        self.faults = faults
-        self.files: dict[ImageId, bytes] = {}
-        """What is packed."""
-        self._volumes = volumes
-        self._layering = layering
-        self._sizes: dict[ImageId, int] = {}
-
-    async def pack(self, image: ImageId, volume: VolumeId, snapshot: SnapshotId, told: Told) -> ImagePacked:
-        check_id(image)
-        if image not in self.files:
-            await self.faults.before("packing.pack")
-            (await self._layering.layers(volume)).of(snapshot)
-            self._sizes[image] = self._volumes[volume].size_bytes
-            self.files[image] = _empty_qcow2(self._sizes[image])
-            self.faults.after("packing.pack")
-        told(1.0)
-        return (await self.packed())[image]
-
-    async def packed(self) -> dict[ImageId, ImagePacked]:
-        return {
-            id: ImagePacked(
-                size_bytes=len(data),
-                virtual_size_bytes=self._sizes[id],
-                sha256=hashlib.sha256(data).hexdigest(),
-            )
-            for id, data in self.files.items()
-        }
-
-    async def read(self, image: ImageId, start: int) -> AsyncIterator[bytes]:
-        if image not in self.files:
-            raise NotFound(f"image {image} is not packed on this host")
-        yield self.files[image][start:]
-
-    async def discard(self, image: ImageId) -> None:
-        await self.faults.before("packing.discard")
-        self.files.pop(image, None)
-        self.faults.after("packing.discard")
-
-
-def _empty_qcow2(size: int) -> bytes:
-    """The header of an image of this size, which nobody here looks behind."""
-    return struct.pack(">4sIQIIQI", b"QFI\xfb", 3, 0, 0, 16, size, 0).ljust(1024, b"\0")
 
 
 async def _check(image: ImageSource, fetch: Fetch, told: Told) -> None:
