@@ -2,55 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from pathlib import Path
 
-import msgspec
 from msgspec import structs
 
 from pileus.agent.faults import Faults
 from pileus.agent.hypervisor.port import NOTHING_IN, GuestFound, GuestState, HypervisorFacts
+from pileus.agent.hypervisor.simulatedappliance import SimulatedAppliance
 from pileus.agent.hypervisor.simulatedconsoles import SimulatedConsoles
+from pileus.agent.hypervisor.simulatedguest import UP, DefinedGuest, connected, left, most_of, plugged, written
+from pileus.agent.hypervisor.simulatedlayers import SimulatedLayers
 from pileus.agent.hypervisor.simulatedmirrors import SimulatedMirrors
 from pileus.agent.network.port import Plug
 from pileus.agent.storage.port import DiskSource
 from pileus.kernel.errors import Conflict, NotFound, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, VolumeId
-from pileus.link.foreign import ForeignDisk, ForeignGuest, ForeignNic
-from pileus.link.guests import GuestLimits, GuestSpec, Leaving
+from pileus.link.foreign import ForeignGuest
+from pileus.link.guests import GuestSpec, Leaving
 from pileus.link.templates import TPM, UEFI, GuestTemplate, check_hot_plug
-
-UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
-
-
-class DefinedGuest(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest as the simulated hypervisor keeps it."""
-
-    spec: GuestSpec
-    disks: dict[VolumeId, DiskSource]
-    plugs: dict[PortId, Plug]
-    state: GuestState = GuestState.SHUT_DOWN
-    cause: str = ""
-    starts: int = 0
-    plugged: dict[VolumeId, int] = {}
-    """The disks that it has while it runs, each with its size in bytes as the guest sees it."""
-    size: tuple[int, int] = (0, 0)
-    """The vCPUs and the MiB of memory that it has while it runs."""
-    most: tuple[int, int] = (0, 0)
-    """Up to which it can be given more until its next start."""
-    written: dict[VolumeId, str] = {}
-    """The file that it writes to, of each of these disks."""
-    media: dict[int, DiskSource] = {}
-    inserted: dict[int, DiskSource] = {}
-    """What is in its drives while it runs."""
-    config_drive: DiskSource | None = None
-    reads: DiskSource | None = None
-    """The config drive that it has while it runs."""
-    limits: GuestLimits | None = None
-    """What it may take while it runs."""
-    connected: frozenset[PortId] = frozenset()
-    """The network interfaces that it has while it runs."""
-    other: ForeignGuest | None = None
-    """What it was before it was taken over."""
 
 
 class SimulatedHypervisor:
@@ -146,7 +114,7 @@ class SimulatedHypervisor:
     async def change_nics(self, guest: GuestSpec, plugs: Mapping[PortId, Plug]) -> None:  # noqa: ARG002
         await self.before("change_nics")
         known = self.guest(guest.id)
-        wanted = _connected(guest)
+        wanted = connected(guest)
         if known.state in UP and known.connected != wanted:
             check_hot_plug(guest)
             if known.connected - wanted and guest.id in self.deaf:
@@ -176,13 +144,13 @@ class SimulatedHypervisor:
                 guest,
                 starts=guest.starts + 1,
                 size=(guest.spec.vcpus, guest.spec.memory_mib),
-                most=_most(guest.spec),
+                most=most_of(guest.spec),
                 plugged=plugged(guest.spec),
                 written=written(guest),
                 inserted=guest.media,
                 reads=guest.config_drive,
                 limits=guest.spec.limits,
-                connected=_connected(guest.spec),
+                connected=connected(guest.spec),
             )
             self.become(id, GuestState.RUNNING)
         self.faults.after("hypervisor.start")
@@ -248,7 +216,7 @@ class SimulatedHypervisor:
     async def leave(self, id: InstanceId, leaving: Leaving) -> None:
         await self.before("leave")
         if (guest := self.guests.pop(id, None)) is not None:
-            self.others[id] = _left(guest, leaving)
+            self.others[id] = left(guest, leaving)
         self.faults.after("hypervisor.leave")
 
     def _take_over(self, guest: GuestSpec) -> None:
@@ -258,7 +226,9 @@ class SimulatedHypervisor:
         has = DefinedGuest(spec=guest, disks={}, plugs={}, other=other)
         if other.running:
             size, disks = (guest.vcpus, guest.memory_mib), plugged(guest)
-            has = structs.replace(has, state=GuestState.RUNNING, size=size, most=_most(guest), plugged=disks, starts=1)
+            has = structs.replace(
+                has, state=GuestState.RUNNING, size=size, most=most_of(guest), plugged=disks, starts=1
+            )
         self.guests[guest.id] = has
 
     async def foreign(self) -> Sequence[ForeignGuest]:
@@ -351,126 +321,3 @@ class SimulatedHypervisor:
     def _tell(self, id: InstanceId) -> None:
         for watcher in self._watchers:
             watcher.put_nowait(id)
-
-
-def _most(guest: GuestSpec) -> tuple[int, int]:
-    return max(guest.vcpus, guest.max_vcpus), max(guest.memory_mib, guest.max_memory_mib)
-
-
-def _left(guest: DefinedGuest, leaving: Leaving) -> ForeignGuest:
-    """What somebody else sees of a guest that goes on without us."""
-    running = guest.state in UP
-    if guest.other is not None:
-        return structs.replace(guest.other, running=running)
-    disks = tuple(
-        ForeignDisk(target=f"vd{chr(ord('a') + disk.slot)}", path=source.path, format=source.format)
-        for disk in guest.spec.disks
-        if (source := guest.disks.get(disk.volume)) is not None
-    )
-    kind = "bridge" if leaving.bridge else "ethernet"
-    return ForeignGuest(
-        id=guest.spec.id,
-        name=guest.spec.name,
-        running=running,
-        vcpus=guest.spec.vcpus,
-        memory_mib=guest.spec.memory_mib,
-        disks=disks,
-        nics=tuple(ForeignNic(mac=nic.mac, kind=kind, source=leaving.bridge) for nic in guest.spec.nics),
-    )
-
-
-def written(guest: DefinedGuest) -> dict[VolumeId, str]:
-    """The file that it writes to from its next start, of each disk."""
-    return {volume: source.path for volume, source in guest.disks.items()}
-
-
-def plugged(guest: GuestSpec) -> dict[VolumeId, int]:
-    """The disks that it has from its next start, each with its size in bytes."""
-    return {disk.volume: disk.size_bytes for disk in guest.disks}
-
-
-def _connected(guest: GuestSpec) -> frozenset[PortId]:
-    return frozenset(nic.port for nic in guest.nics)
-
-
-class SimulatedLayers:
-    """Switches and merges the disks of simulated guests."""
-
-    def __init__(self, hypervisor: SimulatedHypervisor) -> None:
-        self._hypervisor = hypervisor
-        self.frozen: set[InstanceId] = set()
-        """Guests whose file systems are held."""
-        self.saved: set[Path] = set()
-        """Where the memory of guests is."""
-
-    async def files(self, id: InstanceId) -> Mapping[VolumeId, str]:
-        await self._hypervisor.before("files")
-        guest = self._hypervisor.guest(id)
-        return dict(guest.written) if guest.state in UP else written(guest)
-
-    async def freeze(self, id: InstanceId) -> bool:
-        await self._hypervisor.before("freeze")
-        self._hypervisor.up(id)
-        if id not in self._hypervisor.deaf:
-            self.frozen.add(id)
-        self._hypervisor.faults.after("hypervisor.freeze")
-        return id not in self._hypervisor.deaf
-
-    async def thaw(self, id: InstanceId) -> None:
-        await self._hypervisor.before("thaw")
-        self.frozen.discard(id)
-        self._hypervisor.faults.after("hypervisor.thaw")
-
-    async def switch(self, id: InstanceId, disks: Mapping[VolumeId, DiskSource], *, memory: Path | None = None) -> None:
-        await self._hypervisor.before("switch")
-        guest = self._hypervisor.up(id)
-        now = {volume: source.path for volume, source in disks.items()}
-        self._hypervisor.guests[id] = structs.replace(
-            guest, written={**guest.written, **now}, disks={**guest.disks, **disks}
-        )
-        if memory is not None:
-            self.saved.add(memory)
-        self._hypervisor.faults.after("hypervisor.switch")
-
-    async def merge(self, id: InstanceId, volume: VolumeId, layer: DiskSource, into: DiskSource) -> None:
-        await self._hypervisor.before("merge")
-        guest = self._hypervisor.up(id)
-        if guest.written[volume] == layer.path:
-            self._hypervisor.guests[id] = structs.replace(
-                guest, written={**guest.written, volume: into.path}, disks={**guest.disks, volume: into}
-            )
-        self._hypervisor.faults.after("hypervisor.merge")
-
-    async def restore(self, id: InstanceId, disks: Mapping[VolumeId, DiskSource], memory: Path) -> None:
-        await self._hypervisor.before("restore")
-        if memory not in self.saved:
-            raise NotFound("the memory that was saved is not there")
-        guest = self._hypervisor.guest(id)
-        if guest.state not in UP:
-            defined = structs.replace(guest, disks=dict(disks), plugged=plugged(guest.spec))
-            self._hypervisor.guests[id] = structs.replace(defined, written=written(defined))
-            self._hypervisor.become(id, GuestState.RUNNING)
-        self._hypervisor.faults.after("hypervisor.restore")
-
-
-class SimulatedAppliance:
-    """Sets the passwords of simulated guests that do not run."""
-
-    def __init__(self, hypervisor: SimulatedHypervisor) -> None:
-        self._hypervisor = hypervisor
-        self.hashes: dict[tuple[str, str], str] = {}
-        """By path of a disk and user, those that were set."""
-        self.users: dict[InstanceId, frozenset[str]] = {}
-        """Those that a guest's system has, where it does not have every one."""
-
-    async def set_password(self, id: InstanceId, disk: DiskSource, user: str, hash: str) -> None:
-        await self._hypervisor.before("set_password_in_disk")
-        if self._hypervisor.guest(id).state in UP:
-            raise Conflict("the disk is used by its guest")
-        if user not in self.users.get(id, {user}):
-            raise Conflict("the system on its disk has no such user")
-        self.hashes[disk.path, user] = hash
-        self._hypervisor.faults.after("hypervisor.set_password_in_disk")
-
-    async def sweep(self) -> None:
-        pass
