@@ -19,7 +19,8 @@ import msgspec
 
 from pileus.agent.storage.files import digest_of
 from pileus.agent.turns import Turns
-from pileus.cloud.images.files import DiskTools, ImageFiles, allocated, move, remove, sent
+from pileus.cloud.images.diskfiles import allocated, move, remove, sent
+from pileus.cloud.images.files import DiskTools, ImageFiles
 from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import NotFound

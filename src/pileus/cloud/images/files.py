@@ -6,37 +6,32 @@
     <id>.<id>.arriving      one that arrives in one piece
     <id>.part.<id>.job      qemu-img at work
 
-The folder also holds, or shares a file system with, the log of the cloud: it is never filled.
+How full its file system may become is said in `room`.
 """
 
 import asyncio
-import errno
 import os
-import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
-from io import BufferedWriter
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from pileus.agent.storage.files import digest_of
 from pileus.agent.turns import Turns
+from pileus.cloud.images.diskfiles import allocated, move, remove, sent, size_of, sync, write_at
+from pileus.cloud.images.room import Space, must_have_room, room_is_short, room_of
 from pileus.diskimages.headers import AS_THEY_ARE, DiskFormat
 from pileus.diskimages.qemuimg import Told
 from pileus.kernel.clock import Clock
-from pileus.kernel.errors import Conflict, Invalid, NoRoom, NotFound, PileusError, QuotaExceeded
+from pileus.kernel.errors import Conflict, Invalid, PileusError, QuotaExceeded
 from pileus.kernel.files import sync_folder
 from pileus.kernel.ids import ImageId, new_id
-from pileus.kernel.units import GIB, MIB, size_text
+from pileus.kernel.units import size_text
 
-_CHUNK: Final = 1 * MIB
-_KEPT_FREE: Final = 2 * GIB
-_KEPT_FREE_SHARE: Final = 20
-"""Of the file system one part in so many stays free, but not more than `_KEPT_FREE`: the log of the cloud is there."""
 _PART, _READY, _ARRIVING = ".part", ".ready", ".arriving"
 
 
@@ -65,20 +60,6 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     format: DiskFormat
     size_bytes: int = 0
     sha256: str = ""
-
-
-class Space(msgspec.Struct, frozen=True, kw_only=True):
-    """What images take of the controller's file system, in bytes."""
-
-    total_bytes: int
-    free_bytes: int
-    kept_free_bytes: int
-    """What images must leave free."""
-    images_bytes: int
-    arriving_bytes: int
-    """Of images that are not complete."""
-    exports_bytes: int = 0
-    """Of images in other formats, for people to fetch."""
 
 
 class Arriving:
@@ -167,14 +148,14 @@ class ImageFiles:
     async def _take_in(self, file: Path, body: AsyncIterator[bytes], expected: Expected, at_most: int) -> Arrived:
         digest = sha256()
         size = 0
-        with _room_is_short(), await asyncio.to_thread(file.open, "xb") as writer:
+        with room_is_short(), await asyncio.to_thread(file.open, "xb") as writer:
             async for chunk in body:
                 size += len(chunk)
                 _check_quota(size, at_most)
                 self.must_have_room(len(chunk))
                 digest.update(chunk)
                 await asyncio.to_thread(writer.write, chunk)
-            await asyncio.to_thread(_sync, writer)
+            await asyncio.to_thread(sync, writer)
         _check_digest(digest.hexdigest(), expected.sha256)
         virtual = await self._tools.inspect(file, expected.format)
         return Arrived(size_bytes=size, virtual_size_bytes=virtual, sha256=digest.hexdigest(), format=expected.format)
@@ -204,10 +185,10 @@ class ImageFiles:
         """
         turn = self._writers[id] = object()
         part = self._folder / f"{id}{_PART}"
-        with _room_is_short():
+        with room_is_short():
             async with self._turns.of(id):
                 wanted()
-                at = await asyncio.to_thread(_size, part)
+                at = await asyncio.to_thread(size_of, part)
                 if offset != at:
                     raise Conflict(f"{at} bytes have arrived: go on there", because={"upload-offset": str(at)})
                 self.must_have_room(max(expected_bytes - at, 0))
@@ -222,7 +203,7 @@ class ImageFiles:
                             raise Invalid(f"more arrives than the {expected_bytes} bytes that were declared")
                         _check_quota(at + len(chunk), wanted())
                         self.must_have_room(len(chunk))
-                        await asyncio.to_thread(_write, opened, chunk, at)
+                        await asyncio.to_thread(write_at, opened, chunk, at)
                         self._arrived[id] = at = at + len(chunk)
             finally:
                 await asyncio.to_thread(self._sync_part, opened, part)
@@ -263,7 +244,7 @@ class ImageFiles:
         """
         part, ready = self._folder / f"{id}{_PART}", self._folder / f"{id}{_READY}"
         async with self._turns.of(id):
-            size = await asyncio.to_thread(_size, part)
+            size = await asyncio.to_thread(size_of, part)
             if size != (expected.size_bytes or size) or not size:
                 missing = (
                     f"{size} of {expected.size_bytes} bytes have arrived"
@@ -329,31 +310,18 @@ class ImageFiles:
         return await asyncio.to_thread(self._space)
 
     def _space(self) -> Space:
-        system = os.statvfs(self._folder)
         images = arriving = 0
         for each in self._folder.iterdir():
             if each.suffix:
                 arriving += allocated(each)
             else:
                 images += allocated(each)
-        return Space(
-            total_bytes=system.f_blocks * system.f_frsize,
-            free_bytes=system.f_bavail * system.f_frsize,
-            kept_free_bytes=_kept_free(system),
-            images_bytes=images,
-            arriving_bytes=arriving,
-        )
+        room = msgspec.structs.asdict(room_of(self._folder))
+        return Space(**room, images_bytes=images, arriving_bytes=arriving)
 
     def must_have_room(self, needed: int) -> int:
         """Bytes that there is room for. Raises NoRoom if that is less than this."""
-        system = os.statvfs(self._folder)
-        free, kept = system.f_bavail * system.f_frsize, _kept_free(system)
-        if needed > free - kept:
-            raise NoRoom(
-                f"the controller has {size_text(free)} of {size_text(system.f_blocks * system.f_frsize)} free and keeps"
-                f" {size_text(kept)} of that for itself: {size_text(needed)} do not fit; delete images, or give it more"
-            )
-        return free - kept
+        return must_have_room(self._folder, needed)
 
     async def keep_only(self, whole: Callable[[], Container[str]], arriving: Callable[[], Container[str]]) -> list[str]:
         """Remove what is of none of these images, whole or in part; says what."""
@@ -374,23 +342,6 @@ class ImageFiles:
         return gone
 
 
-async def sent(path: Path, *, start: int, length: int | None) -> AsyncIterator[bytes]:
-    """The bytes of a file, or so many from there on. Raises NotFound."""
-    try:
-        file = await asyncio.to_thread(path.open, "rb")
-    except FileNotFoundError:
-        raise NotFound("the image has no data here") from None
-    with file:
-        file.seek(start)
-        left = length
-        while left is None or left > 0:
-            chunk = await asyncio.to_thread(file.read, _CHUNK if left is None else min(_CHUNK, left))
-            if not chunk:
-                return
-            left = None if left is None else left - len(chunk)
-            yield chunk
-
-
 def _check_digest(found: str, expected: str) -> None:
     if expected and found != expected.lower():
         raise Invalid("the image is damaged", fields={"sha256": f"is {found}, {expected.lower()} was expected"})
@@ -399,28 +350,6 @@ def _check_digest(found: str, expected: str) -> None:
 def _check_quota(size: int, at_most: int) -> None:
     if size > at_most:
         raise QuotaExceeded(f"the project's quota leaves room for {size_text(at_most)} of this image")
-
-
-@contextmanager
-def _room_is_short() -> Generator[None]:
-    try:
-        yield
-    except OSError as failed:
-        if failed.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoRoom("the controller has no room for this image", internal=str(failed)) from failed
-
-
-def _kept_free(system: os.statvfs_result) -> int:
-    return min(system.f_blocks * system.f_frsize // _KEPT_FREE_SHARE, _KEPT_FREE)
-
-
-def _write(opened: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(opened, view, at)
-        at += written
-        view = view[written:]
 
 
 def _place(part: Path, ready: Path, place: Path) -> None:
@@ -434,38 +363,3 @@ def _place(part: Path, ready: Path, place: Path) -> None:
         raise Conflict("what had arrived of the image is gone: upload it again")
     place.chmod(0o600)
     sync_folder(place.parent)
-
-
-def move(file: Path, place: Path) -> None:
-    """Have a file in its place, on disk, in one step. Blocking."""
-    file.replace(place)
-    # The new name is durable only when the folder is.
-    sync_folder(place.parent)
-
-
-def _sync(file: BufferedWriter) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def allocated(path: Path) -> int:
-    """Bytes that a file takes, if it is there. Blocking."""
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
-
-
-def remove(path: Path) -> None:
-    """Have a file or folder no more, if it is there. Blocking."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

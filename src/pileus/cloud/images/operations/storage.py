@@ -3,8 +3,9 @@
 import msgspec
 
 from pileus.cloud.imageexports.files import ExportFiles
-from pileus.cloud.images.files import ImageFiles, Space
+from pileus.cloud.images.files import ImageFiles
 from pileus.cloud.images.operations.noun import images
+from pileus.cloud.images.room import Space
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange
 
