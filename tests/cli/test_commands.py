@@ -429,7 +429,7 @@ async def test_completion_knows_nouns_and_verbs(pileus: CommandLine) -> None:
     assert "dissociate" in script
 
 
-async def test_ssh_goes_to_the_floating_ip_as_the_images_user(
+async def test_ssh_goes_to_the_floating_ip_as_the_images_user_though_that_is_gone(
     pileus: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await created(pileus, "far")
@@ -441,6 +441,13 @@ async def test_ssh_goes_to_the_floating_ip_as_the_images_user(
     said = await pileus("instance", "ssh", "far", "--user", "debian", "uname", "-a")
     assert said.status == 23
     assert (tmp_path / "arguments").read_text().split() == ["-l", "debian", "--", address, "uname", "-a"]
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(MIB))
+    await pileus.ok("image", "upload", "gone", "--file", str(disk), "--default-user", "ann")
+    await pileus.ok("instance", "create", "orphan", "--image", "gone", "--flavor", "tiny")
+    await pileus.ok("image", "delete", "gone")
+    assert (await pileus("instance", "ssh", "orphan")).status == 23
+    assert (tmp_path / "arguments").read_text().split()[:2] == ["-l", "ann"]
 
 
 async def test_the_cloud_is_listed_and_shown_as_it_was(pileus: CommandLine) -> None:

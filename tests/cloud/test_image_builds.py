@@ -7,6 +7,7 @@ import pytest
 
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.snapshots.model import SNAPSHOTS
+from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
 from pileus.cloud.volumes.model import VOLUMES
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId
@@ -72,6 +73,43 @@ async def test_what_the_disk_was_made_from_says_what_its_image_needs(cloud: Simu
     assert {name: image[name] for name in needs} == needs
     said = await built(cloud, volume_id=disk_of(cloud, instance), default_user="", min_memory_mib=0)
     assert (said["default_user"], said["min_memory_mib"], said["architecture"]) == ("", 0, "x86_64")
+
+
+async def test_disks_and_their_copies_know_what_their_image_said_when_that_was_deleted(cloud: SimulatedCloud) -> None:
+    mini = cloud.state[IMAGES].ids[0]
+    said = {"default_user": "debian", "architecture": "x86_64", "min_memory_mib": 200}
+    assert (await cloud.client.patch(f"/v1/images/{mini}", json={**said, "template": "linux-uefi"})).status_code == 200
+    vault = await made(cloud.client, "storage-pools", name="vault", path="/srv/vault", purposes=["backups"])
+    there = cloud.state[POOLS_ON_HOSTS]
+    await until(lambda: there.count_by("storage_pool", vault["id"]) == len(cloud.fleet.hosts))
+    first = await running(cloud, cloud.client)
+    snapshot = (await done(cloud, "snapshots", name="then", instance_id=first["id"]))["snapshot"]
+    backup = (await done(cloud, "backups", name="kept", instance_id=first["id"]))["backup"]
+    clone = (await done(cloud, f"volumes/{disk_of(cloud, first)}/clone", name="clone"))["volume"]
+    assert (await cloud.client.delete(f"/v1/images/{mini}")).status_code == 204
+    restored = (await done(cloud, "volumes/restore", name="restored", backup_id=backup["id"]))["volume"]
+    sources = [{"instance_id": first["id"]}, {"snapshot_id": snapshot["id"]}]
+    sources += [{"volume_id": clone["id"]}, {"volume_id": restored["id"]}]
+    for number, origin in enumerate(({"snapshot_id": snapshot["id"]}, {"backup_id": backup["id"]})):
+        again = (await done(cloud, "instances", name=f"again-{number}", memory_mib=512, vcpus=1, **origin))["instance"]
+        sources.append({"instance_id": again["id"]})
+    images = [await built(cloud, name=f"golden-{number}", **source) for number, source in enumerate(sources)]
+    for image in images:
+        assert {key: image[key] for key in said} == said
+        assert image["template"] == "linux-uefi"
+    golden = images[-1]["id"]
+    last = (await done(cloud, "instances", name="last", memory_mib=512, vcpus=1, image_id=golden))["instance"]
+    assert (await cloud.client.delete(f"/v1/images/{golden}")).status_code == 204
+    asked = await cloud.client.post(f"/v1/instances/{last['id']}/password", json={"dry_run": True})
+    assert asked.json()["user"] == "debian"
+
+
+async def test_a_disk_of_another_image_needs_what_that_says(cloud: SimulatedCloud) -> None:
+    instance = await running(cloud, cloud.client)
+    other = await built(cloud, instance_id=instance["id"], default_user="ann")
+    await done(cloud, f"instances/{instance['id']}/rebuild", image_id=other["id"])
+    assert (await cloud.client.delete(f"/v1/images/{other['id']}")).status_code == 204
+    assert (await built(cloud, name="again", instance_id=instance["id"]))["default_user"] == "ann"
 
 
 NEEDS = {"template": "windows", "default_user": "ann", "architecture": "x86_64", "min_memory_mib": 300}

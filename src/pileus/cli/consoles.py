@@ -17,6 +17,7 @@ from pileus.client.records import Record
 from pileus.kernel.errors import Conflict, PileusError
 
 if TYPE_CHECKING:
+    from pileus.client.client import Client
     from pileus.client.console import Console
 
 LEAVE = b"\x1d"
@@ -122,12 +123,20 @@ async def _destination(session: Session, record: str, user: str) -> list[str]:
         addresses: list[str] = [*instance["floating_addresses"], *instance["addresses"]]
         if not addresses:
             raise Conflict(f"instance {instance['name']} has no address")
-        image: Record = {}
-        if not user:
-            with suppress(PileusError):  # the image may be gone: then ssh chooses the user
-                image = (await client.get(f"/v1/images/{instance['image_id']}")).body
-        user = user or image.get("default_user", "")
+        user = user or await _default_user(client, instance)
     return [*(("-l", user) if user else ()), "--", addresses[0]]
+
+
+async def _default_user(client: "Client", instance: Record) -> str:
+    """Who to sign in as, as the image says, or what its disk keeps of that; empty if neither does."""
+    with suppress(PileusError):  # the image may be gone
+        image: Record = (await client.get(f"/v1/images/{instance['image_id']}")).body
+        return str(image["default_user"])
+    with suppress(PileusError):
+        async for volume in client.records("/v1/volumes", instance_id=instance["id"]):
+            if volume["slot"] == 0 and volume["needs"]:
+                return str(volume["needs"]["default_user"])
+    return ""
 
 
 async def _run(*command: str) -> int:

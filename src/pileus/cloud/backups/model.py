@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from pileus.cloud.images.model import GuestNeeds
 from pileus.cloud.volumes.model import Volume
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import BackupId, FlavorId, HostId, ImageId, InstanceId, ProjectId, ScheduleId, VolumeId
@@ -55,6 +56,8 @@ class BackedUpVolume(msgspec.Struct, frozen=True, kw_only=True):
     """Where it was; a new volume that is made of it goes there, or to another pool of its class."""
     storage_class: str
     image_id: ImageId | None = None
+    needs: GuestNeeds | None = None
+    """As of volumes."""
     secure_delete: bool = False
     since: BackupId | None = None
     """The backup with which it was compared, so that only changes were read; None if all of it was."""

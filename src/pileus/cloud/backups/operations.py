@@ -111,6 +111,7 @@ def make(ask: Ask, wish: BackupCreate, *, schedule_id: ScheduleId | None = None)
                 storage_pool=volume.storage_pool,
                 storage_class=volume.storage_class,
                 image_id=volume.image_id,
+                needs=volume.needs,
                 secure_delete=volume.secure_delete,
                 since=None if wish.full else _comparable(ask, volume, place.name),
             )

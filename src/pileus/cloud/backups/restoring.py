@@ -65,6 +65,7 @@ def restore(ask: Ask, wish: VolumeRestore) -> Plan:
         host_id=backup.host_id,
         storage_pool=there.name,
         storage_class=there.storage_class,
+        needs=kept.needs,
         secure_delete=kept.secure_delete if wish.secure_delete is None else wish.secure_delete,
     )
     deed = RestoreVolume(BackupId(backup.id), kept.id, VolumeId(volume.id))

@@ -21,6 +21,15 @@ class ImageState(StrEnum):
     ACTIVE = "active"
 
 
+class GuestNeeds(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an image says of guests that boot from it, as it goes with the disks that are made from it."""
+
+    template: GuestTemplate = GuestTemplate.LINUX
+    default_user: str = ""
+    architecture: str = ""
+    min_memory_mib: int = 0
+
+
 class Image(Record, frozen=True, kw_only=True):
     """A disk to make volumes from, or an ISO. Made in two steps, the record and then its data, or by a task."""
 
@@ -59,6 +68,16 @@ class Image(Record, frozen=True, kw_only=True):
     def complete(self) -> "Image":
         """The same image, with all its data."""
         return msgspec.structs.replace(self, state=ImageState.ACTIVE)
+
+    @property
+    def needs(self) -> GuestNeeds:
+        """What disks keep of it that are made from it."""
+        return GuestNeeds(
+            template=self.template,
+            default_user=self.default_user,
+            architecture=self.architecture,
+            min_memory_mib=self.min_memory_mib,
+        )
 
     @property
     def taken_bytes(self) -> int:

@@ -52,6 +52,7 @@ def clone(ask: Ask, volume: Volume, wish: VolumeClone) -> Plan:
         storage_pool=volume.storage_pool,
         storage_class=volume.storage_class,
         host_id=volume.host_id,
+        needs=volume.needs,
         secure_delete=volume.secure_delete if wish.secure_delete is None else wish.secure_delete,
     )
     changes: list[Change] = [put(copy)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from pileus.cloud.images.model import GuestNeeds
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import HostId, ImageId, InstanceId, ProjectId
 from pileus.link.volumes import FoundDisk
@@ -77,6 +78,9 @@ class Volume(Record, frozen=True, kw_only=True):
     """The class of that, of whose quota it takes already."""
     image_id: ImageId | None = None
     """What it was made from."""
+    needs: GuestNeeds | None = None
+    """What was said then of the image that it, or what it is a copy of, was made from or installed from. That may be
+    gone; None if there was none."""
     instance_id: InstanceId | None = None
     slot: int | None = None
     """Where it is plugged into its instance; 0 is what that boots from."""
@@ -132,10 +136,12 @@ def _with_slots(volume: dict[str, Any]) -> dict[str, Any]:
 def _with_secure_delete(volume: dict[str, Any]) -> dict[str, Any]:
     """Version 3 knows volumes that are overwritten when they go or that move, storage classes, limits, disks found.
 
-    Until then there was no storage pool but the one of which hosts have their own, which begins with this class.
+    Until then there was no storage pool but the one of which hosts have their own, which begins with this class. What
+    images had said of the volumes that there were is not known.
     """
     moves = {"moving_to": "", "moving_to_class": ""}
-    return {**volume, "secure_delete": False, "storage_class": "standard", "limits": None, "found": None, **moves}
+    new = {"secure_delete": False, "storage_class": "standard", "limits": None, "found": None, "needs": None}
+    return {**volume, **new, **moves}
 
 
 VOLUMES = Kind(

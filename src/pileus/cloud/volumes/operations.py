@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 from pydantic import Field
 
+from pileus.cloud.images.model import Image
 from pileus.cloud.images.operations.noun import usable_image
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.instances.operations.hardware import check_plugging
@@ -84,6 +85,7 @@ def create(ask: Ask, wish: VolumeCreate) -> Plan:
     if pool is None:
         raise Conflict("there is no default pool: name a storage pool", fields={"storage_pool": "missing"})
     chosen = candidates(ask.state, pool, name=wish.storage_pool, storage_class=wish.storage_class)
+    image = usable_image(ask, wish.image_id) if wish.image_id else None
     volume = Volume(
         id=ask.new_id(),
         created_at=ask.now,
@@ -91,9 +93,10 @@ def create(ask: Ask, wish: VolumeCreate) -> Plan:
         name=wish.name,
         description=wish.description,
         labels=wish.labels,
-        size_gib=_size(ask, wish),
+        size_gib=_size(wish, image),
         state=VolumeState.AVAILABLE,
-        image_id=ImageId(wish.image_id) if wish.image_id else None,
+        image_id=ImageId(image.id) if image else None,
+        needs=image.needs if image else None,
         protected=wish.protected,
         secure_delete=wish.secure_delete,
         storage_pool="" if wish.storage_class else chosen[0].name,
@@ -213,13 +216,12 @@ def delete(ask: Ask, volume: Volume) -> Plan:
     )
 
 
-def _size(ask: Ask, wish: VolumeCreate) -> int:
+def _size(wish: VolumeCreate, image: Image | None) -> int:
     """In GiB. Raises Invalid if nobody says how large it is to be, or the image does not fit."""
-    if wish.image_id is None:
+    if image is None:
         if wish.size_gib is None:
             raise Invalid("some fields are wrong", fields={"size_gib": "how large is it to be?"})
         return wish.size_gib
-    image = usable_image(ask, wish.image_id)
     if wish.size_gib is not None and wish.size_gib < image.least_gib:
         raise Invalid("some fields are wrong", fields={"size_gib": f"image {image.name} needs {image.least_gib} GiB"})
     return wish.size_gib or image.least_gib

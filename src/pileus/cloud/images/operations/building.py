@@ -5,7 +5,7 @@ from typing import Annotated, Self
 import msgspec
 from pydantic import model_validator
 
-from pileus.cloud.images.model import IMAGES, ImageState
+from pileus.cloud.images.model import IMAGES, GuestNeeds, ImageState
 from pileus.cloud.images.operations.noun import Template, images, may_use
 from pileus.cloud.images.operations.records import (
     Architecture,
@@ -25,7 +25,6 @@ from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES, Volume, VolumeState
 from pileus.diskimages.headers import DiskFormat
 from pileus.kernel.errors import Conflict, QuotaExceeded
 from pileus.kernel.ids import ImageId, ProjectId, SnapshotId, VolumeId
-from pileus.link.templates import GuestTemplate
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Description, Id, Name, Wire, ref
 from pileus.state.state import Change, put
@@ -119,16 +118,14 @@ def _description(ask: Ask, wish: ImageBuild, volume: Volume) -> ImageDescription
     """What is said of the image: what the wish says, or else what is known of the disk."""
     instance = ask.state[INSTANCES].find(volume.instance_id or "") if volume.slot == BOOT_SLOT else None
     origin = ask.state[IMAGES].find(volume.image_id or (instance.image_id if instance else None) or "")
-    known = origin if origin is not None and may_use(ask, origin) else None
-    template = instance.template if instance else known.template if known else GuestTemplate.LINUX
-    memory_mib = known.min_memory_mib if known else 0
+    known = origin.needs if origin is not None and may_use(ask, origin) else volume.needs or GuestNeeds()
     return ImageDescription(
         name=wish.name,
         description=wish.description,
         public=wish.public,
-        default_user=(known.default_user if known else "") if wish.default_user is None else wish.default_user,
-        template=wish.template or template,
-        architecture=(known.architecture if known else "") if wish.architecture is None else wish.architecture,
+        default_user=known.default_user if wish.default_user is None else wish.default_user,
+        template=wish.template or (instance.template if instance else known.template),
+        architecture=known.architecture if wish.architecture is None else wish.architecture,
         min_disk_gib=wish.min_disk_gib,
-        min_memory_mib=memory_mib if wish.min_memory_mib is None else wish.min_memory_mib,
+        min_memory_mib=known.min_memory_mib if wish.min_memory_mib is None else wish.min_memory_mib,
     )

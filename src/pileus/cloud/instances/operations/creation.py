@@ -211,6 +211,7 @@ def create(ask: Ask, wish: InstanceCreate) -> Plan:
         name=wish.name,
         size_gib=disk_gib,
         image_id=origin.disk_image_id,
+        needs=origin.needs,
         instance_id=id,
         slot=BOOT_SLOT,
         host_id=placement.host,

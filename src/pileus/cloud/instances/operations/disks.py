@@ -106,6 +106,7 @@ def further(ask: Ask, boots: Volume, origin: Origin, storage_pools: Sequence[Sto
             name=f"{boots.name[:_SHORT]}-{volume.name[:_SHORT]}",
             size_gib=volume.size_gib,
             slot=slot,
+            needs=volume.needs,
             storage_pool=there.name,
             storage_class=there.storage_class,
         )

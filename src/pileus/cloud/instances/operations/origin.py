@@ -3,7 +3,7 @@
 import msgspec
 
 from pileus.cloud.backups.model import BACKUPS, BackedUpVolume, Backup, BackupState
-from pileus.cloud.images.model import Image
+from pileus.cloud.images.model import GuestNeeds, Image
 from pileus.cloud.images.operations.noun import image_with_data
 from pileus.cloud.snapshots.model import SNAPSHOTS, Snapshot, SnapshotState
 from pileus.cloud.volumes.model import VOLUMES, Volume
@@ -20,6 +20,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     words: str
     """Such as `image mini`."""
     image_id: ImageId | None
+    needs: GuestNeeds | None
     template: GuestTemplate
     least_gib: int
     """How large the disk has to be that the instance boots from."""
@@ -62,6 +63,7 @@ def origin_of(ask: Ask, image_id: str | None, snapshot_id: str | None, backup_id
     return Origin(
         words=f"image {image.name}",
         image_id=ImageId(image.id),
+        needs=image.needs,
         template=image.template,
         least_gib=max(image.min_disk_gib, 1) if image.is_medium else image.least_gib,
         min_memory_mib=image.min_memory_mib,
@@ -75,6 +77,7 @@ def _of_snapshot(ask: Ask, snapshot: Snapshot) -> Origin:
     return Origin(
         words=f"snapshot {snapshot.name}",
         image_id=snapshot.image_id,
+        needs=volumes[0].needs,
         template=snapshot.template or GuestTemplate.LINUX,
         least_gib=volumes[0].size_gib,
         vcpus=snapshot.vcpus or None,
@@ -90,6 +93,7 @@ def _of_backup(backup: Backup) -> Origin:
     return Origin(
         words=f"backup {backup.name}",
         image_id=was.image_id if was is not None else backup.volumes[0].image_id,
+        needs=backup.volumes[0].needs,
         template=was.template if was is not None else GuestTemplate.LINUX,
         least_gib=backup.volumes[0].size_gib,
         vcpus=was.vcpus if was is not None else None,

@@ -14,13 +14,14 @@ from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.shadow import hashed
 from pileus.cloud.instances.workflows import set_password
 from pileus.cloud.instances.workflows.hosting import OfInstance
+from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import InstanceId
 from pileus.operations.caller import Role
 from pileus.operations.declare import Answer, Exchange
 from pileus.operations.plan import Plan
 from pileus.operations.wire import Wire
-from pileus.state.state import put
+from pileus.state.state import State, put
 from pileus.workflow.workflow import begin
 
 _GENERATED_CHARACTERS: Final = 20
@@ -86,8 +87,7 @@ async def reset_password(exchange: Exchange, instance: Instance, wish: PasswordR
     In a running one it is set through the guest agent, at once. In a stopped one it is set in its disk, by a task.
     It is kept nowhere: that it was set is in the event log, what it is is not.
     """
-    image = exchange.ask.state[IMAGES].find(instance.image_id or "")
-    user = wish.user or (image.default_user if image is not None else "") or "root"
+    user = wish.user or _default_user(exchange.ask.state, instance) or "root"
     if wish.dry_run:
         return Answer(status=200, body=msgspec.json.encode(PasswordSet(user=user, would=_would(instance, user))))
     password = wish.password or "".join(secrets.choice(_ALPHABET) for _ in range(_GENERATED_CHARACTERS))
@@ -101,6 +101,14 @@ async def reset_password(exchange: Exchange, instance: Instance, wish: PasswordR
     changes = (put(now),) if now is not None else ()
     answer = PasswordSet(user=user, password=made_up)
     return await exchange.commit(Plan(summary=_in_guest(instance, user), changes=changes, answers=answer))
+
+
+def _default_user(state: State, instance: Instance) -> str:
+    image = state[IMAGES].find(instance.image_id or "")
+    if image is not None:
+        return image.default_user
+    boots = next((each for each in state[VOLUMES].by("instance", instance.id) if each.slot == BOOT_SLOT), None)
+    return boots.needs.default_user if boots is not None and boots.needs is not None else ""
 
 
 def _would(instance: Instance, user: str) -> str:

@@ -54,6 +54,7 @@ def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
         revision=0,
         state=VolumeState.CREATING,
         image_id=ImageId(image.id),
+        needs=image.needs,
         instance_id=None,
         slot=None,
         generation=1,
