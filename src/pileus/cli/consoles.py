@@ -15,6 +15,7 @@ from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.cli.terminal import Terminal
 from pileus.client.records import Record
 from pileus.kernel.errors import Conflict, PileusError
+from pileus.kernel.race import first_of
 
 if TYPE_CHECKING:
     from pileus.client.client import Client
@@ -46,7 +47,7 @@ def commands(session: Session) -> Mapping[str, Command]:
             async with opened(client, await asked(client, instance["id"], "serial")) as console:
                 session.say(f"console of {instance['name']}; Ctrl-] leaves")
                 with _raw(session.terminal):
-                    await _both_ways(session.terminal, console)
+                    await first_of(_typed(session.terminal, console), _shown(console, session.terminal))
         session.say("\nleft the console" if session.terminal.stdin.isatty() else "left the console")
 
     async def ssh(
@@ -61,19 +62,6 @@ def commands(session: Session) -> Mapping[str, Command]:
         return await _run("ssh", *await _destination(session, record, user), *command)
 
     return {"console": console, "ssh": ssh, **screens.commands(session)}
-
-
-async def _both_ways(terminal: Terminal, console: "Console") -> None:
-    """Carry bytes until the guest's side ends or the person leaves."""
-    ways = [asyncio.ensure_future(_typed(terminal, console)), asyncio.ensure_future(_shown(console, terminal))]
-    try:
-        done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in done:
-            way.result()
-    finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
 
 
 async def _typed(terminal: Terminal, console: "Console") -> None:

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from pileus.cli.commands import Command
 from pileus.cli.session import COMMON, AsCommon, Session
 from pileus.kernel.errors import Invalid, TimedOut, Unavailable
+from pileus.kernel.race import first_of
 
 if TYPE_CHECKING:
     from pileus.client.console import Console
@@ -144,14 +145,7 @@ async def _both_ways(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
             writer.write(data)
             await writer.drain()
 
-    ways = [asyncio.ensure_future(used()), asyncio.ensure_future(shown())]
     try:
-        done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in done:
-            way.result()
+        await first_of(used(), shown())
     except ConnectionError as left:
         raise Unavailable(f"the viewer was lost: {left}") from left
-    finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)

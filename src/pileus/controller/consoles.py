@@ -1,7 +1,7 @@
 """Consoles of guests, from a caller's WebSocket through the link to the host and back; and passwords of guests."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
@@ -14,6 +14,7 @@ from pileus.controller.hosts import HostLinks
 from pileus.kernel.clock import Clock
 from pileus.kernel.errors import Conflict, Forbidden, TimedOut, TooMany, Unavailable
 from pileus.kernel.ids import InstanceId, new_id
+from pileus.kernel.race import first_of
 from pileus.kernel.units import MIB
 from pileus.link.consoles import ConsoleLogRequest, ConsoleRequest, ScreenPassword, ScreenshotRequest
 from pileus.link.guests import GuestPassword
@@ -61,7 +62,7 @@ class LinkedConsoles:
             request = ConsoleRequest(id=InstanceId(instance.id), kind=claim.kind)
             stream = await channel.open_stream(Method.CONSOLE, request, timeout_s=_OPEN_S)
             try:
-                await _first_of(_typed(socket, stream), _shown(stream, socket), self._barred(claim))
+                await first_of(_typed(socket, stream), _shown(stream, socket), self._barred(claim))
             finally:
                 await stream.close()
 
@@ -144,19 +145,6 @@ class LinkedConsoles:
 
 def _origin(caller: Caller, operation: str) -> Origin:
     return Origin(actor=caller.actor, operation=operation, request=caller.request, source=caller.source)
-
-
-async def _first_of(*works: Coroutine[None, None, None]) -> None:
-    """Do all of these until the first has ended; what it raises is raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _typed(socket: Socket, stream: Stream) -> None:
