@@ -248,7 +248,7 @@ async def command_line(folder: Path) -> AsyncGenerator[Any]:
 
     async def call(*arguments: str) -> tuple[int, str]:
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-        terminal = Terminal(stdin=io.StringIO(), stdout=out, stderr=err, environ=environ, patience_s=0.3)
+        terminal = Terminal(stdin=io.StringIO(), stdout=out, stderr=err, environ=environ, patience_s=60.0)
         status = await invoke(arguments, terminal)
         err.seek(0)
         return status, err.read()

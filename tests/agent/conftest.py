@@ -1,7 +1,6 @@
 """One host with simulated engines, whose agent can be ended and started again."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -130,9 +129,3 @@ def a_nic(number: int = 0) -> NicSpec:
 def later(guest: GuestSpec, **changes: object) -> GuestSpec:
     """The same guest in its next generation."""
     return structs.replace(guest, generation=guest.generation + 1, **changes)
-
-
-async def until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)

@@ -22,9 +22,9 @@ from pileus.link.guests import GuestObserved, Power
 from pileus.link.hosts import Hello, HostReport, Inventory, Welcome
 from pileus.link.messages import Method
 from pileus.link.volumes import VolumeObserved
-from pileus.testing.links import LoopbackCloud
+from pileus.testing.links import LoopbackCloud, until
 
-from .conftest import a_guest, a_volume, until
+from .conftest import a_guest, a_volume
 
 
 class Cloud(LoopbackCloud):
@@ -71,13 +71,13 @@ async def test_a_daemon_joins_in_works_and_ends_in_order(tmp_path: Path) -> None
         await until(lambda: cloud.hellos)
         assert cloud.hellos[0].facts.name == "host-1"
         channel = cloud.channel_to(host)
-        await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5)
-        observed = await channel.request(Method.GUEST_ENSURE, a_guest(volume), GuestObserved, timeout_s=5)
+        await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=60)
+        observed = await channel.request(Method.GUEST_ENSURE, a_guest(volume), GuestObserved, timeout_s=60)
         assert observed.power is Power.RUNNING
         with pytest.raises(Conflict, match="already"):
             await daemon.run(data)
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait({running}, timeout=5)
+        await asyncio.wait({running}, timeout=60)
         assert running.done()
     assert len(list((data / "records" / "guests").iterdir())) == 1
     assert len(list((data / "pool" / "volumes").iterdir())) == 1
@@ -90,18 +90,18 @@ async def test_a_daemon_that_is_killed_is_followed_by_the_next(tmp_path: Path) -
     async with cloud.server:
         host = cloud.prepare(data)
         async with process(data) as first:
-            await until(lambda: cloud.hellos, within_s=20)
+            await until(lambda: cloud.hellos)
             channel = cloud.channel_to(host)
-            await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5)
-            await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+            await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=60)
+            await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
             first.kill()
             await first.wait()
         async with process(data):
-            await until(lambda: len(cloud.hellos) == 2, within_s=20)
+            await until(lambda: len(cloud.hellos) == 2)
             channel = cloud.channel_to(host)
-            observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+            observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
             assert (observed.power, observed.generation) == (Power.RUNNING, 1)
-            (kept,) = (await channel.request(Method.INVENTORY, None, Inventory, timeout_s=5)).volumes
+            (kept,) = (await channel.request(Method.INVENTORY, None, Inventory, timeout_s=60)).volumes
             assert kept.id == volume.id
 
 

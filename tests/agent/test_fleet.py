@@ -16,9 +16,9 @@ from pileus.link.hosts import Hello, HostReport, Welcome
 from pileus.link.messages import Method
 from pileus.link.volumes import VolumeObserved
 from pileus.testing.fleet import Link, SimulatedFleet, in_memory, over_tls
-from pileus.testing.links import LoopbackCloud
+from pileus.testing.links import LoopbackCloud, until
 
-from .conftest import a_guest, a_volume, an_image, until
+from .conftest import a_guest, a_volume, an_image
 
 
 class Controller:
@@ -62,8 +62,8 @@ async def test_a_fleet_in_memory_connects_reports_and_makes_guests() -> None:
         guest = a_guest(volume)
         host = fleet.hosts[7]
         channel = controller.channels[host.id]
-        await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5)
-        observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+        await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=60)
+        observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
         assert observed.power is Power.RUNNING
         assert host.hypervisor.guests.keys() == {guest.id}
 
@@ -84,7 +84,7 @@ async def test_a_killed_agent_comes_back_with_its_guests(tmp_path: Path) -> None
     guest = a_guest()
     async with running(fleet, in_memory(controller.handlers, controller.connected)):
         await until(lambda: controller.hellos)
-        await controller.channels[host.id].request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+        await controller.channels[host.id].request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
         host.kill_agent()
         await until(lambda: len(controller.hellos) == 2)
         (seen,) = controller.hellos[1].inventory.guests
@@ -104,8 +104,8 @@ async def test_a_fleet_with_a_folder_is_the_same_one_in_the_next_process(tmp_pat
             await until(lambda: len(controller.hellos) == 2)  # noqa: B023 - awaited in the loop
             if not life:
                 channel = controller.channels[host.id]
-                await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5)
-                await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+                await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=60)
+                await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
             await until(lambda: [each.id for each in host.hypervisor.running()] == [guest.id])  # noqa: B023
             assert host.storage.volumes.keys() == {volume.id}
     assert ids[0] == ids[1]
@@ -140,5 +140,5 @@ async def test_a_simulated_hosts_load_is_what_its_guests_would_make() -> None:
     (host,) = fleet.hosts
     async with running(fleet, in_memory(controller.handlers, controller.connected)):
         await until(lambda: controller.hellos)
-        await controller.channels[host.id].request(Method.GUEST_ENSURE, a_guest(), GuestObserved, timeout_s=5)
+        await controller.channels[host.id].request(Method.GUEST_ENSURE, a_guest(), GuestObserved, timeout_s=60)
         await until(lambda: controller.reports and controller.reports[-1].load.memory == 256 / 131_072)

@@ -14,8 +14,9 @@ from pileus.kernel.errors import Conflict, NotFound, Stale, Unavailable
 from pileus.kernel.ids import InstanceId, PortId, new_id
 from pileus.link.consoles import ConsoleRequest
 from pileus.link.guests import GuestReboot, GuestRemoval, Power, Restart
+from pileus.testing.links import until
 
-from .conftest import HostBench, a_guest, a_nic, a_volume, later, until
+from .conftest import HostBench, a_guest, a_nic, a_volume, later
 
 
 async def test_a_wanted_guest_runs_with_its_disks_and_ports(bench: HostBench) -> None:
@@ -180,7 +181,7 @@ async def test_a_guest_that_did_not_hear_as_it_still_booted_is_asked_again(bench
     await agent.ensure_guest(guest, bench.tell)
     bench.hypervisor.deaf.add(guest.id)
     bench.faults.calls = []
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(agent.ensure_guest(later(guest, power=Power.STOPPED), bench.tell))
         await until(lambda: "hypervisor.shut_down" in (bench.faults.calls or ()))
         bench.hypervisor.deaf.clear()
@@ -194,7 +195,7 @@ async def test_removing_does_not_wait_for_a_guest_that_does_not_listen(bench: Ho
     await agent.ensure_guest(guest, bench.tell)
     bench.hypervisor.deaf.add(guest.id)
     bench.faults.calls = []
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(agent.ensure_guest(later(guest, power=Power.STOPPED), bench.tell))
         await until(lambda: "hypervisor.shut_down" in (bench.faults.calls or ()))
         await agent.remove_guest(GuestRemoval(id=guest.id, generation=3))
@@ -219,7 +220,7 @@ async def test_different_guests_are_made_side_by_side(bench: HostBench) -> None:
     await agent.ensure_guest(slow, bench.tell)
     bench.hypervisor.deaf.add(slow.id)
     bench.faults.calls = []
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(agent.ensure_guest(later(slow, power=Power.STOPPED), bench.tell))
         await until(lambda: "hypervisor.shut_down" in (bench.faults.calls or ()))
         assert (await agent.ensure_guest(quick, bench.tell)).power is Power.RUNNING

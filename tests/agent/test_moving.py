@@ -24,8 +24,9 @@ from pileus.link.snapshots import SnapshotRemoval, SnapshotSpec, VolumeOf
 from pileus.link.storagepools import DirectoryBacking, StoragePools, StoragePoolSpec
 from pileus.link.volumes import VolumeCopy, VolumeRemoval, VolumeSpec
 from pileus.testing.contracts.moving import MovingContract
+from pileus.testing.links import until
 
-from .conftest import HostBench, a_guest, a_volume, later, until
+from .conftest import HostBench, a_guest, a_volume, later
 
 needs_qemu = pytest.mark.skipif(
     not all(shutil.which(each) for each in ("qemu-img", "qemu-io")), reason="qemu-img and qemu-io are not installed"
@@ -103,14 +104,14 @@ class TestDirectoryMoving(MovingContract):
         secret = tmp_path / "secret"
         secret.write_bytes(os.urandom(MIB))
         top = Path((await pool.source(volume)).path)
-        await run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(top), timeout_s=10)
+        await run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(top), timeout_s=60)
         with pytest.raises(Conflict, match="not what was made"):
             await pool.moving.contents(volume)
 
 
 async def write(pool: DirectoryPool, id: VolumeId, byte: int, at: int) -> None:
     source = await pool.source(id)
-    await run("qemu-io", "-f", source.format, "-c", f"write -P {byte} {at} {64 * KIB}", source.path, timeout_s=10)
+    await run("qemu-io", "-f", source.format, "-c", f"write -P {byte} {at} {64 * KIB}", source.path, timeout_s=60)
 
 
 async def read(pool: DirectoryPool, id: VolumeId, at: int) -> int:
@@ -118,7 +119,7 @@ async def read(pool: DirectoryPool, id: VolumeId, at: int) -> int:
     source = await pool.source(id)
     for byte in range(5):
         command = f"read -P {byte} {at} {64 * KIB}"
-        said = await run("qemu-io", "-f", source.format, "-c", command, source.path, timeout_s=10, accept=(0, 1))
+        said = await run("qemu-io", "-f", source.format, "-c", command, source.path, timeout_s=60, accept=(0, 1))
         if "verification failed" not in said:
             return byte
     raise AssertionError("it is none of these")
@@ -211,7 +212,7 @@ async def test_a_move_that_is_taken_back_leaves_nothing_and_does_not_come_late(
 @pytest.mark.parametrize("waits", [False, True])
 async def test_a_copy_that_is_under_way_ends_when_it_is_taken_back(scene: Scene, waits: bool) -> None:
     agent, calls = await scene.made(), list[str]()
-    scene.bench.faults.delay("moving.receive", 3600)
+    scene.bench.faults.hold("moving.receive")
     scene.bench.faults.calls = calls
     copying = asyncio.create_task(agent.copy_volume(scene.wish, scene.bench.tell))
     await until(lambda: not waits or "moving.receive" in calls)

@@ -18,8 +18,9 @@ from pileus.kernel.units import KIB, MIB
 from pileus.link.images import ImageForget, ImagePack, ImageSend
 from pileus.link.volumes import VolumeSpec
 from pileus.testing.contracts.packing import PackingContract
+from pileus.testing.links import until
 
-from .conftest import HostBench, a_volume, until
+from .conftest import HostBench, a_volume
 
 needs_qemu = pytest.mark.skipif(
     not all(shutil.which(each) for each in ("qemu-img", "qemu-io")), reason="qemu-img and qemu-io are not installed"
@@ -101,7 +102,7 @@ async def test_what_is_forgotten_is_neither_packed_nor_sent_any_further(bench: H
     agent, volume, image = bench.agent(), a_volume(), ImageId(new_id())
     await agent.ensure_volume(volume, bench.tell)
     wish = ImagePack(image=image, volume=volume.id, snapshot=await snapshot_of(bench.storage, volume.id))
-    bench.faults.delay("packing.pack", 60.0)
+    bench.faults.hold("packing.pack")
     bench.faults.calls = []
     packing = asyncio.create_task(agent.packing.pack(wish, bench.tell))
     await until(lambda: "packing.pack" in (bench.faults.calls or ()))

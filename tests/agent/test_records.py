@@ -20,7 +20,7 @@ async def test_whoever_is_cancelled_while_a_record_is_written_waits_for_it(
 
     def slowly(file: Path, data: bytes) -> None:
         begun.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         write_atomically(file, data)
 
     monkeypatch.setattr(records, "write_atomically", slowly)
@@ -28,7 +28,7 @@ async def test_whoever_is_cancelled_while_a_record_is_written_waits_for_it(
     volumes.load()
     id, record = VolumeId(new_id()), Removed(generation=2, at=datetime(2026, 1, 1, tzinfo=UTC))
     writing = asyncio.create_task(volumes.put(id, record))
-    assert await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(begun.wait, 60)
     writing.cancel()
     await asyncio.wait((writing,), timeout=0)
     assert not writing.done()

@@ -19,9 +19,9 @@ from pileus.link.guests import GuestObserved, GuestRemoval, Power
 from pileus.link.hosts import Hello, HostReport, Inventory, Welcome
 from pileus.link.messages import Method, Progress
 from pileus.link.volumes import VolumeObserved, VolumeRemoval
-from pileus.testing.links import LoopbackCloud, running
+from pileus.testing.links import LoopbackCloud, running, until
 
-from .conftest import HostBench, a_guest, a_volume, an_image, until
+from .conftest import HostBench, a_guest, a_volume, an_image
 
 
 class Controller:
@@ -81,43 +81,48 @@ async def test_a_guest_is_made_and_removed_over_the_link(bench: HostBench, contr
     volume = a_volume(image=an_image())
     guest = a_guest(volume)
     async with controller.with_agent(bench.agent()) as channel:
-        made = await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=5)
+        made = await channel.request(Method.VOLUME_ENSURE, volume, VolumeObserved, timeout_s=60)
         assert made.size_bytes == volume.size_bytes
-        observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+        observed = await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
         assert observed.power is Power.RUNNING
-        inventory = await channel.request(Method.INVENTORY, None, Inventory, timeout_s=5)
+        inventory = await channel.request(Method.INVENTORY, None, Inventory, timeout_s=60)
         assert (len(inventory.guests), len(inventory.volumes)) == (1, 1)
-        await channel.request(Method.GUEST_REMOVE, GuestRemoval(id=guest.id, generation=1), NoneType, timeout_s=5)
-        await channel.request(Method.VOLUME_REMOVE, VolumeRemoval(id=volume.id, generation=1), NoneType, timeout_s=5)
-        assert await channel.request(Method.INVENTORY, None, Inventory, timeout_s=5) == Inventory()
+        await channel.request(Method.GUEST_REMOVE, GuestRemoval(id=guest.id, generation=1), NoneType, timeout_s=60)
+        await channel.request(Method.VOLUME_REMOVE, VolumeRemoval(id=volume.id, generation=1), NoneType, timeout_s=60)
+        assert await channel.request(Method.INVENTORY, None, Inventory, timeout_s=60) == Inventory()
 
 
-async def test_what_takes_longer_than_a_moment_tells_of_its_progress(bench: HostBench, controller: Controller) -> None:
+async def test_what_takes_longer_than_a_moment_tells_of_its_progress(
+    bench: HostBench, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = list[str]()
 
     def tell(raw: msgspec.Raw) -> None:
         steps.append(msgspec.json.decode(raw, type=Progress).step)
 
     guest = a_guest()
-    async with controller.with_agent(bench.agent()) as channel:
-        await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5, progress=tell)
+    async with controller.with_agent(bench.agent()) as channel, asyncio.TaskGroup() as tasks:
+        monkeypatch.setattr("pileus.agent.service._A_MOMENT_S", 3600.0)
+        await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60, progress=tell)
         assert steps == []
-        bench.faults.delay("hypervisor.start", 0.2)
+        monkeypatch.setattr("pileus.agent.service._A_MOMENT_S", 0.0)
+        started = bench.faults.hold("hypervisor.start")
         other = msgspec.structs.replace(guest, id=a_guest().id)
-        await channel.request(Method.GUEST_ENSURE, other, GuestObserved, timeout_s=5, progress=tell)
-        assert steps == ["connecting", "defining", "starting"]
+        tasks.create_task(channel.request(Method.GUEST_ENSURE, other, GuestObserved, timeout_s=60, progress=tell))
+        await until(lambda: steps == ["connecting", "defining", "starting"])
+        started.set()
 
 
 async def test_a_refusal_crosses_the_link(bench: HostBench, controller: Controller) -> None:
     async with controller.with_agent(bench.agent()) as channel:
         with pytest.raises(NotFound):
-            await channel.request(Method.GUEST_ENSURE, a_guest(a_volume()), GuestObserved, timeout_s=5)
+            await channel.request(Method.GUEST_ENSURE, a_guest(a_volume()), GuestObserved, timeout_s=60)
 
 
 async def test_what_a_guest_does_by_itself_is_told(bench: HostBench, controller: Controller) -> None:
     guest = a_guest()
     async with controller.with_agent(bench.agent()) as channel:
-        await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+        await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
         bench.hypervisor.shuts_itself_down(guest.id)
         await until(lambda: controller.observed)
         assert controller.observed[0].power is Power.STOPPED
@@ -125,15 +130,16 @@ async def test_what_a_guest_does_by_itself_is_told(bench: HostBench, controller:
 
 async def test_work_goes_on_when_the_link_is_lost(bench: HostBench, controller: Controller) -> None:
     agent, guest = bench.agent(pace=Pace(between_rounds_s=3600)), a_guest()
-    bench.faults.delay("hypervisor.define", 0.05)
+    defined = bench.faults.hold("hypervisor.define")
     bench.faults.calls = []
     async with controller.with_agent(agent) as channel:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_fails(channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)))
+            tasks.create_task(_fails(channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)))
             await until(lambda: "hypervisor.define" in (bench.faults.calls or ()))
             channel.abort()
+        defined.set()
         await until(lambda: len(controller.hellos) == 2)
-        observed = await controller.channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
+        observed = await controller.channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
         assert observed.power is Power.RUNNING
         assert bench.hypervisor.guests[guest.id].starts == 1
 
@@ -141,15 +147,15 @@ async def test_work_goes_on_when_the_link_is_lost(bench: HostBench, controller: 
 async def test_a_console_is_carried_both_ways_and_ends_with_its_guest(bench: HostBench, controller: Controller) -> None:
     guest = a_guest()
     async with controller.with_agent(bench.agent()) as channel:
-        await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=5)
-        stream = await channel.open_stream(Method.CONSOLE, ConsoleRequest(id=guest.id), timeout_s=5)
+        await channel.request(Method.GUEST_ENSURE, guest, GuestObserved, timeout_s=60)
+        stream = await channel.open_stream(Method.CONSOLE, ConsoleRequest(id=guest.id), timeout_s=60)
         assert b"login:" in await stream.read()
         await stream.write(b"root\r")
         assert await stream.read() == b"root\r\n"
         bench.hypervisor.crash(guest.id)
         assert await stream.read() == b""
         with pytest.raises(NotFound):
-            await channel.open_stream(Method.CONSOLE, ConsoleRequest(id=InstanceId(new_id())), timeout_s=5)
+            await channel.open_stream(Method.CONSOLE, ConsoleRequest(id=InstanceId(new_id())), timeout_s=60)
 
 
 async def test_an_agent_whose_hypervisor_is_away_still_says_hello_and_reports(
@@ -162,7 +168,7 @@ async def test_an_agent_whose_hypervisor_is_away_still_says_hello_and_reports(
     async with controller.with_agent(agent) as channel:
         assert [each.power for each in controller.hellos[0].inventory.guests] == [Power.RUNNING]
         with pytest.raises(Unavailable):
-            await channel.request(Method.INVENTORY, None, Inventory, timeout_s=5)
+            await channel.request(Method.INVENTORY, None, Inventory, timeout_s=60)
         await until(lambda: len(controller.reports) > 2)
 
 

@@ -35,6 +35,8 @@ class CommandLine:
     def __init__(self, home: Path, config: Config, cloud: SimulatedCloud) -> None:
         self.cloud = cloud
         self.config = config
+        self.patience_s = 60.0
+        """For how long a controller that does not answer is asked again."""
         self.environ = {"HOME": str(home), "PILEUS_CONFIG": str(home / "config.json")}
         configuration.save(config, self.environ)
 
@@ -44,7 +46,7 @@ class CommandLine:
             stdout=io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True),
             stderr=io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True),
             environ=self.environ,
-            patience_s=0.3,
+            patience_s=self.patience_s,
         )
         status = await invoke(arguments, terminal)
         return Said(status=status, out=written(terminal.stdout), err=written(terminal.stderr))

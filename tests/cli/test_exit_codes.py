@@ -142,6 +142,7 @@ async def test_8_for_a_controller_that_does_not_answer(
     pileus: CommandLine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     lost = pileus.as_another(tmp_path_factory.mktemp("lost"), url="https://127.0.0.1:9")
+    lost.patience_s = 0.3
     said = await lost("instance", "list")
     assert said.status == 8
     assert "does not answer" in said.err

@@ -14,7 +14,7 @@ from pileus.kernel.ids import VolumeId
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.fleet import SimulatedAgent
 from pileus.testing.links import until
-from pileus.testing.requests import asked, at_rest, gone, made, refusal, running, shown
+from pileus.testing.requests import asked, at_rest, gone, made, over, refusal, running, shown
 
 _KEPT = ("host_id", "image_id")
 
@@ -76,7 +76,7 @@ async def test_the_next_backup_reads_what_has_changed_unless_all_is_asked_for(cl
 
 async def test_only_while_it_is_taken_does_a_backup_keep_its_instance_busy(cloud: SimulatedCloud) -> None:
     instance, volume = await with_data(cloud)
-    host_of(cloud, instance).faults.delay("backups.put", 0.2)
+    written = host_of(cloud, instance).faults.hold("backups.put")
     answer = await cloud.client.post("/v1/backups", json={"name": "kept", "instance_id": instance["id"]})
     id = answer.json()["backup"]["id"]
     await until(lambda: cloud.state[BACKUPS].get(id).state == "writing")
@@ -84,6 +84,8 @@ async def test_only_while_it_is_taken_does_a_backup_keep_its_instance_busy(cloud
     assert refusal(again)[:2] == (409, "conflict")
     stopped = await cloud.client.post(f"/v1/instances/{instance['id']}/stop")
     assert stopped.status_code == 202, stopped.text
+    assert (await over(cloud, stopped.json()["task_id"])).state == "done"
+    written.set()
     await at_rest(cloud)
     assert cloud.state[BACKUPS].get(id).state == "available"
 

@@ -166,7 +166,7 @@ async def test_nothing_else_is_done_with_an_instance_while_its_disk_is_looked_in
     id = await stopped(cloud, cloud.client)
     path = f"/v1/instances/{id}"
     for host in cloud.fleet.hosts:
-        host.faults.delay("hypervisor.set_password_in_disk", 3600)
+        host.faults.hold("hypervisor.set_password_in_disk")
     assert (await cloud.client.post(f"{path}/password", json={})).status_code == 202
     for verb, wish in (("start", {}), ("password", {}), ("resize", {"vcpus": 2, "memory_mib": 512})):
         assert refusal(await cloud.client.post(f"{path}/{verb}", json=wish))[:2] == (409, "conflict")

@@ -86,16 +86,17 @@ async def test_a_host_that_was_away_drops_copies_of_deleted_images_when_it_retur
 
 async def test_a_copy_that_a_volume_is_being_made_from_is_not_dropped(cloud: SimulatedCloud) -> None:
     image = ImageId(cloud.state[IMAGES].ids[0])
-    for each in cloud.fleet.hosts:
-        each.faults.delay("storage.ensure", 0.3)
+    made_now = [each.faults.hold("storage.ensure") for each in cloud.fleet.hosts]
     made = (await begun(cloud.client))["instance"]
     host = next(host for host in cloud.fleet.hosts if host.id == made["host_id"])
     await until(lambda: image in host.storage.images)
     hosts = cloud.controller.engine.world.hosts
-    await hosts.ask(host.id, Method.IMAGES_DROP, ImagesDrop(images=(image,)), Nothing, timeout_s=10)
+    await hosts.ask(host.id, Method.IMAGES_DROP, ImagesDrop(images=(image,)), Nothing, timeout_s=60)
     assert image in host.storage.images
+    for each in made_now:
+        each.set()
     await until(lambda: cloud.state[INSTANCES].get(made["id"]).state == "running")
-    await hosts.ask(host.id, Method.IMAGES_DROP, ImagesDrop(images=(image,)), Nothing, timeout_s=10)
+    await hosts.ask(host.id, Method.IMAGES_DROP, ImagesDrop(images=(image,)), Nothing, timeout_s=60)
     assert image not in host.storage.images
 
 

@@ -167,19 +167,22 @@ async def test_an_image_of_a_snapshot_leaves_the_snapshot_as_it_was(cloud: Simul
 
 async def test_the_instance_is_free_again_while_its_image_is_still_on_its_way(cloud: SimulatedCloud) -> None:
     instance = await running(cloud, cloud.client)
-    cloud.fleet.disk_tools.faults.delay("disk_tools.inspect", 0.3)
+    packed = host_of(cloud, instance).faults.hold("packing.pack")
+    arrived = cloud.fleet.disk_tools.faults.hold("disk_tools.inspect")
     begun = await begin(cloud, instance_id=instance["id"])
     assert (await shown(cloud.client, f"instances/{instance['id']}"))["busy_with"]
+    packed.set()
     await until(lambda: not cloud.state[IMAGES].get(begun["image"]["id"]).packing)
     stopped = await done(cloud, f"instances/{instance['id']}/stop")
     assert stopped["instance"]["id"] == instance["id"]
+    arrived.set()
     assert (await over(cloud, begun["task_id"])).state == "done"
 
 
 async def test_an_image_that_is_cancelled_leaves_nothing(cloud: SimulatedCloud) -> None:
     instance = await running(cloud, cloud.client)
     host = host_of(cloud, instance)
-    host.faults.delay("packing.pack", 30.0)
+    host.faults.hold("packing.pack")
     begun = await begin(cloud, instance_id=instance["id"])
     await until(lambda: any(step.name == "take_for_copy" for step in _steps(cloud, begun)))
     answer = await cloud.client.post(f"/v1/tasks/{begun['task_id']}/cancel")
@@ -212,11 +215,12 @@ async def test_what_has_no_data_or_is_busy_or_nobodys_is_refused(cloud: Simulate
     stranger = await people.person(Role.MEMBER, await people.project("strangers"))
     theirs = {"name": "golden", "instance_id": instance["id"]}
     assert refusal(await stranger.client.post("/v1/images/build", json=theirs)) == (404, "not-found", {"instance_id"})
-    host_of(cloud, instance).faults.delay("packing.pack", 0.2)
+    packed = host_of(cloud, instance).faults.hold("packing.pack")
     begun = await begin(cloud, instance_id=instance["id"])
     again = await cloud.client.post("/v1/images/build", json={"name": "golden", "instance_id": instance["id"]})
     assert refusal(again)[:2] == (409, "conflict")
     assert refusal(await cloud.client.delete(f"/v1/images/{begun['image']['id']}"))[:2] == (409, "conflict")
+    packed.set()
     assert (await over(cloud, begun["task_id"])).state == "done"
 
 

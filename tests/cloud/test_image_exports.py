@@ -100,18 +100,19 @@ async def test_whoever_fetches_slowly_is_given_all_of_it_though_it_is_deleted_me
 
 async def test_an_export_whose_image_is_deleted_meanwhile_is_finished(cloud: SimulatedCloud) -> None:
     image = await an_image(cloud.client, "qcow2", qcow2(size=8 * MIB))
-    cloud.fleet.disk_tools.faults.delay("disk_tools.convert", 0.2)
+    converted = cloud.fleet.disk_tools.faults.hold("disk_tools.convert")
     task = await begun(cloud.client, image)
     await until(lambda: any(name.endswith(".source") for name in kept(cloud)))
     assert (await cloud.client.delete(f"/v1/images/{image}")).status_code == 204
     await cloud.controller.housekeeping.once()
+    converted.set()
     assert (await over(cloud, task["task_id"])).state == "done"
     assert kept(cloud) == [task["image_export"]["id"]]
     assert not (cloud.data / "images" / image).exists()
 
 
 async def test_an_export_that_is_cancelled_or_fails_leaves_nothing(cloud: SimulatedCloud) -> None:
-    cloud.fleet.disk_tools.faults.delay("disk_tools.convert", 60)
+    cloud.fleet.disk_tools.faults.hold("disk_tools.convert")
     task = await begun(cloud.client, mini(cloud))
     path = f"/v1/image-exports/{task['image_export']['id']}"
     await until(lambda: kept(cloud) != [])

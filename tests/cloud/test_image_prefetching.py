@@ -52,7 +52,7 @@ async def test_one_host_that_cannot_take_it_leaves_it_where_it_was_and_nowhere_e
 
 async def test_what_is_cancelled_is_brought_nowhere_though_hosts_were_at_it(cloud: SimulatedCloud) -> None:
     for host in cloud.fleet.hosts:
-        host.faults.delay("storage.ensure_image", 60)
+        host.faults.hold("storage.ensure_image")
     cloud.fleet.hosts[0].faults.mend()
     answer = await ask(cloud)
     await until(lambda: copies(cloud) == [1, 0, 0])

@@ -291,7 +291,7 @@ async def test_an_image_that_is_deleted_while_it_arrives_leaves_nothing(cloud: S
 async def test_what_a_task_works_on_is_not_added_to_and_not_deleted(cloud: SimulatedCloud) -> None:
     id = await image(cloud, "vmdk")
     await part(cloud.client, id, 0, vmdk())
-    cloud.fleet.disk_tools.faults.delay("disk_tools.convert", 60)
+    cloud.fleet.disk_tools.faults.hold("disk_tools.convert")
     task = (await cloud.client.post(f"/v1/images/{id}/upload/finish", json={})).json()["task_id"]
     for answer in (
         await part(cloud.client, id, len(vmdk()), RAW),

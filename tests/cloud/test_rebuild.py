@@ -44,7 +44,7 @@ async def all_in_step(cloud: SimulatedCloud) -> None:
 async def gathered(fleet: SimulatedFleet) -> Mapping[HostId, Kept]:
     gathering = Gathering()
     living = asyncio.ensure_future(fleet.run(in_memory(gathering.handlers, gathering.accompany)))
-    await gathering.wait_for(len(fleet.hosts), timedelta(seconds=30))
+    await gathering.wait_for(len(fleet.hosts), timedelta(seconds=60))
     living.cancel()
     await asyncio.gather(living, return_exceptions=True)
     return gathering.kept

@@ -102,7 +102,7 @@ class Asker:
             if kind is not None and "id" in case.path_parameters:
                 case.path_parameters["id"] = self._known(kind, data)
             case.body = self._about_what_is_there(case, data)
-            answer = asyncio.run_coroutine_threadsafe(self._send(case), self._loop).result(timeout=30)
+            answer = asyncio.run_coroutine_threadsafe(self._send(case), self._loop).result(timeout=60)
             self.answered[id].add(answer.status_code)
             assert answer.status_code < 500 or answer.status_code == 507, answer.text
             case.validate_response(answer, checks=CHECKS)
@@ -167,7 +167,7 @@ async def test_the_api_keeps_what_its_document_promises(cloud: SimulatedCloud, p
     asker = Asker(cloud.state, person, asyncio.get_running_loop())
     await asyncio.to_thread(asker.everything)
     unfinished = [id for state in UNFINISHED for id in cloud.state[TASKS].ids_by("state", state)]
-    await until(lambda: all(cloud.state[TASKS].get(id).state not in UNFINISHED for id in unfinished), within_s=20)
+    await until(lambda: all(cloud.state[TASKS].get(id).state not in UNFINISHED for id in unfinished))
     assert dangling(cloud.state) == []
     assert not [id for id, statuses in asker.answered.items() if 401 in statuses and id not in SIGNS_IN]
     if role is Role.PLATFORM:

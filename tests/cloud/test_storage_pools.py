@@ -246,7 +246,7 @@ async def reported(cloud: SimulatedCloud) -> None:
     for host in cloud.fleet.hosts:
         wanted = wanted_on(cloud.state, HostId(host.id))
         found = await cloud.controller.hosts.ask(
-            HostId(host.id), Method.STORAGE_POOLS, wanted, StoragePoolsObserved, timeout_s=5
+            HostId(host.id), Method.STORAGE_POOLS, wanted, StoragePoolsObserved, timeout_s=60
         )
         cloud.controller.hosts.supplies.take(HostId(host.id), found.pools)
 

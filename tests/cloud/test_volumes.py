@@ -358,7 +358,7 @@ async def test_disks_that_are_being_overwritten_keep_their_host_from_nothing_els
     for volume in volumes:
         await done(cloud, volume, "attach", instance_id=instance["id"])
         await done(cloud, volume, "detach")
-    host_of(cloud, instance).faults.delay("storage.wipe", 3600)
+    host_of(cloud, instance).faults.hold("storage.wipe")
     for volume in volumes:
         assert (await cloud.client.delete(f"/v1/volumes/{volume['id']}")).status_code == 202
     assert (await cloud.client.post(f"/v1/instances/{instance['id']}/stop")).status_code == 202

@@ -65,4 +65,4 @@ def test_the_image_has_no_password() -> None:
 def test_every_script_can_be_parsed(path: str) -> None:
     shell = shutil.which("sh")
     assert shell
-    subprocess.run([shell, "-n"], input=guest_files()[path].content, check=True, timeout=10)
+    subprocess.run([shell, "-n"], input=guest_files()[path].content, check=True, timeout=60)

@@ -47,7 +47,7 @@ async def packed(cache: Path, name: str, version: str, *, depends: str = "libc6"
     (root / "usr/bin/tool").write_text(version)
     for folder in (root, root / "DEBIAN"):
         folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~0o7000)
-    await run("dpkg-deb", "--build", str(root), str(cache / f"{name}_{version}_amd64.deb"), timeout_s=20)
+    await run("dpkg-deb", "--build", str(root), str(cache / f"{name}_{version}_amd64.deb"), timeout_s=60)
 
 
 @pytest.fixture

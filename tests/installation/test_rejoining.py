@@ -47,7 +47,7 @@ async def test_hosts_come_back_to_a_new_authority_with_their_records_and_running
                 joined = await join(api, read_token(made["token"]), identity, await host.facts())
                 host.id = joined.host
             living = asyncio.create_task(fleet.run(link))
-            await until(lambda: all(controller.hosts.load(host.id) is not None for host in fleet.hosts), within_s=20)
+            await until(lambda: all(controller.hosts.load(host.id) is not None for host in fleet.hosts))
             host = fleet.hosts[0]
             guest = other(host)
             shadow = (await client.send("POST", "/v1/foreign-guests", {"host_id": host.id}, plans=False)).body["items"]
@@ -66,7 +66,7 @@ async def test_hosts_come_back_to_a_new_authority_with_their_records_and_running
         rebuilding = asyncio.create_task(
             rebuild(data, SETTINGS, hosts=2, within=timedelta(seconds=60), new_authority=True, say=said.append)
         )
-        await until(lambda: any("waiting for hosts" in each for each in said) or rebuilding.done(), within_s=20)
+        await until(lambda: any("waiting for hosts" in each for each in said) or rebuilding.done())
         *_, where, token = said[0].split()
         controller_at = Address("127.0.0.1", int(where.partition(":")[2]))
         links[:] = [Address("127.0.0.1", int(said[1].split()[-1]))]
@@ -76,7 +76,7 @@ async def test_hosts_come_back_to_a_new_authority_with_their_records_and_running
         assert done.hosts == 2
         async with running(data, SETTINGS) as controller:
             links[:] = [Address("127.0.0.1", controller.link_port)]
-            await until(lambda: all(each.connected for each in controller.state[HOSTS]), within_s=20)
+            await until(lambda: all(each.connected for each in controller.state[HOSTS]))
             assert controller.state[INSTANCES].get(guest.id).state is InstanceState.RUNNING
             assert fleet.hosts[0].hypervisor.guests[InstanceId(guest.id)].starts == 1
     finally:

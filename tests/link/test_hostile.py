@@ -52,7 +52,7 @@ async def rogue(cloud: LoopbackCloud) -> AsyncGenerator[tuple[ClientConnection, 
 
 async def _still_served(connection: ClientConnection, id: int = 999_999) -> None:
     await connection.send(f'["request",{id},"double",{{"value":4}}]')
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (answer := await connection.recv()) != f'["answer",{id},{{"value":8}}]':
             assert "failure" in str(answer)
 
@@ -126,11 +126,15 @@ async def test_fields_and_elements_of_a_later_version_are_ignored(cloud: Loopbac
 async def test_a_huge_frame_ends_its_own_connection_and_no_other(cloud: LoopbackCloud) -> None:
     cloud.server_handlers.add("double", Number, double)
     async with cloud.agent() as pair, rogue(cloud) as (connection, _):
-        await connection.send("x" * (LARGEST_FRAME + 1))
         with pytest.raises(ConnectionClosed):
-            await connection.recv()
-        answer = await pair.agent.request("double", Number(value=1), Number, timeout_s=5)
+            await _exchange(connection, "x" * (LARGEST_FRAME + 1))
+        answer = await pair.agent.request("double", Number(value=1), Number, timeout_s=60)
         assert answer == Number(value=2)
+
+
+async def _exchange(connection: ClientConnection, frame: str) -> str | bytes:
+    await connection.send(frame)
+    return await connection.recv()
 
 
 async def test_one_id_twice_is_served_once(cloud: LoopbackCloud) -> None:
@@ -158,15 +162,15 @@ async def test_requests_cancelled_before_they_began_take_no_place(cloud: Loopbac
             await connection.send(f'["request",{id},"double",{{"value":1}}]')
             await connection.send(f'["cancel",{id}]')
         await connection.send('["request",9999,"double",{"value":4}]')
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not str(answer := await connection.recv()).startswith('["answer",9999'):
                 assert "in flight" not in str(answer)
 
 
 async def test_an_answer_given_twice_counts_once(cloud: LoopbackCloud) -> None:
     async with rogue(cloud) as (connection, channel), asyncio.TaskGroup() as tasks:
-        asked = tasks.create_task(channel.request("a", None, Number, timeout_s=5))
-        later = tasks.create_task(channel.request("b", None, Number, timeout_s=5))
+        asked = tasks.create_task(channel.request("a", None, Number, timeout_s=60))
+        later = tasks.create_task(channel.request("b", None, Number, timeout_s=60))
         await connection.recv()
         await connection.recv()
         for frame in ('["answer",1,{"value":1}]', '["answer",1,{"value":2}]', '["answer",2,{"value":3}]'):
@@ -189,15 +193,17 @@ async def test_a_flood_of_requests_whose_answers_are_never_read_is_bounded(cloud
         connection.transport.pause_reading()
 
         async def flood() -> None:
-            for id in range(5_000):
-                await connection.send(f'["request",{id},"big",null]')
+            # On a very slow machine its pings, whose answers it does not read either, end the connection.
+            with suppress(ConnectionClosed):
+                for id in range(5_000):
+                    await connection.send(f'["request",{id},"big",null]')
 
         flooding = tasks.create_task(flood())
         seen = -1
         while seen != served:
             seen = served
             for _ in range(50):
-                await pair.agent.request("double", Number(value=1), Number, timeout_s=5)
+                await pair.agent.request("double", Number(value=1), Number, timeout_s=60)
         assert served < 10 * MOST_IN_FLIGHT
         flooding.cancel()
 

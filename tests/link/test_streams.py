@@ -35,7 +35,7 @@ async def test_bytes_come_through_in_order_both_ways(cloud: LoopbackCloud) -> No
     handlers = Handlers()
     handlers.add_stream("console", Console, echo)
     sent = bytes(range(256)) * 16 * 1024  # 4 MiB: many windows
-    async with cloud.agent(handlers) as pair, await pair.controller.open_stream("console", CONSOLE, timeout_s=5) as s:
+    async with cloud.agent(handlers) as pair, await pair.controller.open_stream("console", CONSOLE, timeout_s=60) as s:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(s.write(sent))
             got = bytearray()
@@ -51,7 +51,7 @@ async def test_both_sides_may_open_streams_at_once(cloud: LoopbackCloud) -> None
     async with cloud.agent(handlers) as pair:
         # The first of each side have the same id.
         streams = [
-            await channel.open_stream("console", CONSOLE, timeout_s=5)
+            await channel.open_stream("console", CONSOLE, timeout_s=60)
             for _ in range(3)
             for channel in (pair.agent, pair.controller)
         ]
@@ -77,10 +77,10 @@ async def test_a_slow_reader_holds_up_its_stream_alone_and_keeps_no_more_than_th
     handlers.add_stream("console", Console, pour)
     handlers.add("ping", NoneType, ping)
     async with cloud.agent(handlers) as pair:
-        stream = await pair.controller.open_stream("console", CONSOLE, timeout_s=5)
+        stream = await pair.controller.open_stream("console", CONSOLE, timeout_s=60)
         await until(lambda: written >= WINDOW - 1000)
         for _ in range(100):
-            await pair.controller.request("ping", None, NoneType, timeout_s=5)
+            await pair.controller.request("ping", None, NoneType, timeout_s=60)
         assert written <= WINDOW
         assert len(await stream.read()) <= WINDOW
         # What was read is granted again when the reader comes back for more.
@@ -97,7 +97,7 @@ async def test_what_was_written_before_the_end_is_still_read(cloud: LoopbackClou
     handlers = Handlers()
     handlers.add_stream("console", Console, farewell)
     async with cloud.agent(handlers) as pair:
-        stream = await pair.controller.open_stream("console", CONSOLE, timeout_s=5)
+        stream = await pair.controller.open_stream("console", CONSOLE, timeout_s=60)
         assert await stream.read() == b"login: "
         assert await stream.read() == b""
         assert await stream.read() == b""
@@ -118,9 +118,9 @@ async def test_closing_ends_the_handlers_reading(cloud: LoopbackCloud) -> None:
     handlers = Handlers()
     handlers.add_stream("console", Console, listen)
     async with cloud.agent(handlers) as pair:
-        async with await pair.controller.open_stream("console", CONSOLE, timeout_s=5) as stream:
+        async with await pair.controller.open_stream("console", CONSOLE, timeout_s=60) as stream:
             await stream.write(b"x")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await ended.wait()
 
 
@@ -135,9 +135,9 @@ async def test_a_refused_stream_raises_where_it_was_asked_for(cloud: LoopbackClo
     handlers.add_stream("forgotten", Console, forget)
     async with cloud.agent(handlers) as pair:
         with pytest.raises(NotFound, match="no instance i"):
-            await pair.controller.open_stream("console", CONSOLE, timeout_s=5)
+            await pair.controller.open_stream("console", CONSOLE, timeout_s=60)
         with pytest.raises(Unavailable):
-            await pair.controller.open_stream("forgotten", CONSOLE, timeout_s=5)
+            await pair.controller.open_stream("forgotten", CONSOLE, timeout_s=60)
 
 
 async def test_a_failing_handler_raises_in_the_reader_after_what_it_had_written(cloud: LoopbackCloud) -> None:
@@ -149,7 +149,7 @@ async def test_a_failing_handler_raises_in_the_reader_after_what_it_had_written(
     handlers = Handlers()
     handlers.add_stream("console", Console, fail)
     async with cloud.agent(handlers) as pair:
-        stream = await pair.controller.open_stream("console", CONSOLE, timeout_s=5)
+        stream = await pair.controller.open_stream("console", CONSOLE, timeout_s=60)
         assert await stream.read() == b"so far"
         with pytest.raises(Conflict, match="stopped"):
             await stream.read()
@@ -165,7 +165,7 @@ async def test_a_lost_connection_wakes_readers_and_writers(cloud: LoopbackCloud)
     handlers = Handlers()
     handlers.add_stream("console", Console, accept)
     async with cloud.agent(handlers) as pair:
-        stream = await pair.controller.open_stream("console", CONSOLE, timeout_s=5)
+        stream = await pair.controller.open_stream("console", CONSOLE, timeout_s=60)
 
         async with asyncio.TaskGroup() as tasks:
             failing = [

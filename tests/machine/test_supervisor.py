@@ -34,7 +34,7 @@ async def came_back(supervised: Supervised, name: str, *, otherwise_than: int | 
     async def back() -> bool:
         return await pid_of(supervised, name) not in {None, otherwise_than}
 
-    return await until(back, within_s=10)
+    return await until(back, within_s=60)
 
 
 async def test_a_daemon_that_is_killed_comes_back(supervised: Supervised, layout: Layout) -> None:
@@ -70,7 +70,7 @@ async def test_a_new_supervisor_adopts_what_runs_and_starts_what_died(supervised
     async def gone() -> bool:
         return not supervisor.lives()
 
-    assert await until(gone, within_s=5)
+    assert await until(gone, within_s=60)
     os.kill(dies, signal.SIGKILL)
     await supervised.have_supervisor()
     assert await came_back(supervised, "dies", otherwise_than=dies)

@@ -57,7 +57,7 @@ async def served(folder: Path, reply: Reply) -> AsyncGenerator[Ovsdb]:
             yield connection
         finally:
             await connection.close()
-            await asyncio.wait_for(gone.wait(), 5)
+            await asyncio.wait_for(gone.wait(), 60)
 
 
 def result(request: Mapping[str, Any], value: object) -> Mapping[str, Any]:
@@ -100,7 +100,7 @@ async def test_a_lost_connection_fails_what_waits_and_what_comes(tmp_path: Path)
         connection.when_lost(lost.set)
         with pytest.raises(Unavailable):
             await connection.transact([])
-        await asyncio.wait_for(lost.wait(), 5)
+        await asyncio.wait_for(lost.wait(), 60)
         assert connection.lost
         with pytest.raises(Unavailable):
             await connection.transact([])

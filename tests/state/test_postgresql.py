@@ -89,7 +89,7 @@ asyncio.run(append_for_ever(PostgresqlStore({address!r})))
         waiting = asyncio.create_task(standby.open())
         await store.append([entry(1)])
         await store.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await waiting
         assert await standby.last_sequence() == 1
         await standby.close()
@@ -234,7 +234,7 @@ class TestABadLine:
         self, store: PostgresqlStore, line: Line, address: str
     ) -> None:
         line.answers = False
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(store.append([entry(2), entry(3)]))
             while await ask(address, "SELECT last_sequence FROM pileus.lead") != 3:
                 await asyncio.sleep(0.01)
@@ -245,7 +245,7 @@ class TestABadLine:
 
     async def test_an_append_that_did_not_arrive_is_sent_again(self, store: PostgresqlStore, line: Line) -> None:
         line.asks = False
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(store.append([entry(2), entry(3)]))
             await asyncio.sleep(0)
             line.cut()
@@ -260,7 +260,7 @@ class TestABadLine:
         blocker = await untyped.connect(address)
         await blocker.execute("BEGIN; SELECT FROM pileus.lead FOR UPDATE")
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pileus' AND wait_event_type = 'Lock'"
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(store.append([entry(2), entry(3)]))
             while await ask(address, waiting) != 1:
                 await asyncio.sleep(0.01)
@@ -296,7 +296,7 @@ class TestABadLine:
         await store.open()
         until = "SELECT lease_until FROM pileus.lead"
         first = await ask(address, until)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await ask(address, until) == first:
                 await asyncio.sleep(0.01)
         await store.close()

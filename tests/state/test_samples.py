@@ -90,10 +90,10 @@ async def begun(cloud: SimulatedCloud) -> None:
     to = {"floating_ip_id": of_rules, "instance_id": made["instance"]["id"]}
     await make("port-forwardings", external_port=22, **to)
     await make("snat-rules", floating_ip_id=of_rules, cidr="10.0.0.0/24")
-    await until(lambda: cloud.state[INSTANCES].get(made["instance"]["id"]).state == "running", within_s=30)
+    await until(lambda: cloud.state[INSTANCES].get(made["instance"]["id"]).state == "running")
     await make("snapshots", name="before", instance_id=made["instance"]["id"])
-    await until(lambda: not cloud.state[INSTANCES].get(made["instance"]["id"]).busy_with, within_s=30)
-    await until(lambda: all(host.backings.pools for host in cloud.fleet.hosts), within_s=30)
+    await until(lambda: not cloud.state[INSTANCES].get(made["instance"]["id"]).busy_with)
+    await until(lambda: all(host.backings.pools for host in cloud.fleet.hosts))
     await make("backups", name="kept", instance_id=made["instance"]["id"])
     await make("schedules", name="nightly", instance_id=made["instance"]["id"], time_utc="02:30", keep_last=7)
     await make("floating-ips", instance_id=made["instance"]["id"])

@@ -123,7 +123,7 @@ async def started(engine: Engine[World], what: object = None) -> TaskId:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""Faults to order, for simulated drivers: a call that fails, that takes time, or that is the last thing to happen."""
+"""Faults to order, for simulated drivers: a call that fails, that waits, or that is the last thing to happen."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,21 +15,24 @@ class Faults:
         self.watch: Callable[[str], None] | None = None
         """Called before and after each call has its effect; what it raises, the call raises."""
         self._failing: dict[str, tuple[PileusError, int]] = {}
-        self._delays: dict[str, float] = {}
+        self._held: dict[str, asyncio.Event] = {}
 
     def fail(self, call: str, error: PileusError, *, times: int = 1) -> None:
         """Let the next calls of this name fail, without having had any effect."""
         self._failing[call] = (error, times)
 
-    def delay(self, call: str, seconds: float) -> None:
-        """Let calls of this name take time from now on."""
-        self._delays[call] = seconds
+    def hold(self, call: str) -> asyncio.Event:
+        """Let calls of this name wait, before they have any effect, until the event that is returned is set."""
+        self._held[call] = asyncio.Event()
+        return self._held[call]
 
     def mend(self) -> None:
-        """Let everything work from now on."""
+        """Let everything work from now on, and what was held go on."""
         self.watch = None
         self._failing.clear()
-        self._delays.clear()
+        for released in self._held.values():
+            released.set()
+        self._held.clear()
 
     async def before(self, call: str) -> None:
         """A driver is about to do what it was asked."""
@@ -37,8 +40,8 @@ class Faults:
             self.calls.append(call)
         if self.watch is not None:
             self.watch(call)
-        if (seconds := self._delays.get(call)) is not None:
-            await asyncio.sleep(seconds)
+        if (released := self._held.get(call)) is not None:
+            await released.wait()
         if (failing := self._failing.pop(call, None)) is not None:
             error, times = failing
             if times > 1:

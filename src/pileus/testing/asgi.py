@@ -8,7 +8,7 @@ from typing import Any
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 
 
 class Conversation:

@@ -30,7 +30,7 @@ FACTS = HostFacts(
 """What a host tells that joins."""
 
 
-async def until(holds: Callable[[], object], *, within_s: float = 30.0) -> None:
+async def until(holds: Callable[[], object], *, within_s: float = 60.0) -> None:
     """Wait for a condition, with a deadline."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event to offer

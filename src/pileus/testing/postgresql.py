@@ -41,7 +41,7 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> None:
         where = (f"--host={self._folder}", "--username=pileus")
-        subprocess.run([self._programs / program, *where, *arguments], check=True, timeout=30)
+        subprocess.run([self._programs / program, *where, *arguments], check=True, timeout=60)
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _end_with_the_parent() -> None:
 
 def _wait_until_ready(server: "subprocess.Popen[bytes]", programs: Path, folder: Path) -> None:
     deadline = time.monotonic() + 30
-    while subprocess.run([programs / "pg_isready", "--quiet", f"--host={folder}"], check=False, timeout=10).returncode:
+    while subprocess.run([programs / "pg_isready", "--quiet", f"--host={folder}"], check=False, timeout=60).returncode:
         if server.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"PostgreSQL does not start: {(folder / 'log').read_text()}")
         time.sleep(0.05)

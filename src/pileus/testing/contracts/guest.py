@@ -25,7 +25,7 @@ class GuestContract:
     * `crash`: a function that kills the guest's process.
     """
 
-    patience_s: ClassVar[float] = 10.0
+    patience_s: ClassVar[float] = 60.0
     """How long a change may take to show."""
 
     @pytest.fixture
