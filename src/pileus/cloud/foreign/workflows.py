@@ -36,7 +36,7 @@ async def adopt_guest(run: Run[World], wish: AdoptGuest) -> None:
 
 @adopt_guest.finish
 def taken_over(state: State, wish: AdoptGuest) -> Changes:
-    instance = msgspec.structs.replace(state[INSTANCES].get(wish.instance), busy_with="")
+    instance = state[INSTANCES].get(wish.instance).at_rest()
     return [put(instance), remove(state[SHADOWS].get(wish.shadow))]
 
 

@@ -183,6 +183,14 @@ class Instance(Record, frozen=True, kw_only=True):
         self._must_be_free()
         return msgspec.structs.replace(self, busy_with=doing, generation=self.generation + 1)
 
+    def at_rest(self) -> "Instance":
+        """The same instance with no task at work on it any more."""
+        return msgspec.structs.replace(self, busy_with="")
+
+    def newer(self) -> "Instance":
+        """The same instance, which its host must take for newer than whatever it was told meanwhile."""
+        return msgspec.structs.replace(self, generation=self.generation + 1)
+
     def to(self, state: InstanceState, *, reason: str = "") -> "Instance":
         """The same instance in its next state, or Conflict if there is no such way."""
         self._must_be_free()

@@ -50,7 +50,7 @@ def attached(state: State, wish: OfPort) -> list[Change]:
 @attach_port.withdraw
 def not_attached(state: State, wish: OfPort) -> list[Change]:
     port = state[PORTS].get(wish.port)
-    return [put(port.released()), put(_at_rest(state, _reverted(_instance(state, port))))]
+    return [put(port.released()), put(_at_rest(state, _instance(state, port).newer()))]
 
 
 @step
@@ -84,7 +84,7 @@ def detached(state: State, wish: OfPort) -> list[Change]:
 @detach_port.withdraw
 def still_attached(state: State, wish: OfPort) -> list[Change]:
     port = state[PORTS].get(wish.port).to(PortState.ATTACHED)
-    return [put(port), put(_at_rest(state, _reverted(_instance(state, port)), more=(port,)))]
+    return [put(port), put(_at_rest(state, _instance(state, port).newer(), more=(port,)))]
 
 
 @step
@@ -95,7 +95,7 @@ async def pull_out(world: World, wish: OfPort) -> None:
 @pull_out.undo
 async def plug_in_again(world: World, wish: OfPort) -> None:
     instance = _instance_of(world, wish.port)
-    await ensure_guest(world, _reverted(instance), ports=ports_of(world.state, instance))
+    await ensure_guest(world, instance.newer(), ports=ports_of(world.state, instance))
 
 
 @workflow("port.move")
@@ -116,11 +116,11 @@ def moved(state: State, wish: MovePort) -> list[Change]:
 @move_port.withdraw
 def not_moved(state: State, wish: MovePort) -> list[Change]:
     target, before = _instance(state, state[PORTS].get(wish.port)), _as_before(state, wish)
-    source = _reverted(state[INSTANCES].get(wish.source))
+    source = state[INSTANCES].get(wish.source).newer()
     return [
         put(before),
         put(_at_rest(state, source, more=(before,))),
-        put(_at_rest(state, _reverted(target), without=wish.port)),
+        put(_at_rest(state, target.newer(), without=wish.port)),
     ]
 
 
@@ -133,7 +133,7 @@ async def pull_out_of_source(world: World, wish: MovePort) -> None:
 async def plug_into_source_again(world: World, wish: MovePort) -> None:
     source = world.state[INSTANCES].get(wish.source)
     before = in_slots([*ports_of(world.state, source), _as_before(world.state, wish)])
-    await ensure_guest(world, _reverted(source), ports=before)
+    await ensure_guest(world, source.newer(), ports=before)
 
 
 @step
@@ -185,7 +185,7 @@ async def _plug_in(world: World, id: PortId) -> None:
 async def _pull_out_again(world: World, id: PortId) -> None:
     instance = _instance_of(world, id)
     others = [each for each in ports_of(world.state, instance) if each.id != id]
-    await ensure_guest(world, _reverted(instance), ports=others)
+    await ensure_guest(world, instance.newer(), ports=others)
 
 
 def _instance(state: State, port: Port) -> Instance:
@@ -197,11 +197,6 @@ def _instance_of(world: World, id: PortId) -> Instance:
     return _instance(world.state, world.state[PORTS].get(id))
 
 
-def _reverted(instance: Instance) -> Instance:
-    """The instance as it was before its ports were changed; the host must take it for newer."""
-    return msgspec.structs.replace(instance, generation=instance.generation + 1)
-
-
 def _at_rest(
     state: State, instance: Instance, *, more: tuple[Port, ...] = (), without: PortId | None = None
 ) -> Instance:
@@ -211,4 +206,4 @@ def _at_rest(
         for each in state[PORTS].by("instance_id", instance.id)
         if each.is_attached and each.id != without and each.id not in {port.id for port in more}
     ]
-    return showing(state, msgspec.structs.replace(instance, busy_with=""), [*others, *more])
+    return showing(state, instance.at_rest(), [*others, *more])

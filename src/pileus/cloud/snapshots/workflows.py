@@ -265,7 +265,7 @@ def at_rest(state: State, volumes: Sequence[Volume], *, after: InstanceState | N
         for volume in volumes
     ]
     for id in sorted({volume.instance_id for volume in volumes if volume.instance_id is not None}):
-        instance = msgspec.structs.replace(state[INSTANCES].get(id), busy_with="")
+        instance = state[INSTANCES].get(id).at_rest()
         changes.append(put(instance if after is None else instance.to(after)))
     return changes
 

@@ -6,7 +6,7 @@ the task only goes forwards, and the host removes what is left in the old pool.
 
 import msgspec
 
-from pileus.cloud.instances.model import INSTANCES, Instance
+from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.instances.specs import volumes_of
 from pileus.cloud.instances.workflows.hosting import GUEST_S, WHOLE_DISK_S, WIPE_S_PER_GIB, ensure_guest
 from pileus.cloud.snapshots.workflows import at_rest
@@ -42,8 +42,8 @@ def moved(state: State, wish: MoveVolume) -> list[Change]:
         volume = msgspec.structs.replace(volume, storage_pool="")  # it gets one where it is first attached
     if volume.instance_id is None:
         return [put(volume.to(VolumeState.AVAILABLE))]
-    instance = _told(state[INSTANCES].get(volume.instance_id))
-    return [put(volume.to(VolumeState.IN_USE)), put(msgspec.structs.replace(instance, busy_with=""))]
+    instance = state[INSTANCES].get(volume.instance_id).newer()
+    return [put(volume.to(VolumeState.IN_USE)), put(instance.at_rest())]
 
 
 @move_volume.withdraw
@@ -80,14 +80,9 @@ async def switch(world: World, wish: MoveVolume) -> None:
 async def tell_guest(world: World, wish: MoveVolume) -> None:
     volume = _as_moved(world.state, wish)
     if volume.instance_id is not None:
-        instance = _told(world.state[INSTANCES].get(volume.instance_id))
+        instance = world.state[INSTANCES].get(volume.instance_id).newer()
         there = [volume if each.id == volume.id else each for each in volumes_of(world.state, instance)]
         await ensure_guest(world, instance, there)
-
-
-def _told(instance: Instance) -> Instance:
-    """The instance when its host has been told where the volume is."""
-    return msgspec.structs.replace(instance, generation=instance.generation + 1)
 
 
 def _as_moved(state: State, wish: MoveVolume) -> Volume:

@@ -57,7 +57,7 @@ def not_attached(state: State, wish: AttachVolume) -> list[Change]:
         # Its host remembers that this generation was taken away again.
         pool = "" if volume.storage_class else volume.storage_pool
         released = msgspec.structs.replace(released, host_id=None, storage_pool=pool, generation=volume.generation + 1)
-    return [put(released), put(_at_rest(_reverted(_instance(state, volume))))]
+    return [put(released), put(_at_rest(_instance(state, volume).newer()))]
 
 
 @step_with(patience_s=120)
@@ -81,7 +81,7 @@ async def plug_in(world: World, wish: AttachVolume) -> None:
 async def pull_out(world: World, wish: AttachVolume) -> None:
     instance = _instance_of(world, wish.volume)
     others = [each for each in volumes_of(world.state, instance) if each.id != wish.volume]
-    await ensure_guest(world, _reverted(instance), others)
+    await ensure_guest(world, instance.newer(), others)
 
 
 @workflow("volume.detach")
@@ -101,7 +101,7 @@ def detached(state: State, wish: OfVolume) -> list[Change]:
 @detach_volume.withdraw
 def still_attached(state: State, wish: OfVolume) -> list[Change]:
     volume = state[VOLUMES].get(wish.volume)
-    return [put(volume.to(VolumeState.IN_USE)), put(_at_rest(_reverted(_instance(state, volume))))]
+    return [put(volume.to(VolumeState.IN_USE)), put(_at_rest(_instance(state, volume).newer()))]
 
 
 @step
@@ -112,7 +112,7 @@ async def unplug(world: World, wish: OfVolume) -> None:
 @unplug.undo
 async def plug_in_again(world: World, wish: OfVolume) -> None:
     instance = _instance_of(world, wish.volume)
-    await ensure_guest(world, _reverted(instance), volumes_of(world.state, instance))
+    await ensure_guest(world, instance.newer(), volumes_of(world.state, instance))
 
 
 class GrowVolume(msgspec.Struct, frozen=True):
@@ -143,7 +143,7 @@ def not_grown(state: State, wish: GrowVolume) -> list[Change]:
     before = msgspec.structs.replace(volume, size_gib=wish.from_gib, generation=volume.generation + 1)
     if volume.instance_id is None:
         return [put(before.to(VolumeState.AVAILABLE))]
-    instance = _reverted(_instance(state, volume))
+    instance = _instance(state, volume).newer()
     if volume.slot == BOOT_SLOT:
         instance = msgspec.structs.replace(instance, disk_gib=wish.from_gib)
     return [put(before.to(VolumeState.IN_USE)), put(_at_rest(instance))]
@@ -188,7 +188,7 @@ def limited(state: State, wish: LimitVolume) -> list[Change]:
 def not_limited(state: State, wish: LimitVolume) -> list[Change]:
     volume = state[VOLUMES].get(wish.volume)
     before = put(_limited_before(volume, wish))
-    return [before] if volume.instance_id is None else [before, put(_at_rest(_reverted(_instance(state, volume))))]
+    return [before] if volume.instance_id is None else [before, put(_at_rest(_instance(state, volume).newer()))]
 
 
 @step
@@ -204,7 +204,7 @@ async def tell_former_limits(world: World, wish: LimitVolume) -> None:
     instance = _instance_of(world, wish.volume)
     there = volumes_of(world.state, instance)
     before = [_limited_before(each, wish) if each.id == wish.volume else each for each in there]
-    await ensure_guest(world, _reverted(instance), before)
+    await ensure_guest(world, instance.newer(), before)
 
 
 @workflow("volume.delete")
@@ -242,11 +242,6 @@ def _instance_of(world: World, volume: VolumeId) -> Instance:
     return _instance(world.state, world.state[VOLUMES].get(volume))
 
 
-def _reverted(instance: Instance) -> Instance:
-    """The instance as it was before its disks were changed; the host must take it for newer."""
-    return msgspec.structs.replace(instance, generation=instance.generation + 1)
-
-
 def _at_rest(instance: Instance, *, attached: tuple[VolumeId, ...] | None = None) -> Instance:
-    instance = msgspec.structs.replace(instance, busy_with="")
+    instance = instance.at_rest()
     return instance if attached is None else msgspec.structs.replace(instance, attached_volume_ids=attached)

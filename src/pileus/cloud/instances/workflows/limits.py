@@ -25,7 +25,7 @@ async def set_limits(run: Run[World], wish: SetLimits) -> None:
 
 @set_limits.finish
 def are_set(state: State, wish: SetLimits) -> list[Change]:
-    return [put(msgspec.structs.replace(state[INSTANCES].get(wish.instance), busy_with=""))]
+    return [put(state[INSTANCES].get(wish.instance).at_rest())]
 
 
 @set_limits.withdraw
@@ -61,4 +61,4 @@ def ports_limited(state: State, instance: Instance) -> list[Change]:
 
 def _as_before(instance: Instance, wish: SetLimits) -> Instance:
     # Never None again: a guest that was limited has to be told that it no longer is.
-    return msgspec.structs.replace(instance, limits=wish.before, busy_with="", generation=instance.generation + 1)
+    return msgspec.structs.replace(instance.at_rest().newer(), limits=wish.before)

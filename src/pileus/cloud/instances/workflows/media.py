@@ -24,13 +24,13 @@ async def change_media(run: Run[World], wish: ChangeMedia) -> None:
 
 @change_media.finish
 def changed(state: State, wish: ChangeMedia) -> list[Change]:
-    return [put(msgspec.structs.replace(state[INSTANCES].get(wish.instance), busy_with=""))]
+    return [put(state[INSTANCES].get(wish.instance).at_rest())]
 
 
 @change_media.withdraw
 def not_changed(state: State, wish: ChangeMedia) -> list[Change]:
     former = _with_former_media(state[INSTANCES].get(wish.instance), wish)
-    return [put(msgspec.structs.replace(former, busy_with=""))]
+    return [put(former.at_rest())]
 
 
 @step_with(patience_s=120)
@@ -50,5 +50,4 @@ async def exchange_back(world: World, wish: ChangeMedia) -> None:
 
 
 def _with_former_media(instance: Instance, wish: ChangeMedia) -> Instance:
-    """The instance as it was before; the host must take it for newer."""
-    return msgspec.structs.replace(instance, media=wish.before, generation=instance.generation + 1)
+    return msgspec.structs.replace(instance.newer(), media=wish.before)

@@ -1,8 +1,6 @@
 """Changing a user's password in the disk of an instance that is stopped."""
 
-import msgspec
-
-from pileus.cloud.instances.model import INSTANCES, PASSWORD_CHANGES, Instance
+from pileus.cloud.instances.model import INSTANCES, PASSWORD_CHANGES
 from pileus.cloud.instances.workflows.hosting import OfInstance, ensure_guest
 from pileus.cloud.world import Nothing, World
 from pileus.kernel.ids import InstanceId
@@ -24,12 +22,12 @@ async def set_password(run: Run[World], wish: OfInstance) -> None:
 @set_password.finish
 def is_set(state: State, wish: OfInstance) -> list[Change]:
     instance = state[INSTANCES].get(wish.instance)
-    return [put(msgspec.structs.replace(instance, busy_with="")), remove(state[PASSWORD_CHANGES].get(wish.instance))]
+    return [put(instance.at_rest()), remove(state[PASSWORD_CHANGES].get(wish.instance))]
 
 
 @set_password.withdraw
 def is_not_set(state: State, wish: OfInstance) -> list[Change]:
-    former = _at_rest(state[INSTANCES].get(wish.instance))
+    former = state[INSTANCES].get(wish.instance).at_rest().newer()
     return [put(former), remove(state[PASSWORD_CHANGES].get(wish.instance))]
 
 
@@ -44,8 +42,4 @@ async def change_in_disk(world: World, wish: OfInstance) -> None:
 @change_in_disk.undo
 async def leave_the_disk(world: World, wish: OfInstance) -> None:
     # It comes to the guest's turn when nobody looks into its disk any more.
-    await ensure_guest(world, _at_rest(world.state[INSTANCES].get(wish.instance)), timeout_s=_LOOK_S)
-
-
-def _at_rest(instance: Instance) -> Instance:
-    return msgspec.structs.replace(instance, busy_with="", generation=instance.generation + 1)
+    await ensure_guest(world, world.state[INSTANCES].get(wish.instance).at_rest().newer(), timeout_s=_LOOK_S)

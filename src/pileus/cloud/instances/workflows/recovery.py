@@ -25,7 +25,7 @@ async def set_recovery(run: Run[World], wish: SetRecovery) -> None:
 
 @set_recovery.finish
 def is_set(state: State, wish: SetRecovery) -> list[Change]:
-    return [put(msgspec.structs.replace(state[INSTANCES].get(wish.instance), busy_with=""))]
+    return [put(state[INSTANCES].get(wish.instance).at_rest())]
 
 
 @set_recovery.withdraw
@@ -44,10 +44,4 @@ async def tell_former(world: World, wish: SetRecovery) -> None:
 
 
 def _as_before(instance: Instance, wish: SetRecovery) -> Instance:
-    return msgspec.structs.replace(
-        instance,
-        restart=wish.restart,
-        watchdog=wish.watchdog,
-        busy_with="",
-        generation=instance.generation + 1,
-    )
+    return msgspec.structs.replace(instance.at_rest().newer(), restart=wish.restart, watchdog=wish.watchdog)

@@ -77,7 +77,7 @@ def _of_former_size(instance: Instance, wish: ResizeInstance) -> Instance:
 
 def _former_size(instance: Instance, wish: ResizeInstance) -> Instance:
     return msgspec.structs.replace(
-        instance,
+        instance.at_rest().newer(),
         vcpus=wish.vcpus,
         memory_mib=wish.memory_mib,
         max_vcpus=wish.max_vcpus,
@@ -85,8 +85,6 @@ def _former_size(instance: Instance, wish: ResizeInstance) -> Instance:
         flavor_id=wish.flavor_id,
         # Never None again: a guest that was limited has to be told that it no longer is.
         limits=wish.limits or (None if instance.limits is None else Limits()),
-        generation=instance.generation + 1,
-        busy_with="",
     )
 
 
@@ -104,7 +102,7 @@ async def resize_running_instance(run: Run[World], wish: ResizeInstance) -> None
 
 @resize_running_instance.finish
 def size_changed(state: State, wish: ResizeInstance) -> list[Change]:
-    return [put(msgspec.structs.replace(state[INSTANCES].get(wish.instance), busy_with=""))]
+    return [put(state[INSTANCES].get(wish.instance).at_rest())]
 
 
 @resize_running_instance.withdraw
