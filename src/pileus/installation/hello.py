@@ -18,7 +18,7 @@ from pileus.kernel.files import write_atomically
 
 NAME = "hello"
 IMAGE = "mini"
-_ANSWERS_WITHIN_S = 180.0
+_ANSWERS_WITHIN_S = 400.0
 _SSH = 22
 
 

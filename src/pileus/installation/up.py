@@ -41,7 +41,7 @@ from pileus.state.state import Origin, put
 
 Say = Callable[[str], None]
 
-_CONNECTED_WITHIN_S = 60.0
+_CONNECTED_WITHIN_S = 120.0
 CONTROLLER, AGENT = "controller", "agent"
 
 

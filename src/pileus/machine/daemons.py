@@ -27,7 +27,7 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
     """Beside PATH and the locale; nothing else is inherited."""
     ready: str | None = None
     """What accepts connections once it is ready: `unix:PATH` or `tcp:HOST:PORT`; None: running is enough."""
-    ready_within_s: float = 20.0
+    ready_within_s: float = 60.0
     ends_within_s: float = 10.0
     """How long it may take to end after SIGTERM before it is killed."""
     unit: str | None = None

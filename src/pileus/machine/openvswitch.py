@@ -29,8 +29,8 @@ SOUTHBOUND_PORT = 6642
 _NETDEV_LINK = "ovs-netdev"
 _KERNEL_DATAPATH = "ovs-system"
 _PROBE_INTERVAL_MS = "60000"
-_BRIDGES_WITHIN_S = 10.0
-_CHASSIS_WITHIN_S = 20.0
+_BRIDGES_WITHIN_S = 60.0
+_CHASSIS_WITHIN_S = 120.0
 # To standard error, which the supervisor keeps; not to files and a syslog of their own choice.
 _LOGS = ("-vconsole:info", "-vfile:off", "-vsyslog:off")
 
@@ -265,7 +265,7 @@ class OpenVSwitch:
 
     async def vsctl(self, *arguments: str) -> str:
         """Run ovs-vsctl on this switch."""
-        return await run(self._programs("ovs-vsctl"), f"--db={self.sockets.switch}", "--timeout=10", *arguments)
+        return await run(self._programs("ovs-vsctl"), f"--db={self.sockets.switch}", "--timeout=25", *arguments)
 
     async def listen(self, address: str) -> None:
         """Have the central databases listen on an address of this machine, for other hosts."""
@@ -273,7 +273,7 @@ class OpenVSwitch:
             ("ovn-nbctl", self.sockets.northbound, NORTHBOUND_PORT),
             ("ovn-sbctl", self.sockets.southbound, SOUTHBOUND_PORT),
         ):
-            control = (self._programs(program), f"--db={database}", "--no-leader-only", "--timeout=10")
+            control = (self._programs(program), f"--db={database}", "--no-leader-only", "--timeout=25")
             target = f"ptcp:{port}:{address}"
             if target not in (await run(*control, "get-connection")).split():
                 await run(*control, "--", "set-connection", target)
@@ -283,9 +283,9 @@ class OpenVSwitch:
         """Wait until OVN's southbound database knows this host.
 
         Raises:
-            TimedOut: it does not, after twenty seconds.
+            TimedOut: it does not, after two minutes.
         """
-        control = (self._programs("ovn-sbctl"), f"--db={southbound}", "--no-leader-only", "--timeout=5")
+        control = (self._programs("ovn-sbctl"), f"--db={southbound}", "--no-leader-only", "--timeout=20")
         find = ("--bare", "--columns=_uuid", "find", "Chassis", f"name={chassis}")
 
         async def registered() -> bool:

@@ -14,7 +14,7 @@ from pileus.machine.layout import Layout
 from pileus.machine.processes import end, python_environment, read_pidfile
 from pileus.machine.supervisor import Answer, AskStatus, Drop, Files, Keep, Request
 
-_STARTS_WITHIN_S = 15.0
+_STARTS_WITHIN_S = 60.0
 _ATTEMPTS = 3
 
 
