@@ -14,21 +14,19 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cache
-from libvirt_host import remove_cgroup
+from libvirt_host import has_ended, remove_cgroup
+from patience import until
 
 from pileus.machine import libvirtd
 from pileus.machine.layout import Layout
 from pileus.machine.packages import NEEDED
-
-T = TypeVar("T")
 
 OWN_ADDRESS, WORLD = "192.0.2.1", "192.0.2.9"
 """The machine's address on its uplink, and the one that everything in the world has."""
@@ -54,6 +52,7 @@ touch {folder}/ready
 while :; do sleep 1000; done
 """
 _PROGRAMS = ("ip", "nft", "libvirtd", "nsenter", "qemu-system-x86_64", "setpriv", "ssh", "unshare", "virsh")
+_ANSWER_S, _PROGRAM_S, _UP_S = 60.0, 300.0, 900.0
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
@@ -67,15 +66,6 @@ def missing() -> str | None:
     return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
 
 
-def until(ask: Callable[[], T | None], what: str, *, within_s: float = 60.0) -> T:
-    """The first true answer; fails saying what did not come true."""
-    deadline = time.monotonic() + within_s
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        time.sleep(0.05)
-    return answer
-
-
 class CloudHost:
     """A machine as its administrator uses it."""
 
@@ -83,7 +73,7 @@ class CloudHost:
         self.folder = folder
         self.data = folder / "data"
         self.layout = Layout.of(self.data)
-        self._namespaces = namespaces
+        self.namespaces = namespaces
         self._started: list[subprocess.Popen[str]] = []
         (folder / "bin").mkdir()
         program = folder / "bin/pileus"
@@ -101,7 +91,7 @@ class CloudHost:
         """Its thread is in the machine's network."""
 
     def run(
-        self, *command: str, stdin: str = "", accept: Sequence[int] = (0,), within_s: float = 120.0
+        self, *command: str, stdin: str = "", accept: Sequence[int] = (0,), within_s: float = _PROGRAM_S
     ) -> subprocess.CompletedProcess[str]:
         """Run a program on the machine to its end."""
         done = subprocess.run(
@@ -134,7 +124,7 @@ class CloudHost:
 
     def up(self, *options: str, accept: Sequence[int] = (0,)) -> str:
         """`pileus up`; what it says."""
-        done = self.run("pileus", "up", "--data", str(self.data), *options, accept=accept, within_s=300)
+        done = self.run("pileus", "up", "--data", str(self.data), *options, accept=accept, within_s=_UP_S)
         return done.stdout + done.stderr
 
     def cli(self, line: str, *more: str, stdin: str = "", accept: Sequence[int] = (0,)) -> str:
@@ -147,11 +137,11 @@ class CloudHost:
 
     def get(self, path: str) -> Any:
         """What the API answers to the machine's administrator: quicker than a command, where no command is tried."""
-        return self._within.submit(self._ask, "GET", path, None).result(timeout=30)
+        return self._within.submit(self._ask, "GET", path, None).result()
 
     def post(self, path: str, wish: Mapping[str, object]) -> Any:
         """What the API answers to a wish."""
-        return self._within.submit(self._ask, "POST", path, json.dumps(wish)).result(timeout=30)
+        return self._within.submit(self._ask, "POST", path, json.dumps(wish)).result()
 
     def records(self, plural: str, query: str = "all_projects=true") -> Any:
         """All records of a kind, of every project."""
@@ -160,12 +150,14 @@ class CloudHost:
     def _ask(self, method: str, path: str, body: str | None) -> Any:
         config = json.loads((self.data / "cli.json").read_text())
         trust = ssl.create_default_context(cadata=config["authority"])
-        connection = http.client.HTTPSConnection("127.0.0.1", 5870, timeout=20, context=trust)
+        connection = http.client.HTTPSConnection("127.0.0.1", 5870, timeout=_ANSWER_S, context=trust)
         try:
             headers = {"Authorization": f"Bearer {config['token']}", "Content-Type": "application/json"}
             connection.request(method, path, body=body, headers=headers)
             answer = connection.getresponse()
             said = answer.read()
+        except http.client.HTTPException as broken:
+            raise ConnectionError("the controller ended while it answered") from broken
         finally:
             connection.close()
         assert answer.status < 300, said
@@ -173,7 +165,7 @@ class CloudHost:
 
     def _enter(self) -> None:
         """Have this thread in the machine's network; its sockets stay there."""
-        with Path(f"/proc/{self._namespaces}/ns/net").open("rb") as there:
+        with Path(f"/proc/{self.namespaces}/ns/net").open("rb") as there:
             assert ctypes.CDLL(None).setns(there.fileno(), 0) == 0
 
     def refused(self, line: str, *more: str, status: int) -> str:
@@ -205,7 +197,7 @@ class CloudHost:
         }
 
     def _inside(self, *command: str) -> tuple[str, ...]:
-        return ("nsenter", f"--target={self._namespaces}", "--mount", "--net", "--pid", "--", *command)
+        return ("nsenter", f"--target={self.namespaces}", "--mount", "--net", "--pid", "--", *command)
 
     def end(self) -> None:
         """Forget what was started, which ended with the namespaces."""
@@ -229,13 +221,15 @@ def cloud_host() -> Generator[CloudHost]:
     first = subprocess.Popen((*command, "sh", "-e", str(script)), env={"PATH": _PATH})
     hosts: list[CloudHost] = []
     try:
-        until((folder / "ready").exists, "the machine is made", within_s=60)
+        until((folder / "ready").exists, "the machine is made")
         children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
         host = CloudHost(folder, int(children.read_text(encoding="ascii").split()[0]))
         hosts.append(host)
         world = ("ip", "netns", "exec", "world", sys.executable, str(Path(__file__).with_name("internet.py")), WORLD)
         host.start(*world, log=folder / "world.log")
-        until(lambda: "here I am" in (folder / "world.log").read_text(), "the world is there", within_s=60)
+        until(lambda: "here I am" in (folder / "world.log").read_text(), "the world is there")
+        # Of a link that has only just been made the kernel says so a moment later.
+        until(lambda: " UP " in host.run("ip", "-brief", "link", "show", "uplink").stdout, "the uplink is up")
         host.remember()
         yield host
     finally:
@@ -243,5 +237,6 @@ def cloud_host() -> Generator[CloudHost]:
         first.wait()
         for host in hosts:
             host.end()
+            until(lambda host=host: has_ended(host.namespaces), "all that ran on the machine has ended")
         remove_cgroup(libvirtd.cgroup(Layout.of(folder / "data")))
         shutil.rmtree(folder)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import cache
 from libvirt_host import LibvirtHost
 from msgspec.structs import replace
+from patience import BOOTS_WITHIN_S, WITHIN_S
 
 from pileus.agent.configdrive import ConfigDrives
 from pileus.agent.hypervisor.consoles import ByteStream
@@ -16,7 +17,6 @@ from pileus.kernel.ids import InstanceId, NetworkId, PortId, ProjectId, VolumeId
 from pileus.kernel.programs import run
 from pileus.link.guests import FirstBoot, GuestDisk, GuestSpec, NicSpec, Power
 
-WITHIN_S = 180.0
 PROMPT = b":~# "
 
 
@@ -25,25 +25,30 @@ class Terminal:
 
     def __init__(self, console: ByteStream) -> None:
         self._console = console
+        self._unread = b""
 
     async def types(self, command: str) -> None:
         """Type a command on its console."""
         await self._console.write(f"{command}\r".encode())
 
     async def answers(self, command: str) -> str:
-        """What a command says in the guest."""
+        """What a command says in the guest, which then waits for the next."""
         # What is typed is shown as well, but not with the sum in it.
         await self.types(f"{command}; echo $((6*7))end")
-        return (await self.says(b"42end")).replace("\r", "")
+        said = await self.says(b"42end")
+        # Typed before its shell listens again, the next command would be shown twice, and the prompt after it.
+        await self.says(PROMPT)
+        return said.replace("\r", "")
 
     async def says(self, words: bytes) -> str:
         """Read its console up to these words."""
-        said = b""
-        async with asyncio.timeout(WITHIN_S):
-            while words not in said:
+        async with asyncio.timeout(BOOTS_WITHIN_S):
+            while words not in self._unread:
                 more = await self._console.read()
-                assert more, f"the console ended; it said: {said.decode(errors='replace')}"
-                said += more
+                assert more, f"the console ended; it said: {self._unread.decode(errors='replace')}"
+                self._unread += more
+        end = self._unread.index(words) + len(words)
+        said, self._unread = self._unread[:end], self._unread[end:]
         return said.decode(errors="replace")
 
 
@@ -81,7 +86,7 @@ class Guest:
     async def installed(self) -> None:
         """Have the small image on its disk."""
         image = await asyncio.to_thread(cache.mini)
-        await run("qemu-img", "convert", "-O", "raw", str(image.path), str(self.disk))
+        await run("qemu-img", "convert", "-O", "raw", str(image.path), str(self.disk), timeout_s=WITHIN_S)
 
     async def given(self, *disks: GuestDisk, sources: Mapping[VolumeId, DiskSource]) -> None:
         """Have these disks besides the one that it boots from, as an agent gives them."""

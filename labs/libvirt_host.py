@@ -9,10 +9,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from patience import WITHIN_S, read, until
 
 from pileus.agent.hypervisor.libvirt.domain import Ground, domain_name
 from pileus.kernel.ids import InstanceId
@@ -35,14 +36,6 @@ def missing() -> str | None:
     return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
 
 
-def until(condition: Callable[[], bool], what: str, *, within_s: float = 60.0) -> None:
-    """Wait for a condition, or fail saying what did not come true."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        time.sleep(0.02)
-
-
 class LibvirtHost:
     """A host on which virtlogd and libvirtd run."""
 
@@ -56,7 +49,7 @@ class LibvirtHost:
             appliance=layout.data / "appliance",
         )
         self._layout = layout
-        self._namespaces = namespaces
+        self.namespaces = namespaces
         self._processes: list[subprocess.Popen[bytes]] = []
         libvirtd.configure(layout, libvirtd.guest_user(layout))
         self.disks.mkdir()
@@ -78,7 +71,9 @@ class LibvirtHost:
 
     def run(self, *command: str) -> str:
         """What a program says that is run among the host's processes and networks."""
-        return subprocess.run(self._inside(*command), check=True, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(
+            self._inside(*command), check=True, capture_output=True, text=True, timeout=WITHIN_S
+        ).stdout
 
     def virsh(self, *command: str) -> str:
         """What virsh says, as an operator would ask it."""
@@ -92,7 +87,7 @@ class LibvirtHost:
     def kill_libvirtd(self) -> None:
         """End libvirtd as by a crash, and wait until it is gone."""
         self.kill(self._layout.run / "libvirt/libvirtd.pid")
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=WITHIN_S)
 
     def restart_libvirtd(self) -> None:
         """Start it again after it was killed."""
@@ -112,10 +107,10 @@ class LibvirtHost:
 
     def kill(self, pidfile: Path, signal_name: str = "KILL") -> None:
         """Send a signal to the process of a pid file."""
-        self.run("kill", f"-{signal_name}", pidfile.read_text(encoding="ascii").strip())
+        self.run("kill", f"-{signal_name}", until(lambda: read(pidfile).strip(), f"{pidfile} names a process"))
 
     def _inside(self, *command: str) -> tuple[str, ...]:
-        return ("nsenter", f"--target={self._namespaces}", "--mount", "--net", "--pid", "--", *command)
+        return ("nsenter", f"--target={self.namespaces}", "--mount", "--net", "--pid", "--", *command)
 
     def _start(self, daemon: Daemon) -> subprocess.Popen[bytes]:
         environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **daemon.environment}
@@ -152,6 +147,7 @@ def libvirt_host() -> Generator[LibvirtHost]:
         first.wait()
         for host in hosts:
             host.end()
+            until(lambda host=host: has_ended(host.namespaces), "all that ran on the host has ended")
         remove_cgroup(libvirtd.cgroup(layout))
         shutil.rmtree(layout.data)
 
@@ -159,6 +155,12 @@ def libvirt_host() -> Generator[LibvirtHost]:
 def _accepts(address: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(address) == 0
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended; if it was the first of its namespaces, all the others there have ended before it."""
+    status = read(Path(f"/proc/{process}/status"))
+    return not status or "\nState:\tZ" in status
 
 
 def remove_cgroup(name: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from patience import WITHIN_S
 
 from pileus.kernel.programs import run
 from pileus.testing.contracts.directory import ANN, OPERATORS, SECRET
@@ -169,7 +170,7 @@ async def slapd(folder: Path) -> AsyncGenerator[Slapd]:
     configuration.write_text(
         _CONFIGURATION.format(folder=folder, base=BASE, admin=ADMIN, secret=SECRET, searcher=SEARCHER)
     )
-    await run("slapadd", "-q", "-f", str(configuration), stdin=_ENTRIES.encode())
+    await run("slapadd", "-q", "-f", str(configuration), stdin=_ENTRIES.encode(), timeout_s=WITHIN_S)
     for _ in range(5):
         served = Slapd(port := _free_port(), tls := _free_port(), root)
         urls = f"ldap://127.0.0.1:{port}/ ldaps://127.0.0.1:{tls}/ ldaps://127.0.0.2:{tls}/"
@@ -189,7 +190,7 @@ async def slapd(folder: Path) -> AsyncGenerator[Slapd]:
 
 async def _answers(process: asyncio.subprocess.Process, port: int) -> bool:
     """Whether it listens; False if it has ended instead."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WITHIN_S):
         while process.returncode is None:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from libvirt_host import LibvirtHost, missing
 from msgspec import structs
+from patience import WITHIN_S, read
 
 from pileus.agent.agent import Agent, Engines, Pace
 from pileus.agent.host import LinuxHost
@@ -28,8 +29,6 @@ from pileus.link.messages import Progress
 from pileus.link.volumes import VolumeRemoval, VolumeSpec
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"agent lab: {missing()}")]
-
-WITHIN_S = 90.0
 
 
 class TapNetwork(SimulatedNetwork):
@@ -95,8 +94,7 @@ class Bench:
 
     def process(self, guest: GuestSpec) -> str:
         """The id of the guest's QEMU process, or nothing."""
-        file = self.host.qemu(domain_name(guest.id))
-        return file.read_text() if file.exists() else ""
+        return read(self.host.qemu(domain_name(guest.id)))
 
     def kill_qemu(self, guest: GuestSpec) -> None:
         self.host.kill(self.host.qemu(domain_name(guest.id)))

@@ -5,9 +5,10 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from cloud_host import CloudHost, cloud_host, missing, until
+from cloud_host import CloudHost, cloud_host, missing
 from installer_iso import installer_iso
-from test_cloud import guest, instance, nbctl, virsh
+from patience import BOOTS_WITHIN_S, until
+from test_cloud import guest, instance, its_agent_answers, nbctl, virsh
 
 from pileus.agent.hypervisor.libvirt.domain import domain_name
 from pileus.agent.hypervisor.libvirt.firmware import traits
@@ -47,7 +48,7 @@ def test_a_guest_keeps_its_firmware_through_resize_media_limits_and_rebuild(clou
     size = "--vcpus 1 --memory-mib 256 --disk-gib 1"
     cloud.cli(f"instance create firm --image mini {size} --template linux-uefi --keypair mine")
     cloud.cli("floating-ip create --instance firm")
-    firm = guest(cloud, "firm").awake(within_s=240)
+    firm = guest(cloud, "firm").awake()
     assert firm.run("cat /sys/firmware/efi/fw_platform_size /sys/class/tpm/tpm0/tpm_version_major") == "64\n2\n"
     firm.run("echo mine > /srv/mine; sync")
 
@@ -72,7 +73,7 @@ def test_a_guest_keeps_its_firmware_through_resize_media_limits_and_rebuild(clou
     cloud.cli("instance stop firm")
     cloud.cli("instance resize firm --vcpus 2 --memory-mib 320 --disk-gib 2")
     cloud.cli("instance start firm")
-    firm.awake(within_s=240)
+    firm.awake()
     found = firm.run(
         "grep -c ^processor /proc/cpuinfo; cat /sys/class/block/vda/size /srv/mine; ls -d /sys/firmware/efi"
     )
@@ -81,7 +82,7 @@ def test_a_guest_keeps_its_firmware_through_resize_media_limits_and_rebuild(clou
     # Another disk, with the same size, address and firmware.
     (cloud.folder / "known-firm").unlink()
     cloud.cli("instance rebuild firm")
-    firm.awake(within_s=240)
+    firm.awake()
     found = firm.run(
         "grep -c ^processor /proc/cpuinfo; cat /sys/class/tpm/tpm0/tpm_version_major; ls /srv/mine", accept=(1,)
     )
@@ -98,7 +99,7 @@ def test_an_old_guest_starts_from_ide_and_takes_a_volume_only_while_it_is_stoppe
     cloud.cli("instance create old --image mini --vcpus 1 --memory-mib 128 --template legacy")
     domain = domain_name(InstanceId(instance(cloud, "old")["id"]))
     log = cloud.layout.log / "instances" / f"{domain}.log"
-    until(lambda: b":~# " in log.read_bytes(), "it has booted from its IDE disk", within_s=240)
+    until(lambda: b":~# " in log.read_bytes(), "it has booted from its IDE disk", within_s=BOOTS_WITHIN_S)
     cloud.cli("volume create data --size-gib 1")
     assert "stop it" in cloud.refused("volume attach data --instance old", status=5)
     cloud.cli("instance stop old")
@@ -110,7 +111,7 @@ def test_an_old_guest_starts_from_ide_and_takes_a_volume_only_while_it_is_stoppe
 def test_ports_snapshots_passwords_and_batches_show_in_guests(cloud: CloudHost) -> None:
     if not instance(cloud, "hello")["floating_addresses"]:
         cloud.cli("floating-ip create --instance hello")
-    hello = guest(cloud, "hello").awake(within_s=240)
+    hello = guest(cloud, "hello").awake()
     cloud.cli("instance create other --image mini --vcpus 1 --memory-mib 128")
     domain = domain_name(InstanceId(instance(cloud, "other")["id"]))
 
@@ -120,22 +121,24 @@ def test_ports_snapshots_passwords_and_batches_show_in_guests(cloud: CloudHost) 
     assert hello.run("until cat /sys/class/net/eth1/address; do :; done 2>/dev/null") == f"{mac}\n"
     cloud.cli("port move second --instance other")
     hello.run("while [ -d /sys/class/net/eth1 ]; do :; done")
-    assert mac in virsh(cloud, "domiflist", domain)
+    until(lambda: mac in virsh(cloud, "domiflist", domain), "the other has it")
 
     # What its ports pass is one of its limits.
     cloud.cli("instance set-limits hello --network-mbit 50")
-    assert nbctl(cloud, "--bare", "--columns=bandwidth", "list", "QoS").count("rate=50000") == 2
+    rates = ("--bare", "--columns=bandwidth", "list", "QoS")
+    until(lambda: nbctl(cloud, *rates).count("rate=50000") == 2, "its port passes 50 Mbit/s each way")
     cloud.cli("instance set-limits hello")
-    assert "rate=" not in nbctl(cloud, "--bare", "--columns=bandwidth", "list", "QoS")
+    until(lambda: "rate=" not in nbctl(cloud, *rates), "its port passes all again")
 
     # Back to a snapshot.
     hello.run("echo before > /srv/mark; sync")
     cloud.cli("snapshot create before --instance hello")
     hello.run("echo after > /srv/mark; sync")
     cloud.cli("snapshot revert before")
-    assert hello.awake(within_s=240).run("cat /srv/mark") == "before\n"
+    assert hello.awake().run("cat /srv/mark") == "before\n"
 
     # A password, by the agent in a guest that runs; in the disk of one that does not. The small image has none there.
+    its_agent_answers(cloud, "hello")
     cloud.cli("instance reset-password hello --user root --password", "correct horse")
     assert hello.run("grep -c '^root:[$]' /etc/shadow") == "1\n"
     assert "reboot" in cloud.refused("instance batch --atomic --action reboot --ids hello --ids other", status=5)
@@ -150,7 +153,7 @@ def test_ports_snapshots_passwords_and_batches_show_in_guests(cloud: CloudHost) 
     cloud.cli("instance batch --atomic --action start --ids hello --ids other")
     assert {instance(cloud, name)["state"] for name in ("hello", "other")} == {"running"}
     assert mac not in virsh(cloud, "domiflist", domain), "a port that was made by itself is set free"
-    hello.awake(within_s=240)
+    hello.awake()
 
 
 def test_a_system_is_installed_from_an_iso_and_its_disk_becomes_an_image_and_a_snapshot_an_instance(
@@ -166,17 +169,18 @@ def test_a_system_is_installed_from_an_iso_and_its_disk_becomes_an_image_and_a_s
     cloud.cli("floating-ip create --instance fresh")
 
     # It has booted from the ISO, for there was nothing else; it installs itself, and does without from then on.
-    fresh = guest(cloud, "fresh").awake(within_s=300)
+    fresh = guest(cloud, "fresh").awake()
     assert fresh.run("grep -c /srv /proc/mounts", accept=(1,)) == "0\n"
-    fresh.run("mount -t iso9660 /dev/sr0 /mnt && zcat /mnt/disk.gz > /dev/vda && sync && umount /mnt", within_s=120)
+    fresh.run("mount -t iso9660 /dev/sr0 /mnt && zcat /mnt/disk.gz > /dev/vda && sync && umount /mnt", within_s=300)
     cloud.cli("instance eject fresh")
     (cloud.folder / "known-fresh").unlink()
     cloud.cli("instance reset fresh")
-    fresh.awake(within_s=300)
+    fresh.awake()
     fresh.run("echo installed > /srv/mark; sync; grep /srv /proc/mounts")
     boot = fresh.boot()
 
     # Its disk becomes an image, and a snapshot, while it runs.
+    its_agent_answers(cloud, "fresh")
     cloud.cli("image build golden --instance fresh")
     image = next(each for each in cloud.records("images") if each["name"] == "golden")
     assert (image["state"], image["consistency"], image["virtual_size_bytes"]) == ("active", "file-systems", GIB)
@@ -189,7 +193,7 @@ def test_a_system_is_installed_from_an_iso_and_its_disk_becomes_an_image_and_a_s
     for name in ("second", "third"):
         cloud.cli(f"floating-ip create --instance {name}")
         (cloud.folder / f"known-{name}").unlink(missing_ok=True)
-        assert guest(cloud, name).awake(within_s=300).run("cat /srv/mark; hostname") == f"installed\n{name}\n"
+        assert guest(cloud, name).awake().run("cat /srv/mark; hostname") == f"installed\n{name}\n"
     told = "until [ -e /srv/told-second ]; do sleep 1; done; cat /srv/told-second"
     assert guest(cloud, "second").run(told) == "second\n", "its first boot is a first boot again"
     assert fresh.run("cat /srv/mark") == "later\n"

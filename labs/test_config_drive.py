@@ -36,7 +36,8 @@ async def test_a_guest_without_a_network_becomes_what_its_config_drive_says_and_
     await guest.start()
     said = await guest.says(b"root@hermit:~# ")
     assert "source=config-drive" in said
-    assert "told by the drive" in said
+    if "told by the drive" not in said:
+        await guest.says(b"told by the drive")
     assert f"{sha256(script).hexdigest()}  -" in await guest.answers(
         "mount -o ro LABEL=config-2 /mnt || mount -o ro $(findfs LABEL=config-2) /mnt;"
         " sha256sum </mnt/openstack/latest/user_data"

@@ -15,10 +15,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx2
 import pytest
+from patience import WITHIN_S
 
 from pileus.cloud.images.web import PublicWeb
 from pileus.controller.compose import composed
@@ -47,7 +49,7 @@ def qemu_img(*arguments: str | Path) -> bytes:
 
 
 def in_jail(folder: Path, limits: Limits, *program: str) -> "subprocess.CompletedProcess[bytes]":
-    ended = subprocess.run(jailed(list(program), folder, limits), capture_output=True, check=False, timeout=60)
+    ended = subprocess.run(jailed(list(program), folder, limits), capture_output=True, check=False, timeout=WITHIN_S)
     if ended.returncode == CANNOT:
         pytest.skip(f"disk image lab: {ended.stderr.decode().strip()}")
     return ended
@@ -259,14 +261,14 @@ def bomb(path: Path, *, clusters: int) -> Path:
 
 
 async def test_garbage_of_every_kind_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    tool = QemuImg()
+    tool, chance = QemuImg(), Random(1)
     for format in DiskFormat:
         if format is DiskFormat.RAW:
             continue
         qemu_img("create", "-f", "raw" if format is DiskFormat.ISO else format, tmp_path / "image", "8M")
         good = (tmp_path / "image").read_bytes()
         for at in range(0, min(len(good), 2048), 149):
-            bad = good[:at] + os.urandom(8) + good[at + 8 :]
+            bad = good[:at] + chance.randbytes(8) + good[at + 8 :]
             (tmp_path / "image").write_bytes(bad)
             with suppress(Invalid):
                 assert await tool.inspect(tmp_path / "image", format) > 0
@@ -347,7 +349,7 @@ async def begun(client: httpx2.AsyncClient, path: str, **wish: str) -> dict[str,
 async def ended(client: httpx2.AsyncClient, begun: dict[str, Any]) -> dict[str, Any]:
     """The task when it has ended."""
     seen = ""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WITHIN_S):
         while True:
             answer = await client.get(f"/v1/tasks/{begun['task_id']}?wait_s=5&seen={seen}")
             if answer.json()["state"] in ("done", "undone"):

@@ -10,7 +10,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from cloud_host import CloudHost, cloud_host, missing, until
+from cloud_host import CloudHost, cloud_host, missing
+from patience import WITHIN_S, read, until
 
 from pileus.agent.daemon import IDENTITY
 from pileus.installation.places import Places
@@ -59,7 +60,7 @@ def is_healthy(host: CloudHost) -> None:
         return not last
 
     try:
-        until(nothing, "nothing is wrong", within_s=60)
+        until(nothing, "nothing is wrong")
     except AssertionError:
         pytest.fail(f"still wrong: {json.dumps(last, indent=1)}")
 
@@ -70,12 +71,12 @@ def named(host: CloudHost, what: str) -> Finding:
     def look() -> Finding | None:
         return next((each for each in findings(host) if re.search(what, each["what"])), None)
 
-    return until(look, f"the doctor finds: {what}", within_s=60)
+    return until(look, f"the doctor finds: {what}")
 
 
 def mend(host: CloudHost, finding: Finding) -> None:
     """Type what the finding says, as an administrator does."""
-    host.run("sh", "-c", finding["mend"], within_s=300)
+    host.run("sh", "-c", finding["mend"], within_s=900)
 
 
 def is_found_and_mended(host: CloudHost, what: str) -> None:
@@ -90,11 +91,11 @@ def at(host: CloudHost) -> EngineAddresses:
 
 
 def pid(host: CloudHost, daemon: str) -> str:
-    return (host.layout.run / f"{daemon}.daemon").read_text(encoding="ascii").split()[0]
+    return until(lambda: read(host.layout.run / f"{daemon}.daemon").split(), f"{daemon} is kept")[0]
 
 
 def control(host: CloudHost, program: str, database: str, *words: str) -> str:
-    return host.run(at(host).programs(program), f"--db={database}", "--timeout=10", *words).stdout.strip()
+    return host.run(at(host).programs(program), f"--db={database}", "--timeout=60", *words).stdout.strip()
 
 
 def device(host: CloudHost) -> str:
@@ -108,8 +109,12 @@ def instance(host: CloudHost) -> str:
 
 
 def test_nothing_is_wrong_with_a_healthy_cloud(host: CloudHost) -> None:
-    assert findings(host) == []
-    assert "0 broken" in host.run("pileus", "doctor", "--data", str(host.data)).stdout
+    is_healthy(host)
+
+    def says_so() -> bool:
+        return "0 broken" in host.run("pileus", "doctor", "--data", str(host.data), accept=(0, 1, 2)).stdout
+
+    until(says_so, "the doctor says so")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +216,7 @@ def test_a_process_that_libvirt_has_lost_is_named(healthy: CloudHost) -> None:
     for hierarchy in Path("/sys/fs/cgroup").glob(f"*/{group}/cgroup.procs"):
         hierarchy.write_text(child)
     is_found_and_mended(healthy, "which libvirt says does not run")
-    lost.wait(timeout=60)
+    lost.wait(timeout=WITHIN_S)
 
 
 def test_a_device_that_no_record_knows_is_named(healthy: CloudHost) -> None:

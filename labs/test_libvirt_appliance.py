@@ -9,6 +9,7 @@ from pathlib import Path
 import cache
 import pytest
 from libvirt_host import LibvirtHost, missing
+from patience import WITHIN_S, read
 
 from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.domain import appliance_name
@@ -22,7 +23,6 @@ from pileus.kernel.units import MIB
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
 
-WITHIN_S = 90.0
 SHADOW = "root:*:19000:0:99999:7:::\nann:!:19000:0:99999:7:::\nann.b:!:19000:0:99999:7:::\n"
 HASH, OTHER_HASH = "$6$rounds=5000$salt$hash", "$6$rounds=5000$salt$other"
 
@@ -89,10 +89,10 @@ def left(host: LibvirtHost) -> list[str]:
 
 
 async def begun(host: LibvirtHost, disk: Disk) -> None:
-    """Wait until a domain looks into the disk."""
+    """Wait until a domain looks into the disk: by its pid file, for it may be faster than a program is that looks."""
     async with asyncio.timeout(WITHIN_S):
-        while appliance_name(disk.id) not in host.virsh("list", "--name").split():
-            await asyncio.sleep(0.05)
+        while not read(host.qemu(appliance_name(disk.id))):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_password_is_set_in_a_disk_and_nothing_else_of_it_changes(

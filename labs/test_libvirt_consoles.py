@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from libvirt_host import LibvirtHost, missing
+from patience import WITHIN_S
 from rfb import Refused, Viewer
 
 from pileus.agent.hypervisor.libvirt import binding
@@ -21,8 +22,6 @@ from pileus.kernel.units import MIB
 from pileus.link.guests import FirstBoot, GuestDisk, GuestSpec, Power
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(missing() is not None, reason=f"libvirt lab: {missing()}")]
-
-SHOWS_WITHIN_S = 90.0
 
 
 @pytest.fixture
@@ -81,14 +80,14 @@ async def test_a_screen_is_seen_with_its_password_only_and_listens_nowhere(
     with pytest.raises(Refused):
         await (await viewer(guest)).sign_in("")
 
-    await consoles.set_screen_password(guest, "first---", good_for_s=60)
-    await consoles.set_screen_password(guest, "second--", good_for_s=60)
+    await consoles.set_screen_password(guest, "first---", good_for_s=3600)
+    await consoles.set_screen_password(guest, "second--", good_for_s=3600)
     for wrong in ("first---", "second-", "", "SECOND--"):
         with pytest.raises(Refused):
             await (await viewer(guest)).sign_in(wrong)
     seated = await viewer(guest)
     await seated.sign_in("second--")
-    async with asyncio.timeout(SHOWS_WITHIN_S):
+    async with asyncio.timeout(WITHIN_S):
         while not any(await seated.picture()):
             await asyncio.sleep(0.2)
     width, height = seated.size
@@ -96,15 +95,18 @@ async def test_a_screen_is_seen_with_its_password_only_and_listens_nowhere(
     assert height >= 350
     await seated.press(0xFF0D)
 
-    shown = await consoles.screenshot(guest)
+    # Its firmware may be drawing the screen anew at this moment.
+    async with asyncio.timeout(WITHIN_S):
+        while len(set(pixels_of(shown := await consoles.screenshot(guest)))) < 2:
+            await asyncio.sleep(0.2)
     assert min(size_of(shown)) > 300
-    assert len(set(pixels_of(shown))) > 1, "it is not black"
 
     await consoles.set_screen_password(guest, "late----", good_for_s=-5)
     with pytest.raises(Refused):
         await (await viewer(guest)).sign_in("late----")
-    async with asyncio.timeout(SHOWS_WITHIN_S):
-        assert any(await seated.picture()), "who is in stays"
+    async with asyncio.timeout(WITHIN_S):
+        while not any(await seated.picture()):  # who is in stays
+            await asyncio.sleep(0.2)
 
     listening = host.run("ss", "--listening", "--tcp", "--udp", "--unix", "--processes", "--no-header").splitlines()
     mine = [each for each in listening if "qemu-system" in each]
@@ -112,7 +114,7 @@ async def test_a_screen_is_seen_with_its_password_only_and_listens_nowhere(
     assert "late----" not in host.virsh("dumpxml", domain_name(guest))
 
     await hypervisor.stop(guest)
-    async with asyncio.timeout(SHOWS_WITHIN_S):
+    async with asyncio.timeout(WITHIN_S):
         await seated.end()
     with pytest.raises(Conflict):
         await consoles.screen(guest)
@@ -126,7 +128,8 @@ async def test_what_a_guest_said_is_kept_for_as_long_as_the_guest(
     host: LibvirtHost, hypervisor: LibvirtHypervisor, guest: InstanceId
 ) -> None:
     log = console_log(host.ground, guest)
-    assert await hypervisor.consoles.said(guest, last_bytes=MIB) == log.read_bytes()
+    said = await hypervisor.consoles.said(guest, last_bytes=MIB)
+    assert log.read_bytes().startswith(said)
     await hypervisor.stop(guest)
     log.write_bytes(b"newest\n")
     log.with_name(f"{log.name}.0").write_bytes(b"older\n")

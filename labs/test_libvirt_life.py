@@ -66,13 +66,14 @@ async def test_a_guest_goes_on_where_it_was_suspended_and_its_watchdog_resets_it
     assert (found.state, found.generation) == (GuestState.SUSPENDED, guest.spec.generation)
     await guest.start()
     assert "counted on" in await guest.answers(
-        "n=$(cat /run/n); until [ $(cat /run/n) -gt $n ]; do :; done; echo counted on"
+        # It is empty for a moment, each time that it is written.
+        "until n=$(cat /run/n) && [ $n ]; do :; done; until [ 0$(cat /run/n) -gt $n ]; do :; done; echo counted on"
     )
     assert await boot_of(guest) == boot
 
     # Its watchdog, once begun and not fed.
-    await guest.types(f"{HANG}; sleep 60")
-    await guest.says(b"sleep 60")
+    await guest.types(f"echo hang''ing; {HANG}; sleep 300")
+    await guest.says(b"hanging")
     await guest.booted()
     assert await boot_of(guest) != boot
 

@@ -72,7 +72,7 @@ async def test_a_legacy_guest_starts_from_ide_and_is_plugged_nothing_into(
     await hypervisor.stop(guest.spec.id)
     await guest.start()
     await guest.booted()
-    assert "2048\n" in await guest.answers("cat /sys/block/sdb/size")
+    assert "2048\n" in await guest.answers("until cat /sys/block/sdb/size; do sleep 1; done 2>/dev/null")
 
 
 @needs_firmware

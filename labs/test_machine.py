@@ -10,18 +10,19 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from ipaddress import IPv4Interface
 from pathlib import Path
 
 import cache
 import pytest
+from patience import WITHIN_S
 
 from pileus.kernel.errors import Conflict, PileusError
 from pileus.kernel.ids import new_id
 from pileus.kernel.programs import run
-from pileus.machine import cgroups, packages
-from pileus.machine.daemons import DaemonStatus, until
+from pileus.machine import cgroups, daemons, packages
+from pileus.machine.daemons import DaemonStatus
 from pileus.machine.engines import EngineAddresses, Engines, EngineSettings
 from pileus.machine.external import guard, unguard
 from pileus.machine.openvswitch import Datapath
@@ -102,15 +103,15 @@ async def at(engines: Engines) -> EngineAddresses:
 
 
 async def nbctl(at: EngineAddresses, *arguments: str) -> str:
-    return await run(at.programs("ovn-nbctl"), f"--db={at.northbound}", "--timeout=20", *arguments)
+    return await run(at.programs("ovn-nbctl"), f"--db={at.northbound}", "--timeout=60", *arguments, timeout_s=WITHIN_S)
 
 
 async def vsctl(at: EngineAddresses, *arguments: str) -> str:
-    return await run(at.programs("ovs-vsctl"), f"--db={at.switch}", "--timeout=20", *arguments)
+    return await run(at.programs("ovs-vsctl"), f"--db={at.switch}", "--timeout=60", *arguments, timeout_s=WITHIN_S)
 
 
 async def virsh(at: EngineAddresses, *arguments: str) -> str:
-    return await run("virsh", "-c", at.libvirt_uri, *arguments)
+    return await run("virsh", "-c", at.libvirt_uri, *arguments, timeout_s=WITHIN_S)
 
 
 async def status_of(engines: Engines, name: str) -> DaemonStatus:
@@ -122,6 +123,11 @@ async def kill(engines: Engines, name: str) -> int:
     assert pid
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> bool:
+    """Whether a condition comes true."""
+    return await daemons.until(holds, within_s=WITHIN_S)
 
 
 async def all_works(at: EngineAddresses) -> bool:
@@ -143,8 +149,8 @@ async def start_guest(at: EngineAddresses, engines: Engines, name: str) -> int:
 
 async def test_every_engine_answers_and_the_chassis_is_registered(at: EngineAddresses) -> None:
     assert "QEMU" in await virsh(at, "version")
-    assert await all_works(at)
-    assert at.chassis in await run(at.programs("ovn-sbctl"), f"--db={at.southbound}", "show")
+    assert await until(lambda: all_works(at))
+    assert at.chassis in await run(at.programs("ovn-sbctl"), f"--db={at.southbound}", "show", timeout_s=WITHIN_S)
 
 
 async def test_a_second_up_changes_nothing(engines: Engines, at: EngineAddresses) -> None:
@@ -160,7 +166,7 @@ async def test_a_daemon_that_is_killed_comes_back_and_works(engines: Engines, at
     async def back() -> bool:
         return (await status_of(engines, name)).pid not in {None, killed} and await all_works(at)
 
-    assert await until(back, within_s=60)
+    assert await until(back)
 
 
 async def test_the_supervisor_may_be_killed_without_harm(engines: Engines, at: EngineAddresses) -> None:
@@ -183,7 +189,7 @@ async def test_a_guest_outlives_libvirtd_and_is_found_again(engines: Engines, at
             return "running" in await virsh(at, "qemu-monitor-command", "outlives", "--hmp", "info status")
         return False
 
-    assert await until(found, within_s=60)
+    assert await until(found)
     assert identify(pid) == guest
     await virsh(at, "destroy", "outlives")
 
@@ -243,8 +249,8 @@ async def test_the_external_network_reaches_the_world_under_the_machines_address
         async def world_answers() -> bool:
             return await reaches("192.0.2.9")
 
-        assert await until(world_answers, within_s=60)
-        assert await reaches(at.external_gateway)
+        assert await until(world_answers)
+        assert await until(lambda: reaches(at.external_gateway))
     finally:
         await nbctl(at, "--if-exists", "ls-del", "ext")
         await vsctl(at, "--if-exists", "del-port", "port")
@@ -262,14 +268,18 @@ async def test_a_guard_hides_a_port_from_the_machine_until_it_is_taken_away(engi
         await run("ip", "link", "set", "pl-port-1", "up")
         await run("ip", "-n", other, "address", "add", "198.51.100.2/24", "dev", "nic")
         await run("ip", "-n", other, "link", "set", "nic", "up")
-        ping = ("ip", "netns", "exec", other, "ping", "-c1", "-W1", "198.51.100.1")
-        await run(*ping)
+
+        async def reaches() -> bool:
+            ping = ("ping", "-c1", "-W1", "198.51.100.1")
+            return " 1 received" in await run("ip", "netns", "exec", other, *ping, accept=(0, 1, 2))
+
+        assert await until(reaches)
         for _ in range(2):
             await guard("pl-port-1")
-        assert " 0 received" in await run(*ping, accept=(1,))
+        assert not await reaches()
         for _ in range(2):
             await unguard("pl-port-1")
-        await run(*ping)
+        assert await until(reaches)
     finally:
         await run("ip", "netns", "delete", other)
 
@@ -301,32 +311,35 @@ async def test_a_card_and_a_bridge_of_the_machines_own_become_physical_networks_
             return False
         return True
 
+    async def own_address_is_reached() -> bool:
+        return await is_reached("10.77.1.1")
+
     try:
         await run("ip", "-batch", "-", stdin="\n".join(links).encode())
         await run("ip", "-netns", neighbour, "-batch", "-", stdin="\n".join(beyond).encode())
-        assert await is_reached("10.77.1.1")
+        assert await until(own_address_is_reached)
         await run("ip", "address", "add", "10.77.0.1/24", "dev", "nic0")
         with pytest.raises(Conflict, match="would no longer be"):
             await up(lan="nic0")
         await run("ip", "address", "delete", "10.77.0.1/24", "dev", "nic0")
         assert await up(lan="nic0", office="br0") == "external:br-ex,lan:br-lan,office:br-office"
-        assert await is_reached("10.77.1.1"), "the machine's own address stays where it was"
+        assert await until(own_address_is_reached), "it stays where it was"
         for each, bridge in ((0, "br-lan"), (1, "br-office")):
             # What a guest is on the wire, a port of the bridge is as well.
             await run("ip", "address", "add", f"10.77.{each}.5/24", "dev", bridge)
             await run("ip", "link", "set", bridge, "up")
-            assert await until(lambda each=each: is_reached(f"10.77.{each}.5"), within_s=60)
+            assert await until(lambda each=each: is_reached(f"10.77.{each}.5"))
         said.clear()
         assert await up() == "external:br-ex,lan:br-lan,office:br-office", "what was asked for once is kept"
         assert said == []
         await engines.down()
-        assert await is_reached("10.77.1.1")
+        assert await until(own_address_is_reached)
         assert [each for each in await engines.leftovers() if each.startswith("link ")] == []
         assert await up() == "external:br-ex,lan:br-lan,office:br-office"
         assert await up(lan="", office="") == "external:br-ex"
         left = {name for _, name in socket.if_nameindex()}
         assert not left & {"br-lan", "br-office", "pi-office", "po-office"}
-        assert await is_reached("10.77.1.1")
+        assert await until(own_address_is_reached)
     finally:
         await run("ip", "netns", "delete", neighbour)
         await run("ip", "link", "delete", "br0", accept=(0, 1))
@@ -350,7 +363,7 @@ def test_two_hosts_live_side_by_side(engines: Engines) -> None:
         assert "there" in asyncio.run(virsh(there, "list", "--name"))
         assert "there" not in asyncio.run(virsh(here, "list", "--name"))
         # It is purged with its guest running.
-    assert asyncio.run(all_works(here))
+    assert asyncio.run(until(lambda: all_works(here)))
 
 
 def test_two_hosts_are_one_network(engines: Engines) -> None:
@@ -402,7 +415,7 @@ async def two_ports_reach_each_other(one: EngineAddresses, two: EngineAddresses,
             ping = ("ping", "-c1", "-W1", "-s1372", "10.0.0.2")
             return " 1 received" in await run("ip", "netns", "exec", guests[0], *ping, accept=(0, 1, 2))
 
-        assert await until(reaches, within_s=60)
+        assert await until(reaches)
     finally:
         for guest in guests:
             await run("ip", "netns", "delete", guest)

@@ -3,9 +3,11 @@
 import json
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from cloud_host import CloudHost, cloud_host, missing, until
+from cloud_host import CloudHost, cloud_host, missing
+from patience import read, until
 
 from pileus.agent.hypervisor.libvirt.domain import domain_name
 from pileus.kernel.ids import InstanceId
@@ -21,9 +23,8 @@ def cloud() -> Iterator[CloudHost]:
 
 
 def daemon(cloud: CloudHost, name: str) -> int:
-    if name == "supervisor":
-        return int((cloud.layout.run / "supervisor.pid").read_text().split()[0])
-    return int((cloud.layout.run / f"{name}.daemon").read_text().split()[0])
+    file = "supervisor.pid" if name == "supervisor" else f"{name}.daemon"
+    return int(until(lambda: read(cloud.layout.run / file).split(), f"{name} is kept")[0])
 
 
 def qemu(cloud: CloudHost, id: str) -> int:
@@ -41,7 +42,7 @@ def test_a_lost_database_is_made_again_while_the_guest_runs_on(cloud: CloudHost)
     kinds = ("instances", "volumes", "ports", "networks", "subnets", "routers", "security-rules", "floating-ips")
     before = {kind: cloud.records(kind) for kind in kinds}
     hello = before["instances"][0]
-    until(lambda: copies(cloud).get(hello["id"]) == hello["revision"], "the host has the newest copy", within_s=60)
+    until(lambda: copies(cloud).get(hello["id"]) == hello["revision"], "the host has the newest copy")
     process, rows = qemu(cloud, hello["id"]), ports(cloud)
 
     supervisor, controller = daemon(cloud, "supervisor"), daemon(cloud, "controller")
@@ -56,19 +57,26 @@ def test_a_lost_database_is_made_again_while_the_guest_runs_on(cloud: CloudHost)
     assert "rebuilt from 1 hosts" in said
     assert "passwords" in said
     cloud.run("kill", "-CONT", str(supervisor))
-    until(lambda: daemon(cloud, "controller") != controller and _connected(cloud), "the host is back", within_s=60)
+    until(lambda: daemon(cloud, "controller") != controller and _connected(cloud), "the host is back")
 
-    own = {"revision", "state_reason"}
     for kind in kinds:
-        after = {each["id"]: each for each in cloud.records(kind)}
-        for record in before[kind]:
-            known = {name: value for name, value in record.items() if name not in own}
-            assert {name: value for name, value in after[record["id"]].items() if name not in own} == known
+        known = lasting(before[kind])
+        until(
+            lambda kind=kind, known=known: lasting(cloud.records(kind)).items() >= known.items(),
+            f"the {kind} are as they were",
+        )
     assert qemu(cloud, hello["id"]) == process
-    until(lambda: ports(cloud) == rows, "the network is as it was", within_s=60)
+    until(lambda: ports(cloud) == rows, "the network is as it was")
     cloud.cli("instance stop hello")
     cloud.cli("instance start hello")
     assert cloud.ask("instance show hello")["state"] == "running"
+
+
+def lasting(records: list[dict[str, Any]]) -> dict[str, str]:
+    """What of records is the same before and after, by id."""
+    own = {"revision", "state_reason"}
+    kept = ({name: value for name, value in each.items() if name not in own} for each in records)
+    return {each["id"]: json.dumps(each, sort_keys=True) for each in kept}
 
 
 def ports(cloud: CloudHost) -> list[str]:

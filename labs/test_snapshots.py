@@ -10,6 +10,7 @@ import pytest
 from libvirt_guest import PROMPT, Terminal
 from libvirt_host import LibvirtHost, missing
 from msgspec import structs
+from patience import WITHIN_S
 from test_agent import Bench
 
 from pileus.agent.agent import Agent
@@ -79,7 +80,7 @@ async def booted(bench: Bench, agent: Agent, image: Path) -> AsyncGenerator[tupl
     for volume in (subject.root, subject.data):
         await agent.ensure_volume(VolumeSpec(id=volume, generation=1, size_bytes=128 * MIB), nobody)
     disk = bench.pool / "volumes" / subject.root / "disk.raw"
-    await run("qemu-img", "convert", "-n", "-O", "raw", str(image), str(disk))
+    await run("qemu-img", "convert", "-n", "-O", "raw", str(image), str(disk), timeout_s=WITHIN_S)
     await agent.ensure_guest(subject.spec, nobody)
     terminal = Terminal(await agent.consoles.open(ConsoleRequest(id=subject.spec.id)))
     await terminal.says(PROMPT)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec import structs
+from patience import WITHIN_S
 
 from pileus.agent.agent import Agent, Engines
 from pileus.agent.host import Machine, SimulatedHost
@@ -42,13 +43,13 @@ def mount() -> Iterator[Mount]:
     mounted: list[Path] = []
 
     def mount(at: Path) -> None:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "pileus-lab", str(at)], check=True, timeout=10)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "pileus-lab", str(at)], check=True, timeout=WITHIN_S)
         mounted.append(at)
 
     yield mount
     for at in mounted:
         with suppress(subprocess.CalledProcessError):
-            subprocess.run(["umount", "--lazy", str(at)], check=True, timeout=10, stderr=subprocess.DEVNULL)
+            subprocess.run(["umount", "--lazy", str(at)], check=True, timeout=WITHIN_S, stderr=subprocess.DEVNULL)
 
 
 class Host:
@@ -104,7 +105,7 @@ async def test_pools_on_two_disks_are_apart_and_one_whose_disk_is_gone_is_not_wr
     disk.write_bytes(b"\x2a" * MIB + disk.read_bytes()[MIB:])
     assert not (host.fast / "volumes" / in_slow.id).exists()
 
-    await run("umount", str(host.fast), timeout_s=10)
+    await run("umount", str(host.fast), timeout_s=WITHIN_S)
     with pytest.raises(Unavailable, match="is its disk mounted"):
         await host.make("fast", MIB)
     found = {each.name: each for each in (await host.another().hello()).pools}
