@@ -97,6 +97,12 @@ class LibvirtHost:
         """The pid file of a running guest."""
         return self._layout.run / f"libvirt/qemu/{domain}.pid"
 
+    def runs(self, domain: str) -> bool:
+        """Whether the process lives that a guest's pid file names."""
+        with suppress(subprocess.CalledProcessError):
+            return bool(pid := read(self.qemu(domain)).strip()) and self.run("kill", "-0", pid) == ""
+        return False
+
     def nvram(self, id: InstanceId) -> Path:
         """Where a guest's firmware keeps its variables."""
         return self._layout.libvirt / f"lib/qemu/nvram/{domain_name(id)}_VARS.fd"

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from patience import WITHIN_S
 
 _VNC_AUTHENTICATION = 2
 _RAW = 0
@@ -110,17 +111,20 @@ class _Connection:
 
 
 async def _look(host: str, port: str, password: str) -> str:
-    """What is seen at this address: the picture's size, and of how many colours it is."""
+    """What is seen at this address as soon as it is not all the same: its size, and of how many colours it is."""
     reader, writer = await asyncio.open_connection(host, int(port))
     viewer = Viewer(_Connection(reader, writer))
     try:
         await viewer.sign_in(password)
-        picture = await viewer.picture()
+        colours = set[bytes]()
+        async with asyncio.timeout(WITHIN_S):
+            while len(colours) < 2:  # it may be drawn anew at this moment
+                picture = await viewer.picture()
+                colours = {picture[at : at + 4] for at in range(0, len(picture), 4)}
     except Refused:
         return "refused"
     finally:
         writer.close()
-    colours = {picture[at : at + 4] for at in range(0, len(picture), 4)}
     return f"{viewer.size[0]} {viewer.size[1]} {len(colours)}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cache
 import pytest
 from libvirt_host import LibvirtHost, missing
-from patience import WITHIN_S, read
+from patience import WITHIN_S
 
 from pileus.agent.hypervisor.libvirt import binding
 from pileus.agent.hypervisor.libvirt.domain import appliance_name
@@ -91,7 +91,7 @@ def left(host: LibvirtHost) -> list[str]:
 async def begun(host: LibvirtHost, disk: Disk) -> None:
     """Wait until a domain looks into the disk: by its pid file, for it may be faster than a program is that looks."""
     async with asyncio.timeout(WITHIN_S):
-        while not read(host.qemu(appliance_name(disk.id))):
+        while not host.runs(appliance_name(disk.id)):
             await asyncio.sleep(0.01)
 
 
