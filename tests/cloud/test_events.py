@@ -67,7 +67,6 @@ async def test_one_request_is_followed_through_task_and_agent(cloud: SimulatedCl
         "instance.create",
         "instance.create: make_disks",
         "instance.create: connect",
-        "instance.create: start_guest",
         "instance.create: finish",
     ]
 

@@ -4,12 +4,12 @@ import asyncio
 
 from pileus.cloud.instances.model import INSTANCES
 from pileus.kernel.errors import Unavailable
+from pileus.kernel.ids import TaskId
 from pileus.operations.caller import Role
 from pileus.testing.cloud import SimulatedCloud
 from pileus.testing.links import until
 from pileus.testing.people import People
 from pileus.testing.requests import begun, items, over, refusal, running, shown
-from pileus.workflow.task import TASKS
 
 
 def nobody_can_start(cloud: SimulatedCloud) -> None:
@@ -17,11 +17,17 @@ def nobody_can_start(cloud: SimulatedCloud) -> None:
         host.faults.fail("hypervisor.start", Unavailable("the machine does not answer"), times=1000)
 
 
+async def starting(cloud: SimulatedCloud, task: str) -> None:
+    """Wait until the guest is being started."""
+    engine = cloud.controller.engine
+    await until(lambda: (live := engine.live(TaskId(task))) is not None and live.step == "start_guest")
+
+
 async def test_a_cancelled_creation_is_undone_with_all_it_had_made(cloud: SimulatedCloud) -> None:
     nobody_can_start(cloud)
     task = await begun(cloud.client)
     path = f"tasks/{task['task_id']}"
-    await until(lambda: len(cloud.state[TASKS].get(task["task_id"]).steps) == 2)
+    await starting(cloud, task["task_id"])
     waiting = (await shown(cloud.client, path))["running"]
     assert waiting["step"] == "start_guest"
     assert (await cloud.client.post(f"/v1/{path}/cancel")).status_code == 204
@@ -51,7 +57,7 @@ async def test_waiting_answers_at_once_when_there_is_news_and_with_the_end(cloud
     nobody_can_start(cloud)
     task = await begun(cloud.client)
     path = f"/v1/tasks/{task['task_id']}"
-    await until(lambda: len(cloud.state[TASKS].get(task["task_id"]).steps) == 2)
+    await starting(cloud, task["task_id"])
     stale = await cloud.client.get(f"{path}?wait_s=60&seen=1.0")
     assert stale.json()["state"] == "running", "what has changed since is told without waiting"
     seen = (await cloud.client.get(path)).headers["pileus-seen"]
@@ -68,7 +74,7 @@ async def test_waiting_answers_at_once_when_there_is_news_and_with_the_end(cloud
 async def test_waiting_ends_when_its_time_is_over(cloud: SimulatedCloud) -> None:
     nobody_can_start(cloud)
     task = await begun(cloud.client)
-    await until(lambda: len(cloud.state[TASKS].get(task["task_id"]).steps) == 2)
+    await starting(cloud, task["task_id"])
     for wrong in ("-1", "61", "nan", "inf", "soon"):
         answer = await cloud.client.get(f"/v1/tasks/{task['task_id']}?wait_s={wrong}")
         assert refusal(answer) == (400, "invalid", {"wait_s"})

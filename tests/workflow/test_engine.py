@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from pileus.kernel.ids import ProjectId, TaskId, new_id
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
 from pileus.state.state import Change, Origin, State, opened, put, remove
-from pileus.testing.memorystore import Disk, MemoryStore
+from pileus.testing.memorystore import Disk, Fuse, MemoryStore
 from pileus.workflow.engine import Engine
 from pileus.workflow.task import TASKS, UNFINISHED, Task, TaskState
 from pileus.workflow.workflow import Run, begin, step, step_with, workflow
@@ -101,8 +101,8 @@ async def burn(world: World, wish: Wish) -> None:
 
 
 @asynccontextmanager
-async def running(world: World, disk: Disk | None = None) -> AsyncGenerator[Engine[World]]:
-    async with opened([KITES, TASKS], MemoryStore(disk), SystemClock()) as state:
+async def running(world: World, disk: Disk | None = None, fuse: Fuse | None = None) -> AsyncGenerator[Engine[World]]:
+    async with opened([KITES, TASKS], MemoryStore(disk, fuse), SystemClock()) as state:
         engine = Engine(state, world, SystemClock(), [create_kite, delete_kite], pause=lambda _: asyncio.sleep(0))
         serving = asyncio.create_task(engine.serve())
         await asyncio.sleep(0)
@@ -253,6 +253,41 @@ async def test_a_task_broken_off_anywhere_is_completed_by_the_next_engine_withou
     async with running(world, disk) as engine:
         assert (await ended(engine, id)).state is TaskState.DONE
         assert world.deeds == ["sail", "tie"]
+
+
+async def test_a_loss_of_power_behind_the_last_step_repeats_that_step_and_no_other() -> None:
+    disk, world = Disk(), World()
+
+    def cut_the_power(_: int) -> None:
+        if "tie" in world.deeds:
+            raise Unavailable("no power")
+
+    with suppress(Unavailable):
+        async with running(world, disk, fuse=cut_the_power) as engine:
+            await started(engine)
+            await engine.state.broken_by()
+    [id] = [TaskId(id) for kind, id in disk.records if kind == TASKS.name]
+    async with running(world, disk) as engine:
+        assert [step.name for step in engine.state[TASKS].get(id).steps] == ["make_sail"]
+        task = await ended(engine, id)
+        assert (task.state, [step.name for step in task.steps]) == (TaskState.DONE, ["make_sail", "tie"])
+        assert world.deeds == ["sail", "tie", "tie"]
+
+
+async def test_what_cannot_be_finished_is_undone_with_its_last_step() -> None:
+    def fall(state: State, wish: Wish) -> list[Change]:
+        raise Conflict("there is no wind")
+
+    world = World()
+    let_fly, create_kite.finisher = create_kite.finisher, fall
+    try:
+        async with running(world) as engine:
+            task = await ended(engine, await started(engine))
+    finally:
+        create_kite.finisher = let_fly
+    assert (task.state, task.cause and task.cause.detail) == (TaskState.UNDONE, "there is no wind")
+    assert all(step.undone_at for step in task.steps)
+    assert world.deeds == ["sail", "tie", "untie", "tear"]
 
 
 async def test_a_journal_that_the_code_no_longer_tells_is_stuck_and_not_guessed_at() -> None:

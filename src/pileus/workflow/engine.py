@@ -53,7 +53,7 @@ class _Unwinding(Exception):
 class _Run(Generic[W]):
     """One run of a workflow over the journal in its task's record."""
 
-    __slots__ = ("_interruptible", "_passed", "_tasks", "engine", "id", "live")
+    __slots__ = ("_ended", "_interruptible", "_passed", "_tasks", "engine", "id", "live")
 
     def __init__(self, engine: "Engine[W]", id: TaskId) -> None:
         self.engine = engine
@@ -61,14 +61,23 @@ class _Run(Generic[W]):
         self._tasks = engine.state[TASKS]
         self._passed: list[tuple[Step[W, ..., Any], tuple[Any, ...], dict[str, Any]]] = []
         """The steps that were reached, each with its arguments: what an undo takes."""
+        self._ended: JournalledStep | None = None
+        """The last step, until its end is journalled: with whatever is committed next, and before the next begins."""
         self._interruptible: asyncio.Task[Any] | None = None
         self.live: Live | None = None
 
     @property
     def task(self) -> Task:
-        return self._tasks.get(self.id)
+        """Its record, with the end of the last step."""
+        task = self._tasks.get(self.id)
+        if self._ended is None:
+            return task
+        steps = (*task.steps, self._ended)
+        return msgspec.structs.replace(task, steps=steps, state=TaskState.RUNNING, stuck_because="")
 
     async def __call__(self, step: Step[W, P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._ended is not None:
+            await self.commit(self._ended.name, self.task)
         position = len(self._passed)
         self._passed.append((step, args, kwargs))
         task = self.task
@@ -83,16 +92,11 @@ class _Run(Generic[W]):
             raise Cancelled("the task was cancelled")
         started = self.engine.clock.now()
         result = await self._attempt(step, *args, **kwargs)
-        entry = JournalledStep(
+        self._ended = JournalledStep(
             name=step.name,
             started_at=started,
             ended_at=self.engine.clock.now(),
             output=_NULL if result is None else msgspec.Raw(msgspec.json.encode(result)),
-        )
-        task = self.task
-        await self.commit(
-            step.name,
-            msgspec.structs.replace(task, steps=(*task.steps, entry), state=TaskState.RUNNING, stuck_because=""),
         )
         return result
 
@@ -181,8 +185,11 @@ class _Run(Generic[W]):
             await self.commit(step, msgspec.structs.replace(task, state=TaskState.STUCK, stuck_because=reason))
 
     async def commit(self, step: str, task: Task, changes: Iterable[Change] = ()) -> None:
+        """Commit what `task` has become, with these changes."""
         origin = Origin(actor=task.actor, operation=f"{task.workflow}: {step}", request=task.request, task=task.id)
-        await self.engine.state.commit([*changes, put(task)], origin)
+        self.engine.state.apply([*changes, put(task)], origin)
+        self._ended = None
+        await self.engine.state.durable()
 
     def tell(self, doing: str, fraction: float | None) -> None:
         """How far the running step is; news that come behind its end are none."""
