@@ -43,16 +43,20 @@ class Server:
         self.answers.append(None)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-        self.asked.append(Asked(head[0], headers, body))
-        await self.answering.wait()
-        answer = self.answers.pop(0)
-        if answer is not None:
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            self.asked.append(Asked(head[0], headers, body))
+            await self.answering.wait()
+            answer = self.answers.pop(0)
+            if answer is not None:
+                writer.write(answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # a client that gave up
+        finally:
+            writer.close()
 
 
 @pytest.fixture

@@ -5,6 +5,12 @@ import pytest
 from pileus.machine.kvm import Accelerator, boot_disk, probe
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator that ends is waited for, however slow the machine."""
+    monkeypatch.setattr("pileus.machine.kvm._PROBE_WITHIN_S", 60.0)
+
+
 def emulator(tmp_path: Path, script: str) -> Path:
     program = tmp_path / "qemu"
     program.write_text(f"#!/bin/sh\n{script}\n")
