@@ -57,9 +57,6 @@ class Table(Generic[R]):
     def count_by(self, index: str, key: Hashable) -> int:
         return len(self._indexes[index].get(key, ()))
 
-    def has_index(self, name: str) -> bool:
-        return name in self._indexes
-
     def one(self, unique: str, key: Hashable) -> R | None:
         """The record that holds this unique key, if there is one."""
         id = self._unique[unique].get(key)

@@ -10,7 +10,7 @@ import msgspec
 from pileus.cloud.identity.model import GRANTS, GROUPS, ROLES, USERS, Grant, User
 from pileus.cloud.identityproviders.model import IDENTITY_PROVIDERS
 from pileus.kernel.errors import Forbidden
-from pileus.kernel.ids import GroupId, ProjectId, UserId
+from pileus.kernel.ids import ProjectId, UserId
 from pileus.operations.caller import Role, highest
 from pileus.operations.permissions import Permissions
 from pileus.operations.plan import Ask
@@ -76,11 +76,6 @@ def projects_of(state: State, user: UserId) -> list[ProjectId]:
     groups = state[GROUPS].ids_by("user", user)
     shared = [grant.project_id for group in groups for grant in state[GRANTS].by("group", group)]
     return list(dict.fromkeys([*own, *shared]))
-
-
-def is_member(state: State, user: UserId, groups: Iterable[GroupId]) -> bool:
-    """Whether a user is in one of these groups: for what its owner shows to groups."""
-    return any(user in group.member_ids for id in groups if (group := state[GROUPS].find(id)) is not None)
 
 
 def nobody_gives_more(ask: Ask, permissions: frozenset[str]) -> None:

@@ -1,7 +1,6 @@
 """What an image export is: an image's data in another format, there for a while. No I/O."""
 
 from enum import StrEnum
-from typing import Final
 
 import msgspec
 
@@ -11,9 +10,6 @@ from pileus.kernel.ids import ImageId, ProjectId
 from pileus.kernel.units import GIB
 from pileus.state.kinds import Kind
 from pileus.state.records import Record
-
-FORMATS: Final = (DiskFormat.RAW, DiskFormat.QCOW2, DiskFormat.VMDK, DiskFormat.VHDX)
-"""Into which images are converted for people."""
 
 
 class ImageExportState(StrEnum):

@@ -51,7 +51,6 @@ class Library(Protocol):
     BUSY: type[Exception]
     CONNECT_ERROR: type[Exception]
     INVALID_CREDENTIALS: type[Exception]
-    NO_SUCH_OBJECT: type[Exception]
     SERVER_DOWN: type[Exception]
     SIZELIMIT_EXCEEDED: type[Exception]
     TIMEOUT: type[Exception]
@@ -70,7 +69,6 @@ class Library(Protocol):
     OPT_X_TLS_PROTOCOL_MIN: int
     OPT_X_TLS_PROTOCOL_TLS1_2: int
     OPT_X_TLS_REQUIRE_CERT: int
-    SCOPE_BASE: int
     SCOPE_SUBTREE: int
     VERSION3: int
 
