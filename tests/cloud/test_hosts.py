@@ -141,11 +141,11 @@ async def test_a_host_with_instances_is_not_removed(cloud: SimulatedCloud) -> No
 
 
 async def test_a_host_shows_what_is_measured_and_what_is_promised(cloud: SimulatedCloud) -> None:
-    instance = await running(cloud, cloud.client, vcpus=3, memory_mib=512)
+    instance = await running(cloud, cloud.client, vcpus=3, memory_mib=512, max_memory_mib=1024)
     host = instance["host_id"]
     await until(lambda: cloud.controller.hosts.load(host) is not None)
     load = await shown(cloud.client, f"hosts/{host}/load")
-    assert (load["instances"], load["promised_vcpus"], load["promised_memory_mib"]) == (1, 3, 512)
+    assert (load["instances"], load["promised_vcpus"], load["promised_memory_mib"]) == (1, 3, 1024)
     assert 0 <= load["measured"]["cpu"] <= 1
 
 

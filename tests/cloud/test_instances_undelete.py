@@ -83,6 +83,9 @@ async def test_a_deleted_instance_takes_nothing_but_its_disk(cloud: SimulatedClo
     before = await usage(cloud)
     await deleted(cloud, instance)
     assert await usage(cloud) == {**dict.fromkeys(before, 0), "volumes": before["volumes"]}
+    load = (await cloud.client.get(f"/v1/hosts/{(await instance.shown())['host_id']}/load")).json()
+    assert (load["promised_vcpus"], load["promised_memory_mib"]) == (0, 0)
+    assert load["promised_disk_gib"] > 0
     await instance.asked("undelete")
     assert await usage(cloud) == before
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from pileus.cloud.backups.model import BACKUPS
 from pileus.cloud.foreign.model import SHADOWS
 from pileus.cloud.hosts.model import HOSTS, INVITATIONS, Host, HostState, Invited
-from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.storagepools.model import POOLS_ON_HOSTS
 from pileus.cloud.storagepools.supply import Supplies
@@ -133,12 +133,13 @@ async def load(exchange: Exchange, host: Host) -> Answer:
     """Show how much of a host is in use, and promised."""
     loads: Loads = exchange.services[Loads]
     instances = exchange.ask.state[INSTANCES].by("host_id", host.id)
+    promised = [each for each in instances if each.state is not InstanceState.DELETED]
     shown = HostLoad(
         host_id=HostId(host.id),
         measured=loads.load(HostId(host.id)),
         instances=len(instances),
-        promised_vcpus=sum(each.vcpus for each in instances),
-        promised_memory_mib=sum(each.memory_mib for each in instances),
+        promised_vcpus=sum(each.vcpus for each in promised),
+        promised_memory_mib=sum(each.promised_memory_mib for each in promised),
         promised_disk_gib=sum(each.size_gib for each in exchange.ask.state[VOLUMES].by("host", host.id)),
         storage=list(exchange.services[Supplies].of(HostId(host.id)).values()),
     )
