@@ -109,7 +109,10 @@ def change(ask: Ask, host: Host, wish: HostChange) -> Plan:
     if wish.pool_id is not None:
         ask.see(POOLS, wish.pool_id, "pool_id")
         if wish.pool_id != host.pool_id and (kept := ask.state[INSTANCES].count_by("host_id", host.id)):
-            raise Conflict(f"the host has {kept} instances, which belong to its pool")
+            raise Conflict(
+                f"host {host.name} has {kept} instances, which belong to its pool: delete them first",
+                fields={"pool_id": "instances are on it"},
+            )
     changed = msgspec.structs.replace(host, **wish.model_dump(exclude_none=True))
     return Plan(summary=f"change host {host.name}", changes=(put(changed),), answers=changed, undo="change it back")
 
@@ -118,11 +121,13 @@ def change(ask: Ask, host: Host, wish: HostChange) -> Plan:
 def delete(ask: Ask, host: Host) -> Plan:
     """Remove a host that has no instances and no volumes. Its agent is no longer let in."""
     if kept := ask.state[INSTANCES].count_by("host_id", host.id):
-        raise Conflict(f"the host has {kept} instances")
+        raise Conflict(
+            f"host {host.name} has {kept} instances: delete them first, or let them go on by `instance leave`"
+        )
     if kept := ask.state[VOLUMES].count_by("host", host.id):
-        raise Conflict(f"the host has {kept} volumes, whose data nobody else has")
+        raise Conflict(f"host {host.name} has {kept} volumes, whose data nobody else has: delete them first")
     if kept := ask.state[BACKUPS].count_by("host", host.id):
-        raise Conflict(f"the host has {kept} backups, which nobody else has")
+        raise Conflict(f"host {host.name} has {kept} backups, which nobody else has: delete them first")
     shadows = [remove(each) for each in ask.state[SHADOWS].by("host_id", host.id)]
     pools = [remove(each) for each in ask.state[POOLS_ON_HOSTS].by("host", host.id)]
     return Plan(summary=f"remove host {host.name}", changes=(remove(host), *shadows, *pools), undo="let it join again")

@@ -98,8 +98,9 @@ def delete(ask: Ask, pool: Pool) -> Plan:
         raise Conflict("the default pool cannot be deleted")
     if hosts := ask.state[HOSTS].by("pool", pool.id):
         names = ", ".join(host.name for host in hosts[:10])
-        raise Conflict(f"the pool has hosts: {names}")
+        raise Conflict(f"pool {pool.name} has hosts ({names}): move them to another pool first")
     if serve := ask.state[STORAGE_POOLS].by("pool", pool.id):
-        raise Conflict(f"storage pools are for this pool: {', '.join(each.name for each in serve[:10])}")
+        names = ", ".join(each.name for each in serve[:10])
+        raise Conflict(f"storage pools are for pool {pool.name} ({names}): change or delete them first")
     invited = [remove(each) for each in ask.state[INVITATIONS] if each.pool_id == pool.id]
     return Plan(summary=f"delete pool {pool.name}", changes=(remove(pool), *invited), undo="create the pool again")

@@ -188,5 +188,5 @@ def _origin(schedule: Schedule, operation: str) -> Origin:
 
 def _why(task: Task | None) -> str:
     if task is None or task.cause is None:
-        return "its task is no longer known, and there is no snapshot"
+        return "its task is no longer known, and nothing is there that it made"
     return task.cause.detail

@@ -1,4 +1,4 @@
-"""Which snapshots of a schedule are kept: the last ones, and the newest of so many days, weeks and months."""
+"""Which of what a schedule made is kept: the last ones, and the newest of so many days, weeks and months."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import datetime
@@ -16,10 +16,10 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 def kept(taken: Iterable[datetime], retention: Retention) -> set[datetime]:
-    """Which of the snapshots taken at these moments (in UTC) are to be kept.
+    """Which of the snapshots or backups taken at these moments (in UTC) are to be kept.
 
-    Days, weeks (from Monday) and months without a snapshot do not count. The newest one of a day is the one that is
-    kept for it: so it makes no difference whether one deletes after every snapshot or all at once.
+    Days, weeks (from Monday) and months without one do not count. The newest one of a day is the one that is kept for
+    it: so it makes no difference whether one deletes after each of them or all at once.
     """
     newest_first = sorted(taken, reverse=True)
     return {

@@ -101,10 +101,12 @@ def delete(ask: Ask, group: SecurityGroup) -> Plan:
     if group.is_default:
         raise Conflict("the default security group stays as long as its project")
     if ports := ask.state[PORTS].count_by("security_group", group.id):
-        raise Conflict(f"{ports} ports use this group")
+        raise Conflict(f"{ports} ports use security group {group.name}: give them other groups first")
     rules = ask.state[SECURITY_RULES]
-    if any(rule.group_id != group.id for rule in rules.by("remote_group", group.id)):
-        raise Conflict("a rule of another group names this one")
+    naming = next((rule for rule in rules.by("remote_group", group.id) if rule.group_id != group.id), None)
+    if naming is not None:
+        other = ask.state[SECURITY_GROUPS].get(naming.group_id)
+        raise Conflict(f"a rule of security group {other.name} names this one: delete it first ({naming.id})")
     changes: list[Change] = [remove(group), *(remove(rule) for rule in rules.by("group_id", group.id))]
     return Plan(summary=f"delete security group {group.name}", changes=changes, undo="create it again, with its rules")
 

@@ -42,5 +42,5 @@ def create(ask: Ask, wish: ServerGroupCreate) -> Plan:
 def delete(ask: Ask, group: ServerGroup) -> Plan:
     """Delete a server group that has no members."""
     if members := ask.state[INSTANCES].count_by("server_group", group.id):
-        raise Conflict(f"the group has {members} members")
+        raise Conflict(f"server group {group.name} has {members} members: delete these instances first")
     return Plan(summary=f"delete server group {group.name}", changes=(remove(group),), undo="create it again")

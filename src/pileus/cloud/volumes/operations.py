@@ -154,7 +154,7 @@ def detach(ask: Ask, volume: Volume) -> Plan:
     """Detach a volume from its instance; a running guest is asked to let go of it."""
     changed = volume.to(VolumeState.DETACHING)
     if volume.slot == BOOT_SLOT:
-        raise Conflict(f"volume {volume.name} is what its instance boots from")
+        raise Conflict(f"volume {volume.name} is what its instance boots from, and goes with that")
     instance = ask.state[INSTANCES].get(volume.instance_id or "")
     check_plugging(instance, "detaching a volume")
     return Plan(
@@ -204,7 +204,8 @@ def delete(ask: Ask, volume: Volume) -> Plan:
         raise Conflict(f"volume {volume.name} is protected; take the protection away first")
     if volume.instance_id is not None:
         instance = ask.state[INSTANCES].find(volume.instance_id)
-        raise Conflict(f"volume {volume.name} is attached to instance {instance.name if instance else ''}")
+        name = instance.name if instance is not None else volume.instance_id
+        raise Conflict(f"volume {volume.name} is attached to instance {name}: detach it first")
     must_have_none(ask.state, volume, "deleted")
     changed = msgspec.structs.replace(volume.to(VolumeState.DELETING), generation=volume.generation + 1)
     return Plan(

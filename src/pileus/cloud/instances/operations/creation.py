@@ -47,7 +47,6 @@ from pileus.workflow.workflow import Begin, begin
 MAX_USER_DATA = 64 * 1024
 _MAX_BASE64 = 96 * 1024
 """Room for that much in base64, in lines."""
-_ALL_BUT_ONE = 2
 MAX_BODY = 512 * 1024
 """Room for user data of which every byte has to be escaped."""
 
@@ -111,7 +110,7 @@ class InstanceCreate(Wire):
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> Self:
-        if [self.image_id, self.snapshot_id, self.backup_id].count(None) != _ALL_BUT_ONE:
+        if sum(origin is not None for origin in (self.image_id, self.snapshot_id, self.backup_id)) != 1:
             raise ValueError("name either an image, a snapshot or a backup")
         return self
 
