@@ -29,7 +29,7 @@ class FlavorCreate(InstanceLimits):
 
 
 flavors = Noun(
-    FLAVORS, plural="flavors", columns=("name", "vcpus", "memory_mib", "disk_gib"), about="Sizes of instances."
+    FLAVORS, plural="flavors", columns=("name", "vcpus", "memory_mib", "disk_gib"), about="Flavors: sizes of instances."
 )
 flavors.list(filters=("name",), sorts=("name", "vcpus", "memory_mib"))
 flavors.show()

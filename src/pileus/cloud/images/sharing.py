@@ -43,7 +43,7 @@ image_shares = Noun(
     IMAGE_SHARES,
     plural="image-shares",
     columns=("image_id", "project_id", "to_project_id", "to_group_id"),
-    about="Shares of images: with another project, or with a group of users.",
+    about="Image shares: with another project, or with a group of users.",
     visible=_visible,
     scope="",
 )

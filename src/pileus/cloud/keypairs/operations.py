@@ -44,7 +44,7 @@ keypairs = Noun(
     KEYPAIRS,
     plural="keypairs",
     columns=("name", "fingerprint"),
-    about="SSH public keys, which instances are given to let their owners in.",
+    about="Keypairs: SSH public keys, which instances are given to let their owners in.",
     visible=lambda ask, keypair: ask.may_see(keypair) and keypair.user_id == ask.caller.user_id,
 )
 keypairs.list(filters=("name",), sorts=("name",))

@@ -124,7 +124,7 @@ security_rules = Noun(
         "remote_cidr",
         "remote_group_id",
     ),
-    about="Rules of security groups. Each lets one kind of traffic through, and the answers to it.",
+    about="Security rules, of security groups: each lets one kind of traffic through, and the answers to it.",
 )
 security_rules.list(filters=("group_id", "direction", "protocol"))
 security_rules.show()

@@ -67,7 +67,7 @@ tasks.list(filters=("state", "workflow", "subject_id", "subject_kind"), sorts=("
     parameters=(
         Parameter(
             name="wait_s",
-            about="Answer only when the task has ended or got further than `revision`, or after so many seconds",
+            about="Answer only when there is news beyond `seen`, or the task has ended, or after so many seconds",
             schema={"type": "number", "minimum": 0, "maximum": _LONGEST_WAIT_S},
         ),
         Parameter(name="seen", about="The `Pileus-Seen` of the last answer: wait for news beyond it"),

@@ -48,7 +48,7 @@ groups = Noun(
     GROUPS,
     plural="groups",
     columns=("name", "description", "project_id", "user_ids"),
-    about="Groups of users, to be given roles and shown things together.",
+    about="Groups: users who are given roles, and shown things, together.",
     visible=_visible,
     scope="",
 )

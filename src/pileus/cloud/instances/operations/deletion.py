@@ -36,7 +36,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 
 @instances.delete(starts=soft_delete_instance)
 def delete(ask: Ask, instance: Instance) -> Plan:
-    """Delete an instance. For a day it can be had back: its disk, its addresses and its first boot's data are kept.
+    """Delete an instance. For a while it can be had back: its disk, its addresses and its first boot's data are kept.
 
     Of one that was taken over as it was nothing is kept but its disks, which become volumes without an instance.
 
