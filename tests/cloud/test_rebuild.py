@@ -88,6 +88,8 @@ async def _peopled(cloud: SimulatedCloud) -> None:
             await over(cloud, taken.json()["task_id"])
             stopped = await client.post(f"/v1/instances/{first['id']}/stop")
             await over(cloud, stopped.json()["task_id"])
+        outside = next(each["id"] for each in await items(cloud.client, "networks") if each["kind"] == "external")
+        await made(cloud.client, "network-shares", network_id=outside, to_project_id=member.project_id)
         await cloud.client.patch(f"/v1/projects/{member.project_id}", json={"quota": {"instances": 7}})
         await member.client.patch(f"/v1/instances/{first['id']}", json={"name": "renamed"})
 

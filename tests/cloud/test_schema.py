@@ -55,6 +55,9 @@ async def furnished(cloud: SimulatedCloud, client: httpx2.AsyncClient) -> None:
     await made(client, "keypairs", name="key", public_key=KEY)
     image = await made(client, "images", name="queued", format="raw")
     await made(client, "image-shares", image_id=image["id"], to_project_id=image["project_id"])
+    lan = (await made(cloud.client, "networks/flat", name="lan", physical_network="lan"))["id"]
+    shop = (await made(cloud.client, "projects", name="shop"))["id"]
+    await made(cloud.client, "network-shares", network_id=lan, to_project_id=shop)
     await made(client, "server-groups", name="group")
     for name in ("one", "two", "three"):
         instance = await running(cloud, client, name=name)

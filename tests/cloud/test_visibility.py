@@ -76,6 +76,9 @@ async def a_record_of_every_noun(cloud: SimulatedCloud, owner: Person) -> dict[s
     assert answer.status_code == 202, answer.text
     found["backup"] = answer.json()["backup"]["id"]
     await until(lambda: state[BACKUPS].get(found["backup"]).state == "available")
+    outside = next(each["id"] for each in await items(client, "networks") if each["kind"] == "external")
+    to_owner = {"network_id": outside, "to_project_id": owner.project_id}
+    found["network_share"] = (await made(cloud.client, "network-shares", **to_owner))["id"]
     of_volume = {"volume_id": found["volume"], "every_hours": 6, "keep_last": 2}
     found["schedule"] = (await made(client, "schedules", name="theirs", **of_volume))["id"]
     found["port"] = state[PORTS].by("instance_id", found["instance"])[0].id

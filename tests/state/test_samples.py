@@ -79,6 +79,9 @@ async def begun(cloud: SimulatedCloud) -> None:
     image = (await cloud.client.get("/v1/images")).json()["items"][0]["id"]
     await make("image-shares", image_id=image, to_group_id=group["id"])
     await make("image-exports", image_id=image, format="vmdk")
+    shop = (await make("projects", name="shop"))["id"]
+    outside = (await cloud.client.get("/v1/networks?kind=external")).json()["items"][0]["id"]
+    await make("network-shares", network_id=outside, to_project_id=shop)
     one = (await cloud.client.get("/v1/routers")).json()["items"][0]["id"]
     subnet = (await cloud.client.get("/v1/subnets?name=default")).json()["items"][0]["id"]
     await make("reservations", name="printer", subnet_id=subnet, first="10.0.0.50")

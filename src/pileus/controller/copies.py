@@ -22,7 +22,7 @@ from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.images.model import IMAGES
 from pileus.cloud.instances.model import INSTANCES, Instance
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES, rules_of
-from pileus.cloud.networks.model import NETWORKS, PHYSICAL, PORTS, ROUTERS, SUBNETS, Port
+from pileus.cloud.networks.model import NETWORK_SHARES, NETWORKS, PHYSICAL, PORTS, ROUTERS, SUBNETS, Port
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
@@ -63,7 +63,9 @@ OF_PROJECTS: Sequence[Kind[Any]] = (
 """What goes to every host on which its project has something."""
 _PLACED: Sequence[Kind[Any]] = (INSTANCES, VOLUMES)
 OF_EVERYBODY: Sequence[Kind[Any]] = (FLAVORS, STORAGE_POOLS, STORAGE_BACKINGS, POOLS)
-COPIED = frozenset(kind.name for kind in (*ON_HOSTS, *OF_PROJECTS, *OF_EVERYBODY, PROJECTS, HOSTS, IMAGES))
+COPIED = frozenset(
+    kind.name for kind in (*ON_HOSTS, *OF_PROJECTS, *OF_EVERYBODY, NETWORK_SHARES, PROJECTS, HOSTS, IMAGES)
+)
 
 _PAUSE_S = 1.0
 """For which changes are gathered: an instance that is being made changes often."""
@@ -130,7 +132,7 @@ class CopyKeeper:
             else:
                 self._sent.pop(HostId(event.id), None)
             return
-        if event.kind in _EVERYBODYS:
+        if event.kind in _EVERYBODYS or event.kind == NETWORK_SHARES.name:
             self._all_due = True
         if event.kind == IMAGES.name:
             for kind in _PLACED:
@@ -256,6 +258,7 @@ def wanted_on(state: State, host: HostId) -> Iterator[Record]:
     yield from physical
     outside = [subnet for network in physical for subnet in state[SUBNETS].by("network_id", network.id)]
     yield from outside
+    yield from (share for network in physical for share in state[NETWORK_SHARES].by("network", network.id))
     kept = [each for subnet in outside for each in state[RESERVATIONS].by("subnet_id", subnet.id)]
     yield from kept
     given = {each.id for each in (*physical, *outside, *kept)}

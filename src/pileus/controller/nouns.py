@@ -29,6 +29,7 @@ from pileus.cloud.keypairs.operations import keypairs
 from pileus.cloud.nat.operations import port_forwardings, snat_rules
 from pileus.cloud.networks import workflows as of_networks
 from pileus.cloud.networks.operations import networks, ports, routers, subnets
+from pileus.cloud.networks.operations.shares import network_shares
 from pileus.cloud.peerings.operations import peerings
 from pileus.cloud.pools.operations import pools
 from pileus.cloud.projects.operations import projects
@@ -59,6 +60,7 @@ NOUNS: tuple[Noun[Any], ...] = (
     backups,
     schedules,
     networks,
+    network_shares,
     subnets,
     reservations,
     routers,

@@ -25,7 +25,7 @@ from pileus.cloud.instances.model import (
     InstanceState,
 )
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Port, PortState
+from pileus.cloud.networks.model import NETWORK_SHARES, NETWORKS, PORTS, ROUTERS, SUBNETS, Port, PortState
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
@@ -108,6 +108,7 @@ class _Rebuilding:
         for kind in (PROJECTS, *OF_EVERYBODY):
             self._take_all(kind)
         self._take_all(NETWORKS, (PROJECTS, "project_id"))
+        self._take_all(NETWORK_SHARES, (NETWORKS, "network_id"), (PROJECTS, "to_project_id"))
         self._take_all(SUBNETS, (NETWORKS, "network_id"))
         self._pools_without_networks_that_are_gone()
         self._take_all(SERVER_GROUPS, (PROJECTS, "project_id"))

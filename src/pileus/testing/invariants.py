@@ -21,8 +21,9 @@ from pileus.cloud.instances.model import FIRST_BOOTS, INSTANCES, PASSWORD_CHANGE
 from pileus.cloud.instances.specs import ports_of
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, PortState
+from pileus.cloud.networks.model import NETWORK_SHARES, NETWORKS, PORTS, ROUTERS, SUBNETS, PortState
 from pileus.cloud.networks.model import SETTLED as PORT_SETTLED
+from pileus.cloud.networks.sharing import is_for
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.projects.model import PROJECTS
@@ -50,6 +51,8 @@ REFERENCES: Sequence[tuple[Kind[Any], str, Kind[Any]]] = (
     (KEYPAIRS, "project_id", PROJECTS),
     (KEYPAIRS, "user_id", USERS),
     (NETWORKS, "project_id", PROJECTS),
+    (NETWORK_SHARES, "network_id", NETWORKS),
+    (NETWORK_SHARES, "to_project_id", PROJECTS),
     (SUBNETS, "project_id", PROJECTS),
     (SUBNETS, "network_id", NETWORKS),
     (RESERVATIONS, "project_id", PROJECTS),
@@ -329,9 +332,11 @@ def _within_projects(state: State) -> Iterator[str]:
                 yield f"router {router.id} joins subnet {id} of another project"
     for port in state[PORTS]:
         network = state[NETWORKS].find(port.network_id)
-        if network is not None and network.project_id != port.project_id and not network.shared:
+        if network is not None and not is_for(state, network, port.project_id):
             yield f"port {port.id} is in network {network.id} of another project"
     for floating in state[FLOATING_IPS]:
+        if not is_for(state, state[NETWORKS].get(floating.network_id), floating.project_id):
+            yield f"floating IP {floating.address} is of network {floating.network_id}, which is not for its project"
         port = state[PORTS].find(floating.port_id or "")
         if port is not None and port.project_id != floating.project_id:
             yield f"floating IP {floating.address} leads to port {port.id} of another project"

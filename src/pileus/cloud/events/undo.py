@@ -43,6 +43,7 @@ _MADE_OF_RECORDS = frozenset(
         "grant",
         "keypair",
         "network",
+        "network_share",
         "pool",
         "project",
         "reservation",

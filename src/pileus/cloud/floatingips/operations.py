@@ -11,6 +11,7 @@ from pileus.cloud.nat.model import PortForwarding, SnatRule, rules_at, rules_of
 from pileus.cloud.networks.addresses import Addresses
 from pileus.cloud.networks.limiting import BandwidthMbit
 from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, NetworkKind, Port
+from pileus.cloud.networks.sharing import is_for
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import NetworkId, PortId, RouterId
 from pileus.operations.declare import Noun
@@ -133,7 +134,8 @@ def _serves_no_rules(ask: Ask, floating: FloatingIp) -> None:
 
 
 def _external_network(ask: Ask, wanted: str | None) -> NetworkId:
-    external = ask.state[NETWORKS].ids_by("kind", NetworkKind.EXTERNAL)
+    known = ask.state[NETWORKS].by("kind", NetworkKind.EXTERNAL)
+    external = [each.id for each in known if is_for(ask.state, each, ask.caller.project_id)]
     if wanted is not None:
         if wanted not in external:
             raise NotFound("there is no such external network", fields={"network_id": "not found"})

@@ -15,17 +15,19 @@ from pileus.cloud.networks.model import (
     Port,
     Subnet,
 )
+from pileus.cloud.networks.sharing import is_for
 from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.cloud.securitygroups.model import SECURITY_GROUPS
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.eui64 import slaac_address
 from pileus.kernel.ids import NetworkId, ProjectId, SecurityGroupId, SubnetId
 from pileus.operations.plan import Ask
+from pileus.state.state import State
 
 
-def may_use(network: Network, project: ProjectId) -> bool:
+def may_use(state: State, network: Network, project: ProjectId) -> bool:
     """Whether the network is for ports of this project."""
-    return (network.shared or network.project_id == project) and not is_closed(network)
+    return is_for(state, network, project) and not is_closed(network)
 
 
 def is_closed(network: Network) -> bool:
@@ -41,7 +43,7 @@ def network_for(ask: Ask, id: str, field: str, project: ProjectId) -> Network:
         NotFound: it does not exist, or is not for this project.
     """
     network = ask.state[NETWORKS].find(id)
-    if network is None or not (network.shared or network.project_id == project):
+    if network is None or not is_for(ask.state, network, project):
         raise NotFound(f"there is no network {id}", fields={field: "not found"})
     if is_closed(network):
         raise Conflict(

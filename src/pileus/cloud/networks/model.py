@@ -44,7 +44,7 @@ class Network(Record, frozen=True, kw_only=True):
     vlan: int | None = None
     """The tag of its frames on the physical network (IEEE 802.1Q); None for those without one."""
     shared: bool = False
-    """Whether every project may use it, or its own alone."""
+    """Whether every project may use it; otherwise its own may, and those that it is shared with."""
     direct: bool = False
     """Of an external network: whether guests may be on it themselves, each with an external address of its own."""
     in_service: bool = True
@@ -70,6 +70,13 @@ class Network(Record, frozen=True, kw_only=True):
                 f"network {self.name} is not made by Pileus: only what was found on it is there",
                 fields={field: "unmanaged"},
             )
+
+
+class NetworkShare(Record, frozen=True, kw_only=True):
+    """That a project may use a flat or external network. Administrators of the cloud say so."""
+
+    network_id: NetworkId
+    to_project_id: ProjectId
 
 
 class AddressRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -335,6 +342,12 @@ NETWORKS = Kind(
     indexes={"project": lambda network: network.project_id, "kind": lambda network: network.kind},
     counts=lambda network: {"networks": 1} if network.kind is NetworkKind.VPC else {},
     upgrades=(_network_of_version_2,),
+)
+NETWORK_SHARES = Kind(
+    "network_share",
+    NetworkShare,
+    indexes={"network": lambda share: share.network_id, "to_project": lambda share: share.to_project_id},
+    unique={"share": lambda share: (share.network_id, share.to_project_id)},
 )
 SUBNETS = Kind(
     "subnet",

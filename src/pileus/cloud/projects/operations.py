@@ -16,7 +16,7 @@ from pileus.cloud.images.model import IMAGE_SHARES, IMAGES
 from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.keypairs.model import KEYPAIRS
 from pileus.cloud.nat.model import PORT_FORWARDINGS, SNAT_RULES
-from pileus.cloud.networks.model import NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind
+from pileus.cloud.networks.model import NETWORK_SHARES, NETWORKS, PORTS, ROUTERS, SUBNETS, Network, NetworkKind
 from pileus.cloud.networks.operations import default_network
 from pileus.cloud.peerings.model import PEERINGS
 from pileus.cloud.projects.model import DEFAULT_QUOTA, PROJECTS, Project, limits, of_its_own
@@ -159,6 +159,7 @@ def delete(ask: Ask, project: Project) -> Plan:
     for kind in GO_WITH_A_PROJECT:
         changes += [remove(record) for record in state.table(kind).by("project", project.id)]
     changes += [remove(share) for share in state[IMAGE_SHARES].by("to_project", project.id)]
+    changes += [remove(share) for share in state[NETWORK_SHARES].by("to_project", project.id)]
     for group in state[GROUPS].by("project", project.id):
         changes += [remove(share) for share in state[IMAGE_SHARES].by("to_group", group.id)]
     changes += with_a_project(ask, ProjectId(project.id))
@@ -191,7 +192,7 @@ def beginnings(ask: Ask, project: ProjectId) -> list[Change]:
 
 def _way_out(ask: Ask) -> Network | None:
     external = ask.state[NETWORKS].by("kind", NetworkKind.EXTERNAL)
-    return external[0] if external else None
+    return next((each for each in external if each.shared), None)
 
 
 def _of_classes(state: State) -> list[str]:

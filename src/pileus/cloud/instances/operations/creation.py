@@ -306,7 +306,7 @@ def _networks(ask: Ask, wanted: tuple[str, ...], pool: Pool) -> list[Network]:
     """The networks to connect to; by default the pool's, if the project may use that, or the project's only one."""
     state = ask.state
     of_pool = state[NETWORKS].find(pool.default_network_id or "")
-    if not wanted and of_pool is not None and may_use(of_pool, ask.caller.project_id):
+    if not wanted and of_pool is not None and may_use(state, of_pool, ask.caller.project_id):
         return [of_pool]
     if wanted:
         return [network_for(ask, id, "network_ids", ask.caller.project_id) for id in wanted]

@@ -10,6 +10,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.hosts.model import HOSTS
 from pileus.cloud.networks.model import (
     GUEST_MTU,
+    NETWORK_SHARES,
     NETWORKS,
     PHYSICAL,
     PORTS,
@@ -23,6 +24,7 @@ from pileus.cloud.networks.model import (
 )
 from pileus.cloud.networks.operations.fields import Address, Cidr, can_be_had
 from pileus.cloud.networks.operations.uplinks import with_uplinks
+from pileus.cloud.networks.sharing import is_for
 from pileus.cloud.pools.model import POOLS
 from pileus.cloud.reservations.model import RESERVATIONS
 from pileus.kernel.errors import Conflict, Forbidden, Invalid
@@ -49,10 +51,12 @@ class ExternalNetworkCreate(Wire):
     gateway: Address
     first: Address | None = None
     last: Address | None = None
+    shared: bool = True
+    """Whether every project may use it; otherwise its own, and those that it is shared with."""
 
 
 def network_is_seen(ask: Ask, network: Network) -> bool:
-    return network.shared or ask.may_see(network)
+    return ask.may_see(network) or is_for(ask.state, network, ask.caller.project_id)
 
 
 networks = Noun(
@@ -85,7 +89,7 @@ def create_external(ask: Ask, wish: ExternalNetworkCreate) -> Plan:
         project_id=ask.caller.project_id,
         name=wish.name,
         kind=NetworkKind.EXTERNAL,
-        shared=True,
+        shared=wish.shared,
         mtu=1500,
         physical_network=wish.physical_network,
         vlan=wish.vlan,
@@ -138,6 +142,7 @@ def delete(ask: Ask, network: Network) -> Plan:
     if pools := ask.state[POOLS].by("default_network", network.id):
         raise Conflict(f"it is the default network of pool {pools[0].name}")
     changes: list[Change] = [remove(network)]
+    changes += [remove(share) for share in ask.state[NETWORK_SHARES].by("network", network.id)]
     gone = set(ask.state[SUBNETS].ids_by("network_id", network.id))
     for id in gone:
         changes.append(remove(ask.state[SUBNETS].get(id)))

@@ -9,6 +9,7 @@ from pileus.cloud.networks.model import PORTS, SUBNETS, Network, NetworkKind
 from pileus.cloud.networks.operations.fields import Prefix
 from pileus.cloud.networks.operations.networks import PhysicalNetwork, Vlan, check_wire, must_administer, networks
 from pileus.cloud.networks.operations.prefixes import check_prefixes
+from pileus.cloud.networks.sharing import is_for, must_not_be_missed, must_speak_for_themselves
 from pileus.kernel.errors import Conflict
 from pileus.operations.caller import Role
 from pileus.operations.plan import Ask, Plan
@@ -28,13 +29,14 @@ class FlatNetworkCreate(Wire):
     mtu: Annotated[int, Field(ge=1280, le=9000)] = LAN_MTU
     """Of the LAN, in bytes."""
     shared: bool = False
-    """Whether every project may use it, or its own alone."""
+    """Whether every project may use it; otherwise its own, and those that it is shared with."""
 
 
 class NetworkChange(Wire):
     name: Name | None = None
     shared: bool | None = None
-    """Of a flat network: whether every project may use it, or its own alone."""
+    """Of a flat or external network: whether every project may use it; otherwise its own, and those that it is shared
+    with."""
     direct: bool | None = None
     """Of an external network: whether guests may be on it themselves, each with an external address of its own."""
     ipv6_prefixes: Annotated[tuple[Prefix, ...], Field(max_length=16)] | None = None
@@ -69,17 +71,22 @@ def create_flat(ask: Ask, wish: FlatNetworkCreate) -> Plan:
 
 @networks.patch()
 def change(ask: Ask, network: Network, wish: NetworkChange) -> Plan:
-    """Rename a network, let every project use a flat one, guests be on an external one, or that delegate prefixes."""
+    """Rename a network, let all projects use a physical one, guests be on an external one, that delegate prefixes."""
     must_administer(ask, network)
-    if wish.shared is not None and network.kind is not NetworkKind.FLAT:
-        raise Conflict(f"network {network.name} is not flat", fields={"shared": "for flat networks"})
+    if wish.shared is not None and not network.is_physical:
+        raise Conflict(
+            f"network {network.name} is neither flat nor external", fields={"shared": "for flat and external networks"}
+        )
     if wish.direct is not None and network.kind is not NetworkKind.EXTERNAL:
         raise Conflict(f"network {network.name} is not external", fields={"direct": "for external networks"})
     if wish.ipv6_prefixes is not None:
         check_prefixes(ask, network, wish.ipv6_prefixes)
     ports = ask.state[PORTS].by("network_id", network.id)
-    if wish.shared is False and (others := sum(port.project_id != network.project_id for port in ports)):
-        raise Conflict(f"{others} ports of other projects are on it", fields={"shared": "in use"})
+    if wish.shared and not network.shared:
+        must_speak_for_themselves(ask.state, network)
+    if wish.shared is False:
+        unshared = msgspec.structs.replace(network, shared=False)
+        must_not_be_missed(ask.state, network, lambda project: not is_for(ask.state, unshared, project), "shared")
     subnets = ask.state[SUBNETS].by("network_id", network.id)
     if wish.direct and any(":" in each.cidr for each in subnets):
         # As in networks that are for all projects: what guests announce as routers is not kept from others.

@@ -15,6 +15,7 @@ from pileus.cloud.networks.connecting import network_for, new_port, security_gro
 from pileus.cloud.networks.limiting import BandwidthMbit
 from pileus.cloud.networks.model import NETWORKS, PORTS, Network, NetworkKind, Port, PortState
 from pileus.cloud.networks.operations.fields import Address, Prefix
+from pileus.cloud.networks.sharing import is_for_others
 from pileus.cloud.networks.workflows import (
     MovePort,
     OfPort,
@@ -29,7 +30,7 @@ from pileus.kernel.ids import InstanceId, PortId
 from pileus.operations.declare import Noun
 from pileus.operations.plan import Ask, Plan
 from pileus.operations.wire import Id, Name, Wire, ref
-from pileus.state.state import Change, put, remove
+from pileus.state.state import Change, State, put, remove
 from pileus.workflow.workflow import begin
 
 _GROUP_BIT = 0x01
@@ -93,7 +94,7 @@ def create(ask: Ask, wish: PortCreate) -> Plan:
     """Create a port. It keeps its addresses until it is deleted, whether an instance has it or not."""
     project = ask.caller.project_id
     network = network_for(ask, wish.network_id, "network_id", project)
-    _may_speak_for(network, wish.allowed_prefixes)
+    _may_speak_for(ask.state, network, wish.allowed_prefixes)
     port = new_port(
         ask,
         network,
@@ -125,7 +126,7 @@ def change(ask: Ask, port: Port, wish: PortChange) -> Plan:
         groups = security_groups_of(ask, wish.security_group_ids, port.project_id)
         changed = msgspec.structs.replace(changed, security_group_ids=groups)
     if wish.allowed_prefixes is not None:
-        _may_speak_for(ask.state[NETWORKS].get(port.network_id), wish.allowed_prefixes)
+        _may_speak_for(ask.state, ask.state[NETWORKS].get(port.network_id), wish.allowed_prefixes)
         changed = msgspec.structs.replace(changed, allowed_prefixes=wish.allowed_prefixes)
     if "bandwidth_mbit" in wish.model_fields_set:
         changed = msgspec.structs.replace(changed, bandwidth_mbit=wish.bandwidth_mbit)
@@ -215,10 +216,10 @@ def delete(ask: Ask, port: Port) -> Plan:
     )
 
 
-def _may_speak_for(network: Network, prefixes: tuple[str, ...]) -> None:
-    if prefixes and (network.shared or network.kind is NetworkKind.EXTERNAL):
+def _may_speak_for(state: State, network: Network, prefixes: tuple[str, ...]) -> None:
+    if prefixes and (network.kind is NetworkKind.EXTERNAL or is_for_others(state, network)):
         raise Conflict(
-            f"network {network.name} is for all projects: a port speaks there for itself alone",
+            f"network {network.name} is for several projects: a port speaks there for itself alone",
             fields={"allowed_prefixes": "not in a shared network"},
         )
 

@@ -4,16 +4,18 @@ from ipaddress import IPv6Network
 from itertools import chain
 
 from pileus.cloud.networks.model import NETWORKS, SUBNETS, Network, NetworkKind
+from pileus.cloud.networks.sharing import is_for
 from pileus.kernel.errors import Conflict, Invalid, NotFound
+from pileus.kernel.ids import ProjectId
 from pileus.operations.plan import Ask
 
 _OF_A_SUBNET = 64
 
 
-def next_prefix(ask: Ask, network_id: str) -> str:
-    """The lowest prefix that an external network has left. Raises Conflict when there is none, or NotFound."""
+def next_prefix(ask: Ask, network_id: str, project: ProjectId) -> str:
+    """The lowest prefix that an external network of a project has left. Raises Conflict if none is, or NotFound."""
     network = ask.state[NETWORKS].find(network_id)
-    if network is None or network.kind is not NetworkKind.EXTERNAL:
+    if network is None or network.kind is not NetworkKind.EXTERNAL or not is_for(ask.state, network, project):
         raise NotFound("there is no such external network", fields={"prefix_network_id": "not found"})
     taken = {subnet.cidr for subnet in ask.state[SUBNETS].by("delegated_by", network.id)}
     pools = (IPv6Network(prefix).subnets(new_prefix=_OF_A_SUBNET) for prefix in network.ipv6_prefixes)

@@ -90,7 +90,7 @@ def create_subnet(ask: Ask, wish: SubnetCreate) -> Plan:
     if wish.prefix_network_id is not None and network.kind is not NetworkKind.VPC:
         inside = "prefixes are delegated to networks inside the cloud"
         raise Conflict(inside, fields={"prefix_network_id": f"network {network.name} is {network.kind}"})
-    cidr = wish.cidr or next_prefix(ask, wish.prefix_network_id or "")
+    cidr = wish.cidr or next_prefix(ask, wish.prefix_network_id or "", network.project_id)
     check_overlaps(ask, network, cidr)
     _is_the_only_one_of_ipv6(ask, network, cidr)
     _is_no_surprise_to_guests(ask, network)
@@ -161,10 +161,10 @@ def _is_the_only_one_of_ipv6(ask: Ask, network: Network, cidr: str) -> None:
         return
     if network.kind is NetworkKind.FLAT:
         raise Conflict(f"network {network.name} is flat, and has no IPv6", fields={"cidr": "IPv6"})
-    if network.shared and (network.kind is not NetworkKind.EXTERNAL or network.direct):
+    if network.direct:
         # OVN lets what a guest announces as a router through whatever the rules are: no project shall lead another's
         # guests astray.
-        raise Conflict(f"network {network.name} is for all projects, and has no IPv6", fields={"cidr": "IPv6"})
+        raise Conflict(f"guests may be on network {network.name} themselves: it has no IPv6", fields={"cidr": "IPv6"})
     for other in ask.state[SUBNETS].by("network_id", network.id):
         if version_of(other.cidr) == 6:
             # Routers announce to a whole network: its machines would make themselves addresses of both.

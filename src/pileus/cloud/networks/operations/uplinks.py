@@ -8,6 +8,7 @@ from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.nat.model import rules_through
 from pileus.cloud.networks.addresses import Addresses, version_of
 from pileus.cloud.networks.model import NETWORKS, SUBNETS, Network, NetworkKind, Router, Uplink
+from pileus.cloud.networks.sharing import is_for
 from pileus.kernel.errors import Conflict, Invalid, NotFound
 from pileus.kernel.ids import NetworkId
 from pileus.operations.plan import Ask, Reason
@@ -21,12 +22,12 @@ def with_uplinks(ask: Ask, router: Router, first: str | None, further: Sequence[
     Raises:
         Conflict: a network has no free address.
         Invalid: the networks cannot be a router's in this way.
-        NotFound: there is no such external network.
+        NotFound: there is no such external network for its project.
     """
     if first is None and further:
         raise Invalid("a first way out comes before further ones", fields={"further_network_ids": "none before it"})
-    wanted = [_external(ask, first, "external_network_id")] if first is not None else []
-    wanted += [_external(ask, each, "further_network_ids") for each in further]
+    wanted = [_external(ask, router, first, "external_network_id")] if first is not None else []
+    wanted += [_external(ask, router, each, "further_network_ids") for each in further]
     if len({each.id for each in wanted}) < len(wanted):
         raise Invalid("a router has one uplink to a network", fields={"further_network_ids": "named twice"})
     uplinks = [_uplink(ask, network, router.uplink(network.id)) for network in wanted]
@@ -67,9 +68,10 @@ def what_breaks(ask: Ask, router: Router, changed: Router) -> Iterator[Reason]:
             yield Reason(about=f"external network {_name(ask, uplink.network_id)}", says=says)
 
 
-def _external(ask: Ask, id: str, field: str) -> Network:
+def _external(ask: Ask, router: Router, id: str, field: str) -> Network:
     network = ask.state[NETWORKS].find(id)
-    if network is None or network.kind is not NetworkKind.EXTERNAL:
+    is_one = network is not None and network.kind is NetworkKind.EXTERNAL
+    if network is None or not is_one or not is_for(ask.state, network, router.project_id):
         raise NotFound("there is no such external network", fields={field: "not found"})
     return network
 
