@@ -6,7 +6,7 @@ import pytest
 from pileus.kernel.errors import Conflict
 from pileus.state.rows import Damaged
 from pileus.state.sqlite import SqliteStore, restore
-from pileus.testing.contracts.store import bodies, entry
+from pileus.testing.contracts.entries import bodies, entry
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from pileus.state.postgresql import PostgresqlStore
 from pileus.state.postgresqlbackup import back_up, restore
 from pileus.state.sqlite import SqliteStore
 from pileus.state.store import Deposed, Store
-from pileus.testing.contracts.store import EVERYTHING, NOON, StoreContract, bodies, contents, entry, numbers
+from pileus.testing.contracts.entries import EVERYTHING, NOON, bodies, contents, entry, numbers
+from pileus.testing.contracts.store import StoreContract
 from pileus.testing.postgresql import Cluster, Missing, cluster
 
 
@@ -74,7 +75,7 @@ class TestPostgresqlStore(StoreContract):
         return f"""
 import asyncio
 from pileus.state.postgresql import PostgresqlStore
-from pileus.testing.contracts.store import append_for_ever
+from pileus.testing.contracts.entries import append_for_ever
 asyncio.run(append_for_ever(PostgresqlStore({address!r})))
 """
 

@@ -12,7 +12,8 @@ from pileus.state.rows import Damaged, wanted
 from pileus.state.schema import SQLITE, upgrade_sqlite
 from pileus.state.sqlite import SqliteStore, restore
 from pileus.state.store import EventFilter, Store
-from pileus.testing.contracts.store import EVERYTHING, NOON, StoreContract, bodies, entry, numbers
+from pileus.testing.contracts.entries import EVERYTHING, NOON, bodies, entry, numbers
+from pileus.testing.contracts.store import StoreContract
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ class TestSqliteStore(StoreContract):
         return f"""
 import asyncio, pathlib
 from pileus.state.sqlite import SqliteStore
-from pileus.testing.contracts.store import append_for_ever
+from pileus.testing.contracts.entries import append_for_ever
 asyncio.run(append_for_ever(SqliteStore(pathlib.Path({str(data)!r}))))
 """
 
