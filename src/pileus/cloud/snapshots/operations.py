@@ -132,9 +132,8 @@ def revert(ask: Ask, snapshot: Snapshot) -> Plan:
     wish = RevertSnapshot(SnapshotId(snapshot.id), ask.new_id(), before, memory=snapshot.memory)
     changes: list[Change] = [put(changed)]
     if instance is not None:
-        gone_back = instance.to(InstanceState.REVERTING)
         changes += [put(volume.to(VolumeState.REVERTING)) for volume in volumes]
-        changes.append(put(msgspec.structs.replace(gone_back, generation=instance.generation + 1)))
+        changes.append(put(instance.to(InstanceState.REVERTING).newer()))
     else:
         changes += held(ask.state, volumes, VolumeState.REVERTING, f"volume {volumes[0].name} is being reverted")
     what = f"instance {instance.name}" if instance else f"volume {volumes[0].name}"

@@ -82,9 +82,7 @@ def undelete(ask: Ask, instance: Instance) -> Plan:
 
     Floating IPs, other volumes and ports that were set free do not come back with it.
     """
-    changed = msgspec.structs.replace(
-        instance.to(InstanceState.UNDELETING), deleted_at=None, generation=instance.generation + 1
-    )
+    changed = msgspec.structs.replace(instance.to(InstanceState.UNDELETING).newer(), deleted_at=None)
     told = ask.state[FIRST_BOOTS].get(instance.id)
     ports = [
         put(msgspec.structs.replace(port, host_id=instance.host_id, hostname=told.hostname))
@@ -119,9 +117,7 @@ def _on_its_way_out(ask: Ask, instance: Instance) -> Instance:
         if volume.protected and volume.slot == BOOT_SLOT:
             raise Conflict(f"volume {volume.name}, which it boots from, is protected; take the protection away first")
     must_have_none(ask.state, root_volume(ask.state, instance), "deleted")
-    return msgspec.structs.replace(
-        instance.to(InstanceState.DELETING), generation=instance.generation + 1, floating_addresses=()
-    )
+    return msgspec.structs.replace(instance.to(InstanceState.DELETING).newer(), floating_addresses=())
 
 
 def _without_floating_ips(ask: Ask, instance: Instance) -> list[Change]:

@@ -65,9 +65,7 @@ def leave(ask: Ask, instance: Instance, wish: InstanceLeave) -> Plan:
             fields={"bridge": "missing", "without_network": "false"},
             because={port.name: f"on network {_network(ask, port)}" for port in ports},
         )
-    changed = msgspec.structs.replace(
-        instance.to(InstanceState.DELETING), generation=instance.generation + 1, floating_addresses=()
-    )
+    changed = msgspec.structs.replace(instance.to(InstanceState.DELETING).newer(), floating_addresses=())
     return Plan(
         summary=f"let instance {instance.name} go on without Pileus",
         changes=(put(changed),),

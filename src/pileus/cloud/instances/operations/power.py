@@ -1,7 +1,5 @@
 """Starting, stopping, pausing, suspending and restarting instances."""
 
-import msgspec
-
 from pileus.cloud.instances.model import Instance, InstanceState
 from pileus.cloud.instances.operations.noun import instances
 from pileus.cloud.instances.workflows import (
@@ -125,4 +123,4 @@ def _restarted(instance: Instance, *, hard: bool) -> Plan:
 
 
 def _powered(instance: Instance, state: InstanceState) -> Instance:
-    return msgspec.structs.replace(instance.to(state), generation=instance.generation + 1)
+    return instance.to(state).newer()

@@ -39,9 +39,7 @@ def rebuild(ask: Ask, instance: Instance, wish: InstanceRebuild) -> Plan:
             f"image {image.name} needs {image.least_gib} GiB, the disk has {instance.disk_gib}: resize it first",
             fields={"image_id": "too large"},
         )
-    changed = msgspec.structs.replace(
-        instance.to(InstanceState.REBUILDING), image_id=ImageId(image.id), generation=instance.generation + 1
-    )
+    changed = msgspec.structs.replace(instance.to(InstanceState.REBUILDING).newer(), image_id=ImageId(image.id))
     old = root_volume(ask.state, instance)
     if old.protected:
         raise Conflict(f"volume {old.name}, which it boots from, is protected; take the protection away first")

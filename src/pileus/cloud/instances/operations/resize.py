@@ -58,11 +58,8 @@ def resize(ask: Ask, instance: Instance, wish: InstanceResize) -> Plan:
     if disk_gib < instance.disk_gib:
         smaller = f"it has {instance.disk_gib} GiB, and disks only grow"
         raise Invalid("some fields are wrong", fields={"disk_gib": smaller})
-    changed = msgspec.structs.replace(
-        _of_size(instance.to(InstanceState.RESIZING), wish, flavor),
-        disk_gib=disk_gib,
-        generation=instance.generation + 1,
-    )
+    sized = _of_size(instance.to(InstanceState.RESIZING).newer(), wish, flavor)
+    changed = msgspec.structs.replace(sized, disk_gib=disk_gib)
     check_most(changed.vcpus, changed.memory_mib, wish.max_vcpus, wish.max_memory_mib)
     changed = msgspec.structs.replace(
         changed,

@@ -25,8 +25,6 @@ GUEST_S = 180.0
 """How long a host may take to start, change or stop a guest, or to enlarge or remove a disk."""
 MEMORY_S = 960.0
 """How long a host may take to write a guest's memory to its disk, or to read it from there."""
-
-
 WIPE_S_PER_GIB = 60.0
 """How long a host may take to overwrite a disk: some 18 MB/s, as of a slow one that is used meanwhile."""
 

@@ -3,6 +3,7 @@
 from pileus.cloud.instances.model import INSTANCES
 from pileus.cloud.instances.specs import root_volume, volumes_of
 from pileus.cloud.instances.workflows.creation import forget
+from pileus.cloud.instances.workflows.deletion import take_guest_away
 from pileus.cloud.instances.workflows.hosting import OfInstance, leave_disk, remove_guest
 from pileus.cloud.schedules.model import gone_with
 from pileus.cloud.volumes.model import BOOT_SLOT, VOLUMES
@@ -59,8 +60,3 @@ async def delete_but_disks(run: Run[World], wish: OfInstance) -> None:
 def without_instance(state: State, wish: OfInstance) -> Changes:
     root = root_volume(state, state[INSTANCES].get(wish.instance))
     return [*(change for change in forget(state, wish) if change.record.id != root.id), put(root.released())]
-
-
-@step_with(forward_only=True)
-async def take_guest_away(world: World, wish: OfInstance) -> None:
-    await remove_guest(world, world.state[INSTANCES].get(wish.instance))

@@ -140,9 +140,9 @@ _BEFORE = {
 
 
 def _reverted(instance: Instance, wish: OfInstance) -> Instance:
-    """The instance as it was before the change of power that is under way; the host must take it for newer."""
+    """The instance as it was before the change of power that is under way."""
     before = wish.before if isinstance(wish, FromState) else _BEFORE[instance.state]
-    return msgspec.structs.replace(instance.to(before), generation=instance.generation + 1)
+    return instance.to(before).newer()
 
 
 class RebootInstance(msgspec.Struct, frozen=True):
