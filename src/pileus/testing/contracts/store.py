@@ -127,6 +127,15 @@ class StoreContract(EventLogContract):
         await load.aclose()  # type: ignore[attr-defined]
         assert len(await contents(store)) == 2501
 
+    async def test_a_batch_of_any_size_is_kept_whole(self, store: Store) -> None:
+        last = 0
+        for size in (*range(1, 35), 257, 1025):
+            await store.append([entry(last + place, id=f"{size}-{place}") for place in range(1, size + 1)])
+            last += size
+            assert await store.last_sequence() == last
+        assert numbers(await store.events(0, last + 1, EVERYTHING)) == list(range(1, last + 1))
+        assert len(await contents(store)) == last
+
     async def test_an_empty_batch_is_nothing(self, store: Store) -> None:
         await store.append([])
         assert await store.last_sequence() == 0
