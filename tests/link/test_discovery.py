@@ -37,7 +37,7 @@ async def test_a_controller_that_announces_itself_is_found_by_agents_of_its_clou
         "controller-1", ["192.0.2.7"], api_port=5870, link_port=5871, authority=CA, interfaces=[LOOPBACK]
     )
     async with announced:
-        found = await find(within_s=5, interfaces=[LOOPBACK], authority=CA)
+        found = await find(within_s=60, interfaces=[LOOPBACK], authority=CA)
         assert await find(within_s=0.2, interfaces=[LOOPBACK], authority="sha256:" + "cd" * 32) is None
     assert found is not None
     assert found.api == (Address("192.0.2.7", 5870),)
