@@ -106,7 +106,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
         def answers() -> bool:
             with suppress(AssertionError, subprocess.TimeoutExpired):
-                return self.run("echo here", connects_within_s=15, within_s=60) == "here\n"
+                return self.run("echo here", connects_within_s=10, within_s=60) == "here\n"
             return False
 
         until(answers, f"{self.name} answers at {self.outside}", within_s=within_s)
