@@ -29,7 +29,7 @@ network_shares = Noun(
     NETWORK_SHARES,
     plural="network-shares",
     columns=("network_id", "to_project_id"),
-    about="Shares of networks: flat and external ones, with projects that may use them.",
+    about="Network shares: of flat and external networks, with projects that may use them.",
     visible=_visible,
     scope="",
 )
