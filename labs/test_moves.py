@@ -80,8 +80,18 @@ async def test_disks_of_a_running_guest_move_with_their_snapshots_whoever_dies_a
         await go(agent, move(subject.root, 2, "local", "vault"))
         disks = tuple(structs.replace(disk, pool="vault") for disk in subject.spec.disks)
         subject.spec = structs.replace(subject.spec, disks=disks)
-        await agent.ensure_guest(subject.later(Power.RUNNING), nobody)
+        await agent.ensure_guest(subject.later(Power.PAUSED), nobody)
         assert places(bench, subject.root) == {"vault"}
+
+        # And back, while the guest's CPUs stand still.
+        await go(agent, move(subject.root, 3, "vault", "local"))
+        assert bench.host.virsh("domstate", subject.spec.id).strip() == "paused"
+        disks = (structs.replace(disks[0], pool="local"), disks[1])
+        subject.spec = structs.replace(subject.spec, disks=disks)
+        await agent.ensure_guest(subject.later(Power.PAUSED), nobody)
+        assert bench.host.virsh("domstate", subject.spec.id).strip() == "paused"
+        assert places(bench, subject.root) == {"local"}
+        await agent.ensure_guest(subject.later(Power.RUNNING), nobody)
         await terminal.answers("sync; echo 3 >/proc/sys/vm/drop_caches")
         assert md5(await terminal.answers(SUM)) == programs
 

@@ -192,9 +192,27 @@ async def test_what_cannot_be_is_refused_with_the_reason(cloud: SimulatedCloud) 
     del host.backings.away["fast"]
     answer = await cloud.client.post(f"/v1/volumes/{root.id}/move", json={"storage_pool": "fast"})
     assert "snapshot kept keeps what its instance had in memory" in answer.json()["detail"]
-    await done(cloud, f"instances/{instance['id']}/pause")
+    await done(cloud, f"instances/{instance['id']}/suspend")
     answer = await cloud.client.post(path, json={"storage_pool": "fast"})
     assert refusal(answer)[:2] in {(409, "conflict"), (507, "no-capacity")}
+
+
+async def test_volumes_of_a_paused_instance_move_and_it_stays_paused(cloud: SimulatedCloud) -> None:
+    await a_pool(cloud)
+    instance, _ = await with_data(cloud)
+    await done(cloud, f"instances/{instance['id']}/pause")
+    host = host_of(cloud, instance["host_id"])
+    guest = host.hypervisor.guests[InstanceId(instance["id"])]
+    for each in cloud.state[VOLUMES].by("instance", instance["id"]):
+        await done(cloud, f"volumes/{each.id}/move", storage_pool="fast")
+        moved = cloud.state[VOLUMES].get(each.id)
+        assert (moved.storage_pool, moved.state) == ("fast", VolumeState.IN_USE)
+        now = host.hypervisor.guests[guest.spec.id]
+        assert (now.state, now.starts) == ("paused", guest.starts)
+    kept = cloud.state[INSTANCES].get(instance["id"])
+    assert (kept.state, kept.busy_with) == (InstanceState.PAUSED, "")
+    await done(cloud, f"instances/{instance['id']}/resume")
+    assert host.hypervisor.guests[guest.spec.id].state == "running"
 
 
 async def test_what_does_not_fit_is_refused_with_what_is_missing(cloud: SimulatedCloud) -> None:

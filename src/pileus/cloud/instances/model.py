@@ -1,6 +1,6 @@
 """What an instance is, and which states it may pass through. No I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -176,10 +176,12 @@ class Instance(Record, frozen=True, kw_only=True):
         if self.template is GuestTemplate.AS_FOUND:
             raise Conflict(f"instance {self.name} was taken over as it was: {what}")
 
-    def busy(self, doing: str) -> "Instance":
+    def busy(
+        self, doing: str, *, among: Sequence[InstanceState] = (InstanceState.RUNNING, InstanceState.STOPPED)
+    ) -> "Instance":
         """The same instance while a task changes something about it, or Conflict if it must not be changed now."""
-        if self.state not in (InstanceState.RUNNING, InstanceState.STOPPED):
-            raise Conflict(f"instance {self.name} is {self.state}: it must be running or stopped")
+        if self.state not in among:
+            raise Conflict(f"instance {self.name} is {self.state}: it must be {', '.join(among[:-1])} or {among[-1]}")
         self._must_be_free()
         return msgspec.structs.replace(self, busy_with=doing, generation=self.generation + 1)
 

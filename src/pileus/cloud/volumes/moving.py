@@ -4,7 +4,7 @@ import msgspec
 
 from pileus.cloud.backups.model import must_not_be_backed_up
 from pileus.cloud.hosts.model import HOSTS
-from pileus.cloud.instances.model import INSTANCES
+from pileus.cloud.instances.model import INSTANCES, InstanceState
 from pileus.cloud.instances.placement import Placer, check_real_room, default_pool, host_name, room_on
 from pileus.cloud.pools.model import POOLS, Pool
 from pileus.cloud.snapshots.model import SETTLED, SNAPSHOTS, must_take_layers
@@ -21,6 +21,10 @@ from pileus.state.state import Change, State, put
 from pileus.workflow.workflow import begin
 
 __all__ = ["volumes"]
+
+
+_MAY_BE = (InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.STOPPED)
+"""The states of an instance whose volumes move: QEMU copies the disks of one whose CPUs stand still, too."""
 
 
 class VolumeMoveTo(Wire):
@@ -43,7 +47,7 @@ def move(ask: Ask, volume: Volume, wish: VolumeMoveTo) -> Plan:
     where = f" on host {host_name(ask.state, volume.host_id)}" if volume.host_id is not None else ""
     if volume.instance_id is not None:
         instance = ask.state[INSTANCES].get(volume.instance_id)
-        busy = instance.busy(f"volume {volume.name} is being moved")
+        busy = instance.busy(f"volume {volume.name} is being moved", among=_MAY_BE)
         # Its guest is not told anything until the volume is there.
         changes.append(put(msgspec.structs.replace(busy, generation=instance.generation)))
         where += f", while instance {instance.name} is {instance.state}"
