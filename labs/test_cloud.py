@@ -532,7 +532,7 @@ def test_events_tasks_and_audit_tell_all_of_it(cloud: CloudHost) -> None:
     follower.send_signal(signal.SIGINT)
     for told in (
         '"instance.create"',
-        '"instance.create: make_disks"',
+        '"instance.create: connect"',
         '"instance.create: finish"',
         '"instance.purge"',
     ):

@@ -527,9 +527,9 @@ async def ask(cloud: SimulatedCloud, method: str, path: str, body: dict[str, Any
 
 
 DEEDS: dict[str, tuple[Deed, Deed, int]] = {
-    "instance.create": (nothing, create, 38),
-    "instance.create on a LAN": (with_one_address, create_on_lan, 38),
-    "instance.create_from_snapshot": (snapshotted, create_from_snapshot, 35),
+    "instance.create": (nothing, create, 34),
+    "instance.create on a LAN": (with_one_address, create_on_lan, 34),
+    "instance.create_from_snapshot": (snapshotted, create_from_snapshot, 31),
     "instance.start": (stopped, start, 21),
     "instance.stop": (running, stop, 21),
     "instance.pause": (running, pause, 30),
@@ -587,7 +587,7 @@ DEEDS: dict[str, tuple[Deed, Deed, int]] = {
     "backup.restore": (backed_up_and_stopped, restore_backup, 38),
     "backup.verify": (backed_up, verify_backup, 20),
     "backup.delete": (backed_up, delete_backup, 57),
-    "instance.create_from_backup": (backed_up, create_from_backup, 41),
+    "instance.create_from_backup": (backed_up, create_from_backup, 37),
     "backup.restore_volume": (backed_up, restore_volume, 18),
     "instance.delete with a volume": (attached, delete, 28),
     "instance.delete with a port": (with_a_port_attached, purge, 31),

@@ -65,7 +65,6 @@ async def test_one_request_is_followed_through_task_and_agent(cloud: SimulatedCl
     steps = [event["operation"] for event in await items(cloud.client, f"events?task={first['task']}&kind=task")]
     assert steps == [
         "instance.create",
-        "instance.create: make_disks",
         "instance.create: connect",
         "instance.create: finish",
     ]

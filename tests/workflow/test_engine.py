@@ -18,7 +18,7 @@ from pileus.state.state import Change, Origin, State, opened, put, remove
 from pileus.testing.memorystore import Disk, Fuse, MemoryStore
 from pileus.workflow.engine import Engine
 from pileus.workflow.task import TASKS, UNFINISHED, Task, TaskState
-from pileus.workflow.workflow import Run, begin, step, step_with, workflow
+from pileus.workflow.workflow import Run, Workflow, begin, step, step_with, workflow
 
 ORIGIN = Origin(actor="user:1", operation="kite.create")
 
@@ -89,6 +89,18 @@ async def untie(world: World, wish: Wish, colour: str) -> None:
         world.made[wish.id] = colour
 
 
+@workflow("kite.fly")
+async def fly_kite(run: Run[World], wish: Wish) -> None:
+    colour = await run(make_sail, wish)
+    await run(await_wind, wish)
+    await run(tie, wish, colour)
+
+
+@step_with(only_waits=True)
+async def await_wind(world: World, wish: Wish) -> None:
+    world.do("wait")
+
+
 @workflow("kite.delete")
 async def delete_kite(run: Run[World], wish: Wish) -> None:
     await run(burn, wish)
@@ -103,7 +115,9 @@ async def burn(world: World, wish: Wish) -> None:
 @asynccontextmanager
 async def running(world: World, disk: Disk | None = None, fuse: Fuse | None = None) -> AsyncGenerator[Engine[World]]:
     async with opened([KITES, TASKS], MemoryStore(disk, fuse), SystemClock()) as state:
-        engine = Engine(state, world, SystemClock(), [create_kite, delete_kite], pause=lambda _: asyncio.sleep(0))
+        engine = Engine(
+            state, world, SystemClock(), [create_kite, fly_kite, delete_kite], pause=lambda _: asyncio.sleep(0)
+        )
         serving = asyncio.create_task(engine.serve())
         await asyncio.sleep(0)
         try:
@@ -113,9 +127,9 @@ async def running(world: World, disk: Disk | None = None, fuse: Fuse | None = No
             await asyncio.gather(serving, return_exceptions=True)
 
 
-async def started(engine: Engine[World], what: object = None) -> TaskId:
+async def started(engine: Engine[World], what: Workflow[World, Wish] = create_kite) -> TaskId:
     kite = Kite(id=new_id(), created_at=datetime(2026, 1, 1, tzinfo=UTC))
-    start = begin(create_kite if what is None else delete_kite, Wish(kite.id))
+    start = begin(what, Wish(kite.id))
     task = engine.task_for(start, project=ProjectId("p"), subject=kite, origin=ORIGIN, now=kite.created_at)
     await engine.state.commit([put(kite), put(task)], ORIGIN)
     engine.launch(TaskId(task.id))
@@ -272,6 +286,44 @@ async def test_a_loss_of_power_behind_the_last_step_repeats_that_step_and_no_oth
         task = await ended(engine, id)
         assert (task.state, [step.name for step in task.steps]) == (TaskState.DONE, ["make_sail", "tie"])
         assert world.deeds == ["sail", "tie", "tie"]
+
+
+async def test_who_dies_while_it_only_waits_repeats_the_step_before_and_who_dies_behind_that_repeats_neither() -> None:
+    disk, world = Disk(), World()
+
+    def die_at(deed: str) -> Callable[[str], None]:
+        def hook(now: str) -> None:
+            if now == deed:
+                raise asyncio.CancelledError
+
+        return hook
+
+    world.hook = die_at("wait")
+    async with running(world, disk) as engine:
+        id = await started(engine, fly_kite)
+        await until(lambda: "wait" in world.deeds)
+    world.hook = die_at("tie")
+    async with running(world, disk):
+        await until(lambda: "tie" in world.deeds)
+    assert world.deeds == ["sail", "wait", "sail", "wait", "tie"]
+    world.hook = lambda _: None
+    async with running(world, disk) as engine:
+        task = await ended(engine, id)
+        assert (task.state, [step.name for step in task.steps]) == (TaskState.DONE, ["make_sail", "await_wind", "tie"])
+        assert world.deeds == ["sail", "wait", "sail", "wait", "tie", "tie"]
+
+
+async def test_what_came_before_a_wait_that_fails_is_undone() -> None:
+    def calm(deed: str) -> None:
+        if deed == "wait":
+            raise Conflict("there is no wind")
+
+    world = World(hook=calm)
+    async with running(world) as engine:
+        task = await ended(engine, await started(engine, fly_kite))
+        assert (task.state, task.cause and task.cause.step) == (TaskState.UNDONE, "await_wind")
+        assert [(step.name, step.undone_at is not None) for step in task.steps] == [("make_sail", True)]
+        assert world.deeds == ["sail", "wait", "tear"]
 
 
 async def test_what_cannot_be_finished_is_undone_with_its_last_step() -> None:

@@ -61,23 +61,23 @@ class _Run(Generic[W]):
         self._tasks = engine.state[TASKS]
         self._passed: list[tuple[Step[W, ..., Any], tuple[Any, ...], dict[str, Any]]] = []
         """The steps that were reached, each with its arguments: what an undo takes."""
-        self._ended: JournalledStep | None = None
-        """The last step, until its end is journalled: with whatever is committed next, and before the next begins."""
+        self._ended: tuple[JournalledStep, ...] = ()
+        """The last steps, until they are journalled: with whatever is committed next, and before the next deed."""
         self._interruptible: asyncio.Task[Any] | None = None
         self.live: Live | None = None
 
     @property
     def task(self) -> Task:
-        """Its record, with the end of the last step."""
+        """Its record, with the steps that have just ended."""
         task = self._tasks.get(self.id)
-        if self._ended is None:
+        if not self._ended:
             return task
-        steps = (*task.steps, self._ended)
+        steps = (*task.steps, *self._ended)
         return msgspec.structs.replace(task, steps=steps, state=TaskState.RUNNING, stuck_because="")
 
     async def __call__(self, step: Step[W, P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._ended is not None:
-            await self.commit(self._ended.name, self.task)
+        if self._ended and not step.only_waits:
+            await self.commit(self._ended[-1].name, self.task)
         position = len(self._passed)
         self._passed.append((step, args, kwargs))
         task = self.task
@@ -92,12 +92,13 @@ class _Run(Generic[W]):
             raise Cancelled("the task was cancelled")
         started = self.engine.clock.now()
         result = await self._attempt(step, *args, **kwargs)
-        self._ended = JournalledStep(
+        entry = JournalledStep(
             name=step.name,
             started_at=started,
             ended_at=self.engine.clock.now(),
             output=_NULL if result is None else msgspec.Raw(msgspec.json.encode(result)),
         )
+        self._ended = (*self._ended, entry)
         return result
 
     async def _attempt(self, step: Step[W, P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -188,7 +189,7 @@ class _Run(Generic[W]):
         """Commit what `task` has become, with these changes."""
         origin = Origin(actor=task.actor, operation=f"{task.workflow}: {step}", request=task.request, task=task.id)
         self.engine.state.apply([*changes, put(task)], origin)
-        self._ended = None
+        self._ended = ()
         await self.engine.state.durable()
 
     def tell(self, doing: str, fraction: float | None) -> None:

@@ -44,18 +44,27 @@ Changes = Sequence[Change]
 class Step(Generic[W, P, T]):
     """One deed in the world, and how it is undone."""
 
-    def __init__(self, do: Callable[Concatenate[W, P], Awaitable[T]], *, patience_s: float, forward_only: bool) -> None:
+    def __init__(
+        self,
+        do: Callable[Concatenate[W, P], Awaitable[T]],
+        *,
+        patience_s: float,
+        forward_only: bool = False,
+        only_waits: bool = False,
+    ) -> None:
         self.do = do
         self.name = do.__name__
         self.back: Callable[Concatenate[W, P], Awaitable[None]] | None = None
         self.patience_s = patience_s
         self.forward_only = forward_only
+        self.only_waits = only_waits
         self._decoder: msgspec.json.Decoder[T] | None = None
 
     def undo(
         self, back: Callable[Concatenate[W, P], Coroutine[Any, Any, None]]
     ) -> Callable[Concatenate[W, P], Coroutine[Any, Any, None]]:
         """Declare how the step is undone, by a function of the same arguments."""
+        assert not self.only_waits, f"{self.name} only waits: there is nothing to undo"
         self.back = back
         return back
 
@@ -72,19 +81,20 @@ class StepMaker(Protocol):
 
 def step(do: Callable[Concatenate[W, P], Coroutine[Any, Any, T]]) -> Step[W, P, T]:
     """A step that is retried for 30 s while a part of the cloud does not answer, then undone."""
-    return Step(do, patience_s=30.0, forward_only=False)
+    return Step(do, patience_s=30.0)
 
 
-def step_with(*, patience_s: float = 30.0, forward_only: bool = False) -> StepMaker:
-    """A step with its own patience, or one with no way back.
+def step_with(*, patience_s: float = 30.0, forward_only: bool = False, only_waits: bool = False) -> StepMaker:
+    """A step with its own patience, one with no way back, or one that only waits.
 
     Args:
         patience_s: how long, in seconds, it is retried while it raises Unavailable.
         forward_only: once it has begun the task can only be completed: it is retried for ever, and said to be stuck.
+        only_waits: it changes nothing and has no undo, so that the step before it is journalled together with it.
     """
 
     def make(do: Callable[Concatenate[W, P], Coroutine[Any, Any, T]]) -> Step[W, P, T]:
-        return Step(do, patience_s=patience_s, forward_only=forward_only)
+        return Step(do, patience_s=patience_s, forward_only=forward_only, only_waits=only_waits)
 
     return make
 

@@ -78,7 +78,7 @@ async def destroy_disks(world: World, wish: OfInstance) -> None:
     await remove_boot_disk(world, wish.instance)
 
 
-@step
+@step_with(only_waits=True)
 async def connect(world: World, wish: OfInstance) -> None:
     # The ports are records, and the switches follow the records: there is nothing to do but wait, or to undo.
     await world.networks.settled()
