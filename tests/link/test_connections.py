@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,10 +13,11 @@ from hypothesis import strategies as st
 
 from pileus.kernel.clock import FrozenClock, SystemClock
 from pileus.kernel.ids import HostId, new_id
+from pileus.link import dialler as dialler_module
 from pileus.link.addresses import Address
 from pileus.link.certificates import AgentIdentity, AgentKey, Authority, trusting
 from pileus.link.channel import Channel
-from pileus.link.dialler import LONGEST_WAIT_S, Dialler, wait_s
+from pileus.link.dialler import LONGEST_PATIENCE_S, LONGEST_WAIT_S, Dialler, patience_s, wait_s
 from pileus.link.handlers import Handlers
 from pileus.link.server import LinkServer
 from pileus.testing.links import LoopbackCloud, for_ever, running, until
@@ -209,6 +212,51 @@ async def test_the_server_stops_with_agents_connected(cloud: LoopbackCloud) -> N
             await until(lambda: dialler.connected and server.channel(host))
         assert ended == [host]
         dialling.cancel()
+
+
+async def test_an_agent_has_more_patience_each_time_until_a_controller_without_cpu_has_shaken_hands(
+    cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialler_module, "FIRST_PATIENCE_S", 0.01)
+    host = HostId(new_id())
+    async with behind_a_delay(cloud.address, delay_s=0.2) as address:
+        attempts = Attempts(cloud.join(host).context())
+        dialler = Dialler(lambda: [address], attempts, Handlers(), for_ever, clock=SystemClock(), chance=lambda: 0.0)
+        async with running(dialler):
+            await until(lambda: dialler.connected)
+    assert attempts.made > 1
+
+
+@asynccontextmanager
+async def behind_a_delay(address: Address, *, delay_s: float) -> AsyncGenerator[Address]:
+    """Where connections to an address are carried on after a delay."""
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+        writer.close()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(delay_s)
+        onwards, back = await asyncio.open_connection(address.host, address.port)
+        await asyncio.gather(pour(reader, back), pour(onwards, writer))
+
+    async with asyncio.TaskGroup() as tasks:
+
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tasks.create_task(carry(reader, writer))
+
+        server = await asyncio.start_server(begin, "127.0.0.1", 0)
+        try:
+            yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        finally:
+            server.close()
+
+
+@given(st.integers(0, 10_000))
+def test_patience_grows_and_is_bounded(failures: int) -> None:
+    assert patience_s(0) <= patience_s(failures) <= patience_s(failures + 1) <= LONGEST_PATIENCE_S
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))

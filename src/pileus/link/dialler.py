@@ -17,6 +17,8 @@ from pileus.link.handlers import Handlers
 
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 10.0
+FIRST_PATIENCE_S: Final = 10.0
+LONGEST_PATIENCE_S: Final = 60.0
 LASTED_S: Final = 30.0
 """A connection that lasted this long was a good one: after it, waiting starts anew."""
 
@@ -29,6 +31,15 @@ def wait_s(failures: int, chance: float) -> float:
     A TLS handshake costs the controller 2 ms: a thousand agents that come back together are spread over seconds.
     """
     return chance * min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures, 10))
+
+
+def patience_s(failures: int) -> float:
+    """Seconds that a connection may take to come about, after so many failures in a row.
+
+    Handshakes that begin together end together. A controller that has not the CPU for all of them in the time that an
+    agent first gives it would serve none for ever, if all gave up and began anew: so each waits longer than before.
+    """
+    return min(LONGEST_PATIENCE_S, FIRST_PATIENCE_S * 2 ** min(failures, 10))
 
 
 class Dialler:
@@ -73,17 +84,17 @@ class Dialler:
         failures = 0
         while True:
             started = self._clock.monotonic()
-            if (connection := await self.dial()) is not None:
+            if (connection := await self.dial(patience_s(failures))) is not None:
                 await self._use(connection)
             lasted = connection is not None and self._clock.monotonic() - started >= LASTED_S
             await asyncio.sleep(wait_s(0 if lasted else failures, self._chance()))
             failures = 0 if lasted else failures + 1
 
-    async def dial(self) -> ClientConnection | None:
-        """Try every address once."""
+    async def dial(self, within_s: float = FIRST_PATIENCE_S) -> ClientConnection | None:
+        """Try every address once, each for so long."""
         for address in self._addresses():
             try:
-                connection = await self._open(address)
+                connection = await self._open(address, within_s)
             except Exception as why:  # noqa: BLE001 - an agent that gives up, for whatever reason, is lost
                 log.info("controller not reached", address=str(address), why=str(why) or type(why).__name__)
             else:
@@ -101,7 +112,7 @@ class Dialler:
         finally:
             self._channel = None
 
-    async def _open(self, address: Address) -> ClientConnection:
+    async def _open(self, address: Address, within_s: float) -> ClientConnection:
         return await connect(
             f"wss://{CONTROLLER_NAME}/",
             host=address.host,
@@ -113,7 +124,7 @@ class Dialler:
             max_size=LARGEST_FRAME,
             ping_interval=PING_EVERY_S,
             ping_timeout=PING_EVERY_S,
-            open_timeout=10,
+            open_timeout=within_s,
             close_timeout=2,
             user_agent_header=None,
         )

@@ -14,6 +14,7 @@ from pileus.kernel.errors import Forbidden
 from pileus.kernel.ids import HostId
 from pileus.link.certificates import Peer, peer_of
 from pileus.link.channel import LARGEST_FRAME, PING_EVERY_S, Channel
+from pileus.link.dialler import LONGEST_PATIENCE_S
 from pileus.link.handlers import Handlers
 
 log = structlog.stdlib.get_logger()
@@ -84,9 +85,9 @@ class LinkServer:
             max_size=LARGEST_FRAME,
             ping_interval=PING_EVERY_S,
             ping_timeout=PING_EVERY_S,
-            # A stranger gets no further than TLS, and may not stay there either.
-            ssl_handshake_timeout=10,
-            open_timeout=10,
+            # A stranger gets no further than TLS, and may not stay there either; agents may take that long.
+            ssl_handshake_timeout=LONGEST_PATIENCE_S,
+            open_timeout=LONGEST_PATIENCE_S,
             close_timeout=2,
             server_header=None,
             # All agents may come back at once.
