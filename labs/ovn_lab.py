@@ -323,8 +323,9 @@ class Guest:
         script.write_text(f'#!/bin/sh\n[ "$1" = bound ] && env > {told}\nexit 0\n', encoding="ascii")
         script.chmod(0o755)
         options = [word for option in (3, 6, 15, 26, 121) for word in ("-O", str(option))]
-        client = ("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "10", "-T", "1", "-s", str(script))
-        await self.run(*client, *options)
+        # As a guest does it asks anew for as long as it takes: an answer may be lost, or late.
+        client = ("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-T", "1", "-A", "1", "-s", str(script))
+        await self.run(*client, *options, timeout_s=120)
         lines = told.read_text(encoding="utf-8").splitlines()
         self.lease = dict(line.split("=", 1) for line in lines if "=" in line)
         await self.run("ip", "address", "add", f"{self.lease['ip']}/{self.lease['mask']}", "dev", "eth0")

@@ -76,7 +76,8 @@ async def serve_addresses(lab: Lab, namespace: str, folder: Path) -> None:
         f"lease_file {leases}\npidfile {folder / 'udhcpd.pid'}\n"
         "opt subnet 255.255.255.0\nopt router 192.168.20.1\nopt mtu 1500\nopt staticroutes 10.9.0.0/16 192.168.20.1\n"
     )
-    command = ("nsenter", f"--net={namespace}", "busybox", "udhcpd", "-f", str(config))
+    # It looks for each address whether somebody has it, and does nothing else meanwhile: by default for two seconds.
+    command = ("nsenter", f"--net={namespace}", "busybox", "udhcpd", "-f", "-a", "50", str(config))
     lab.processes.start(*command, log=folder / "udhcpd.log")
 
 
