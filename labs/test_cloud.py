@@ -409,6 +409,8 @@ def test_a_disk_of_a_running_guest_moves_to_a_file_system_that_was_mounted_since
     cloud.cli(f"storage-pool create fast --path {place} --storage-class performance")
     cloud.cli("volume move hello --storage-class performance")
     assert cloud.ask("volume show hello")["storage_pool"] == "fast"
+    found = cloud.run("pileus", "doctor", "--data", str(cloud.data), accept=(0, 1, 2)).stdout
+    assert "the volume" not in found, "the doctor looks for volumes where they are"
     cloud.cli("volume move hello --storage-pool local")
     assert cloud.ask("instance show hello")["state"] == "running"
     cloud.cli("storage-pool delete fast")

@@ -1,5 +1,6 @@
 """Flat and external networks that are for some projects, on a whole simulated cloud."""
 
+import re
 from typing import Any
 
 import httpx2
@@ -114,7 +115,9 @@ async def test_an_external_network_for_some_gives_others_no_floating_ip_and_no_w
     early = await people.person(Role.ADMIN, await people.project("early"))
     refused = await patched(cloud.client, network, shared=False)
     assert refusal(refused) == (409, "conflict", {"shared"})
-    assert "router default" in refused.json()["detail"], "a project begins with a router that leads out"
+    assert re.search(r"router default \(.*\) of project early", refused.json()["detail"]), (
+        "a project begins with a router that leads out"
+    )
     await shared(cloud, network, early)
     assert (await patched(cloud.client, network, shared=False)).status_code == 200
     late = await people.person(Role.ADMIN, await people.project("late"))

@@ -25,6 +25,7 @@ from pileus.doctor.facts import (
     Network,
     NetworkSeen,
     Ovn,
+    Pool,
     PortSeen,
     Process,
     Records,
@@ -78,7 +79,9 @@ FOUND = Found(
     processes=(Process(pid=7, guest=INSTANCE),),
     devices={"pt1": PORT},
     volumes={VOLUME: DATA / "volumes" / VOLUME},
+    pools=(Pool(name="local", folder=DATA),),
 )
+AWAY = Pool(name="local", folder=Path("/srv/fast disk"), away="it has lost its marker")
 HEALTHY = Facts(
     at=NOW,
     commands=Commands(data=DATA, default=False, libvirt_uri="qemu:///system", programs={"ovn-nbctl": "/x/ovn-nbctl"}),
@@ -276,6 +279,8 @@ EXAMPLES: list[tuple[Check, Facts, Severity, str]] = [
     (drift.devices, having("found", devices={"pt1": PORT, "pt2": "lost"}), Severity.WARNING, "ip link delete pt2"),
     (drift.devices, having("found", devices={}), Severity.BROKEN, "instance start"),
     (drift.volumes, having("found", volumes={}), Severity.BROKEN, "instance delete instance-1"),
+    (drift.volumes, having("found", volumes={}, pools=(AWAY,)), Severity.OK, ""),
+    (drift.pools, having("found", pools=(AWAY,)), Severity.BROKEN, "mount '/srv/fast disk'"),
     (
         drift.volumes,
         having("found", volumes={VOLUME: DATA, "lost": DATA / "lost"}),

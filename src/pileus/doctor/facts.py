@@ -305,6 +305,15 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     """Its UUID."""
 
 
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """A storage pool of this host, in a folder."""
+
+    name: str
+    folder: Path
+    away: str = ""
+    """Why it is not to be had, if it is not."""
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What there is of instances on this host. A part is None if its engine does not answer."""
 
@@ -321,6 +330,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """By tap device, its port's id."""
     volumes: Mapping[str, Path] | None = None
     """By id, the folder."""
+    pools: tuple[Pool, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from pileus.cloud.floatingips.model import FLOATING_IPS
 from pileus.cloud.networks.model import NETWORK_SHARES, PORTS, ROUTERS, SUBNETS, Network
+from pileus.cloud.projects.model import PROJECTS
 from pileus.kernel.errors import Conflict
 from pileus.kernel.ids import NetworkId, ProjectId
 from pileus.state.state import State
@@ -25,13 +26,14 @@ def is_for_others(state: State, network: Network) -> bool:
 
 def must_not_be_missed(state: State, network: Network, loses: Callable[[ProjectId], bool], field: str = "") -> None:
     """Raises Conflict, with some of their names, if projects that are to lose the network have something on it."""
-    found = [what for project, what in _uses(state, network) if loses(project)]
+    found = [(project, what) for project, what in _uses(state, network) if loses(project)]
     if not found:
         return
-    names = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
-    others = "other projects" if field else "the project"
+    named = [f"{what} of project {state[PROJECTS].get(project).name}" for project, what in found[:_NAMED]]
+    names = ", ".join(named) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+    first = "share it with these projects first, or delete that" if field else "delete that first"
     raise Conflict(
-        f"network {network.name} is in use by {others}: {names}; delete that first",
+        f"network {network.name} is in use: {names}; {first}",
         fields={field: "in use"} if field else None,
     )
 

@@ -42,6 +42,7 @@ CHECKS: Sequence[Check] = (
     drift.guests,
     drift.processes,
     drift.devices,
+    drift.pools,
     drift.volumes,
     drift.logical_ports,
     machine.unseen,

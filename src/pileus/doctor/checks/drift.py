@@ -103,11 +103,29 @@ def devices(facts: Facts) -> list[Finding]:
     return [*strangers, *lost] or [ok("network devices", f"{len(there)}, all of ports that are on record")]
 
 
+def pools(facts: Facts) -> list[Finding]:
+    """Whether the storage pools that this host had are to be had."""
+    there = () if facts.found is None else facts.found.pools
+    away = [
+        broken(
+            f"the storage pool {each.name} is not to be had on this host: {each.away}",
+            why="instances with volumes in it cannot start, and nothing is made there",
+            mend=f"mount {shlex.quote(str(each.folder))}",
+        )
+        for each in there
+        if each.away
+    ]
+    if away or not there:
+        return away
+    return [ok("storage pools", f"{len(there)}, all to be had")]
+
+
 def volumes(facts: Facts) -> list[Finding]:
     """Whether the volumes on record are there, and no others."""
     if facts.records is None or facts.found is None or facts.found.volumes is None:
         return []
     records, there = facts.records, facts.found.volumes
+    away = {each.name for each in facts.found.pools if each.away}
     strangers = [
         warning(
             f"there is a volume that no record knows: {folder}",
@@ -126,7 +144,10 @@ def volumes(facts: Facts) -> list[Finding]:
             ),
         )
         for each in records.volumes
-        if each.host_id == facts.found.host and each.state == "in-use" and each.id not in there
+        if each.host_id == facts.found.host
+        and each.state == "in-use"
+        and each.id not in there
+        and each.storage_pool not in away
     ]
     return [*strangers, *lost] or [ok("volumes", f"{len(there)}, all on record")]
 

@@ -10,9 +10,10 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pileus.agent.daemon import IDENTITY, DirectoryConfig
+from pileus.agent.daemon import IDENTITY
 from pileus.agent.storage.directory import DirectoryPool
 from pileus.doctor.facts import Certificate, Database, FileSystem, SecretFile, Secrets
+from pileus.doctor.gather.pools import pools
 from pileus.doctor.gather.site import AGENT_CERTIFICATE, Site
 from pileus.installation.backups import last_backup
 from pileus.kernel.errors import Unavailable
@@ -40,9 +41,8 @@ def _certificate(of: str, path: Path) -> Certificate:
 
 async def file_systems(site: Site) -> tuple[FileSystem, ...]:
     """Those of the data folder and of each storage pool in a folder."""
-    pools = site.agent.pools if site.agent is not None else {}
-    folders = {f"pool {name}": Path(pool.folder) for name, pool in pools.items() if isinstance(pool, DirectoryConfig)}
-    there = {name: folder for name, folder in folders.items() if folder.is_dir()}
+    known = await asyncio.to_thread(pools, site.places.agent, site.agent)
+    there = {f"pool {each.name}": each.folder for each in known if not each.away and each.folder.is_dir()}
     grows = {name: await _grows_bytes(folder) for name, folder in there.items()}
     return (
         _file_system("the data folder", site.places.data, 0),

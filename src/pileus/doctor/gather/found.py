@@ -2,18 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pileus.agent.daemon import DirectoryConfig, LibvirtConfig
+from pileus.agent.daemon import LibvirtConfig
 from pileus.agent.hypervisor.libvirt.binding import load
 from pileus.agent.hypervisor.libvirt.domain import Ground
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.hypervisor.port import GuestState
-from pileus.doctor.facts import Found, Process
+from pileus.doctor.facts import Found, Pool, Process
+from pileus.doctor.gather.pools import pools
 from pileus.doctor.gather.site import Site
 from pileus.kernel.ids import is_id
 from pileus.kernel.programs import run
@@ -26,12 +27,14 @@ _UP = frozenset({GuestState.RUNNING, GuestState.PAUSED})
 async def found(site: Site) -> Found:
     """Processes, devices and volumes, and what the agent was told; guests are asked for apart (`guests`)."""
     told = site.places.agent / "records" / "guests"
+    there = await asyncio.to_thread(pools, site.places.agent, site.agent)
     return Found(
         host=site.places.layout.identity(),
         told=frozenset(each.stem for each in told.glob("*.json")),
         processes=await asyncio.to_thread(_processes, site),
         devices=await _devices(),
-        volumes=await asyncio.to_thread(_volumes, site),
+        volumes=await asyncio.to_thread(_volumes, site, there),
+        pools=there,
     )
 
 
@@ -73,10 +76,9 @@ async def _devices() -> Mapping[str, str]:
     return {name: alias.removeprefix(_ALIAS) for name, alias in aliases.items() if alias.startswith(_ALIAS)}
 
 
-def _volumes(site: Site) -> Mapping[str, Path]:
-    pools = site.agent.pools if site.agent is not None else {}
+def _volumes(site: Site, there: Sequence[Pool]) -> Mapping[str, Path]:
     left = _left(site.places.agent / "records" / "volumes")
-    folders = [Path(pool.folder) / "volumes" for pool in pools.values() if isinstance(pool, DirectoryConfig)]
+    folders = [each.folder / "volumes" for each in there if not each.away]
     return {
         each.name: each
         for folder in folders
