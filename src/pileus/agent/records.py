@@ -6,6 +6,7 @@ moment at which both or neither are true.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -120,6 +121,19 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     spec: StoragePoolSpec
     accepted: bool = False
     """Whether it was ever opened here: what is at its place without its marker is then something else."""
+
+
+def pools_on_record(folder: Path) -> tuple[PoolRecord, ...]:
+    """Those that an agent was told to serve, whether it runs or not; what cannot be read it sets aside itself.
+
+    Args:
+        folder: of the agent's records.
+    """
+    decoder, found = msgspec.json.Decoder(PoolRecord), list[PoolRecord]()
+    for file in sorted((folder / "pools").glob("*.json")):
+        with suppress(OSError, msgspec.DecodeError):
+            found.append(decoder.decode(file.read_bytes()))
+    return tuple(found)
 
 
 _Guest = GuestRecord | Removed

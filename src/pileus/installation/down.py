@@ -1,6 +1,7 @@
 """`pileus up --down` and `--purge`: the machine as it was before; with the data, or without."""
 
 import asyncio
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from pileus.agent.daemon import OvnConfig, SimulatedConfig, hypervisor_of, network_of
 from pileus.agent.hypervisor.port import GuestState, Hypervisor
 from pileus.agent.metadata import Metadata
+from pileus.agent.records import pools_on_record
 from pileus.installation.places import Places
 from pileus.installation.up import AGENT, CONTROLLER, agent_config, another_run
 from pileus.kernel.errors import Conflict, PileusError
@@ -32,7 +34,7 @@ async def down(data: Path, say: Callable[[str], None], settings: EngineSettings)
 
 
 async def purge(data: Path, say: Callable[[str], None], settings: EngineSettings) -> None:
-    """Stop everything and remove it, with all instances and their disks.
+    """Stop everything and remove it, with all instances and their disks, but not what storage pools elsewhere keep.
 
     Raises:
         Conflict: something of it is left on the machine; the detail names it.
@@ -42,10 +44,20 @@ async def purge(data: Path, say: Callable[[str], None], settings: EngineSettings
     await engines.daemons.drop([AGENT, CONTROLLER])
     await _disconnect(places, say)
     await engines.purge()
+    kept = await asyncio.to_thread(kept_elsewhere, places)
     await asyncio.to_thread(shutil.rmtree, places.data, ignore_errors=True)
     if left := await engines.leftovers():
         raise Conflict(f"still on this machine: {', '.join(left)}")
-    say(f"nothing is left on this machine; {places.data} is gone")
+    for folder in kept:
+        say(f"what a storage pool has in {folder} is left there; `rm -r {shlex.quote(str(folder))}/*` removes it")
+    say(f"nothing {'else ' if kept else ''}is left on this machine; {places.data} is gone")
+
+
+def kept_elsewhere(places: Places) -> list[Path]:
+    """Where storage pools keep volumes and backups outside the data folder: backups there may be all that is left."""
+    specs = [each.spec for each in pools_on_record(places.agent / "records") if each.accepted]
+    folders = [Path(each.backing.path) for each in specs if each.backing is not None]
+    return [each for each in folders if not each.is_relative_to(places.data)]
 
 
 async def _end_guests(places: Places, say: Callable[[str], None]) -> None:
