@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pileus.guestimage import packages
 from pileus.guestimage.elf import needed_libraries
 from pileus.guestimage.packages import Offer, Package, Packages, choose, depends_on, obtain
 from pileus.kernel.errors import PileusError, Unavailable
-from pileus.kernel.programs import run
+from pileus.kernel.programs import ProgramFailed, run
 
 
 def program(*needs: str) -> bytes:
@@ -48,6 +49,11 @@ async def packed(cache: Path, name: str, version: str, *, depends: str = "libc6"
     for folder in (root, root / "DEBIAN"):
         folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~0o7000)
     await run("dpkg-deb", "--build", str(root), str(cache / f"{name}_{version}_amd64.deb"), timeout_s=60)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_PAUSES_S", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -136,6 +142,32 @@ async def test_a_package_that_changed_on_the_way_is_refused(cache: Path, said: l
     offer = Offer(name="pileus-test-tool", file="pileus-test-tool_1_amd64.deb", sha256="00")
     with pytest.raises(Unavailable):
         await obtain([offer], cache=cache, say=said.append)
+    assert len([each for each in said if "trying again" in each]) == 2
+
+
+async def test_a_package_that_does_not_come_at_first_is_fetched_again(
+    cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = cache.parent / "archive"
+    elsewhere.mkdir()
+    await packed(elsewhere, "pileus-test-tool", "1")
+    tries = 0
+
+    async def fetch(*command: str, timeout_s: float) -> str:
+        nonlocal tries
+        if "download" not in command:
+            return await run(*command, timeout_s=timeout_s)
+        tries += 1
+        if tries == 1:
+            raise ProgramFailed(command, 100, "File has unexpected size. Mirror sync in progress?")
+        shutil.copy(elsewhere / "pileus-test-tool_1_amd64.deb", cache)
+        return ""
+
+    monkeypatch.setattr(packages, "run", fetch)
+    offer = Offer(name="pileus-test-tool", file="pileus-test-tool_1_amd64.deb")
+    found = (await obtain([offer], cache=cache, say=said.append))["pileus-test-tool"]
+    assert (found.find("usr/bin/tool").read_text(), tries) == ("1", 2)
+    assert "could not be fetched: pileus-test-tool; trying again" in said[1]
 
 
 async def test_of_alternatives_the_first_is_depended_on(cache: Path, said: list[str]) -> None:

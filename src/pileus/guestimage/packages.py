@@ -16,6 +16,8 @@ from pileus.kernel.programs import ProgramFailed, run
 _KERNEL = "linux-image-cloud-amd64"
 _LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 _LOADER = "ld-linux-x86-64.so.2"
+_PAUSES_S = (5.0, 20.0)
+"""Before what was not fetched is tried again."""
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +123,16 @@ async def obtain(offers: Sequence[Offer], *, cache: Path, say: Callable[[str], N
     missing = [offer for offer in offers if not await asyncio.to_thread(_is_complete, offer, cache)]
     if missing:
         say(f"fetching {len(missing)} Debian packages")
-        await _download(missing, cache)
+        for pause_s in _PAUSES_S:
+            try:
+                await _download(missing, cache)
+                break
+            except Unavailable as failed:
+                # Where an archive is just being brought up to date, its files and its lists differ for moments.
+                say(f"{failed.detail}; trying again in {pause_s:g} s")
+                await asyncio.sleep(pause_s)
+        else:
+            await _download(missing, cache)
     return Packages([await _unpacked(offer, cache) for offer in offers])
 
 
