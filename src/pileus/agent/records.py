@@ -24,6 +24,7 @@ from pileus.link.storagepools import StoragePoolSpec
 from pileus.link.volumes import FoundDisk, VolumeSpec
 
 R = TypeVar("R", bound=msgspec.Struct)
+T = TypeVar("T")
 Id = TypeVar("Id", bound=str)
 log = structlog.stdlib.get_logger()
 
@@ -123,22 +124,21 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """Whether it was ever opened here: what is at its place without its marker is then something else."""
 
 
-def pools_on_record(folder: Path) -> tuple[PoolRecord, ...]:
-    """Those that an agent was told to serve, whether it runs or not; what cannot be read it sets aside itself.
-
-    Args:
-        folder: of the agent's records.
-    """
-    decoder, found = msgspec.json.Decoder(PoolRecord), list[PoolRecord]()
-    for file in sorted((folder / "pools").glob("*.json")):
-        with suppress(OSError, msgspec.DecodeError):
-            found.append(decoder.decode(file.read_bytes()))
-    return tuple(found)
-
-
 _Guest = GuestRecord | Removed
 _Volume = VolumeRecord | Removed
 _Snapshot = SnapshotRecord | Removed
+
+
+def on_record(folder: Path, decode: Callable[[bytes], T]) -> dict[str, T]:
+    """What an agent, which may be running, keeps in one folder of its records, by id.
+
+    What cannot be read has just gone, or the agent sets it aside: it is left out.
+    """
+    found: dict[str, T] = {}
+    for file in sorted(folder.glob("*.json")):
+        with suppress(OSError, msgspec.DecodeError):
+            found[file.stem] = decode(file.read_bytes())
+    return found
 
 
 class Records(Generic[Id, R]):

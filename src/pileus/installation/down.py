@@ -9,7 +9,7 @@ from pathlib import Path
 from pileus.agent.daemon import OvnConfig, SimulatedConfig, hypervisor_of, network_of
 from pileus.agent.hypervisor.port import GuestState, Hypervisor
 from pileus.agent.metadata import Metadata
-from pileus.agent.records import pools_on_record
+from pileus.agent.storage.mounted import served
 from pileus.installation.places import Places
 from pileus.installation.up import AGENT, CONTROLLER, agent_config, another_run
 from pileus.kernel.errors import Conflict, PileusError
@@ -55,9 +55,7 @@ async def purge(data: Path, say: Callable[[str], None], settings: EngineSettings
 
 def kept_elsewhere(places: Places) -> list[Path]:
     """Where storage pools keep volumes and backups outside the data folder: backups there may be all that is left."""
-    specs = [each.spec for each in pools_on_record(places.agent / "records") if each.accepted]
-    folders = [Path(each.backing.path) for each in specs if each.backing is not None]
-    return [each for each in folders if not each.is_relative_to(places.data)]
+    return [each for each in served(places.agent / "records") if not each.is_relative_to(places.data)]
 
 
 async def _end_guests(places: Places, say: Callable[[str], None]) -> None:

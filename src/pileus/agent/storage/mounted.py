@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from pileus.agent.backup.directory import LOCKS
+from pileus.agent.records import PoolRecord, on_record
 from pileus.agent.storage.directory import DirectoryPool
 from pileus.agent.storage.files import in_thread
 from pileus.agent.storage.port import StoragePool
@@ -86,6 +87,17 @@ class MountedFolders:
         if strange := sorted({each.name for each in folder.iterdir()} - _OF_THE_FILE_SYSTEM):
             return f"{folder} is not empty: it has {', '.join(strange[:3])}"
         return ""
+
+
+def served(records: Path) -> dict[Path, StoragePoolSpec]:
+    """The pools that an agent was told to serve and has had here, by their folders.
+
+    Args:
+        records: the folder of the agent's records; it may be running or not.
+    """
+    pools = on_record(records / "pools", msgspec.json.Decoder(PoolRecord).decode).values()
+    # One that was never opened here is on other hosts.
+    return {_folder(each.spec): each.spec for each in pools if each.accepted and each.spec.backing is not None}
 
 
 def _clear(folder: Path) -> None:

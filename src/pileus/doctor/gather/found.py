@@ -13,6 +13,7 @@ from pileus.agent.hypervisor.libvirt.binding import load
 from pileus.agent.hypervisor.libvirt.domain import Ground
 from pileus.agent.hypervisor.libvirt.driver import LibvirtHypervisor
 from pileus.agent.hypervisor.port import GuestState
+from pileus.agent.records import on_record
 from pileus.doctor.facts import Found, Pool, Process
 from pileus.doctor.gather.pools import pools
 from pileus.doctor.gather.site import Site
@@ -90,12 +91,5 @@ def _volumes(site: Site, there: Sequence[Pool]) -> Mapping[str, Path]:
 
 def _left(records: Path) -> frozenset[str]:
     """The volumes that are others' by now, although their files are where they were."""
-    found: set[str] = set()
-    for file in records.glob("*.json"):
-        try:
-            said = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-        except (OSError, msgspec.DecodeError):  # it is being written, or the agent sets it aside
-            continue
-        if said.get("left"):
-            found.add(file.stem)
-    return frozenset(found)
+    said = on_record(records, msgspec.json.Decoder(dict[str, Any]).decode)
+    return frozenset(id for id, each in said.items() if each.get("left"))

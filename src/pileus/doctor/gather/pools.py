@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from pileus.agent.daemon import AgentConfig, DirectoryConfig
-from pileus.agent.records import pools_on_record
-from pileus.agent.storage.mounted import MountedFolders
+from pileus.agent.storage.mounted import MountedFolders, served
 from pileus.doctor.facts import Pool
 
 
@@ -22,10 +21,8 @@ def pools(agent: Path, config: AgentConfig | None) -> tuple[Pool, ...]:
         if isinstance(each, DirectoryConfig)
     )
     backings = MountedFolders()
-    served = (
-        Pool(name=each.spec.name, folder=Path(each.spec.backing.path), away=backings.missing(each.spec))
-        for each in pools_on_record(agent / "records")
-        # One that was never opened here is on other hosts.
-        if each.spec.backing is not None and each.accepted
+    told = (
+        Pool(name=spec.name, folder=folder, away=backings.missing(spec))
+        for folder, spec in served(agent / "records").items()
     )
-    return (*own, *served)
+    return (*own, *told)
